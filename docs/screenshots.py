@@ -85,8 +85,8 @@ def take(browser: Browser, shown: ShownFleet, name: str, kind: str, size: dict[s
 
 def compare_two_nodes(page: Page) -> None:
     page.get_by_label("Compare two nodes").check()
-    page.get_by_label("Node of side 1").select_option("studio")
-    page.get_by_label("Node of side 2").select_option("gaming-pc")
+    page.get_by_label("Node of chat 1").select_option("studio")
+    page.get_by_label("Node of chat 2").select_option("gaming-pc")
     page.get_by_label("Message").fill("What is a herd?")
     page.keyboard.press("Enter")
     page.wait_for_timeout(SETTLE_MS)

@@ -21,8 +21,8 @@ def duration(milliseconds: float | None) -> str:
 
 
 def number(count: int, noun: str) -> str:
-    """3 nodes, 1 node."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+    """1 node, 3 nodes, 1,481 nodes."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
 def tokens(count: int | None) -> str:

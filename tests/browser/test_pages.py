@@ -165,12 +165,12 @@ def test_scripts_and_styles_stay_within_their_size_limits() -> None:
 def test_the_playground_sends_the_same_question_to_two_nodes(visit: Open) -> None:
     page = visit().go("/dashboard/playground?model=qwen3:8b")
     page.get_by_label("Compare two nodes").check()
-    page.get_by_label("Node of side 1").select_option("studio")
-    page.get_by_label("Node of side 2").select_option("gaming-pc")
+    page.get_by_label("Node of chat 1").select_option("studio")
+    page.get_by_label("Node of chat 2").select_option("gaming-pc")
     page.get_by_label("Message").fill("What is a herd?")
     page.keyboard.press("Enter")
-    for side, node in (("Side 1", "studio"), ("Side 2", "gaming-pc")):
-        page.get_by_role("region", name=side).get_by_role("link", name=node, exact=True).wait_for()
+    for chat, node in (("Chat 1", "studio"), ("Chat 2", "gaming-pc")):
+        page.get_by_role("region", name=chat).get_by_role("link", name=node, exact=True).wait_for()
 
 
 def test_a_benchmark_is_estimated_started_followed_and_cancelled(visit: Open, shown: ShownFleet) -> None:
@@ -200,13 +200,13 @@ def test_a_setting_is_found_changed_and_undone(visit: Open) -> None:
     page.get_by_role("button", name="Save").click()
     undo = page.get_by_role("button", name="Undo the change of FLEET_TRACE_RETENTION_DAYS")
     undo.first.click()
-    page.get_by_text("changed here").wait_for(state="detached")
+    page.get_by_text("changed in the dashboard").wait_for(state="detached")
     assert days.input_value() == before
 
 
 def test_moving_a_weight_slider_shows_a_preview_and_changes_no_setting(visit: Open) -> None:
     page = visit().go("/dashboard/settings")
-    slider = page.get_by_role("slider", name="Model hot")
+    slider = page.get_by_role("slider", name="Model loaded")
     assert page.get_by_role("slider").count() == 7
     slider.fill("1")
     page.locator(".preview b").wait_for()

@@ -68,8 +68,8 @@ def test_a_decision_shows_the_seconds_of_each_candidate_and_the_reason_of_each_r
         "  -> gpu-box: 1.20 s = 0.40 wait + 0.60 prefill + 0.20 decode",
         "     laptop:  9.80 s = 7.10 load + 2.00 prefill + 0.70 decode; would load 4.1 GB first",
         "   x attic:   needs 4.1 GB, 2.0 GB can be had (memory)",
-        "     Second choice: laptop, 8.6 s slower.",
-        "     No single change would have led to another choice.",
+        "     Second choice: laptop, estimated 8.6 s slower.",
+        "     No single factor would have changed the choice.",
     ]
 
 

@@ -1,4 +1,4 @@
-"""Sentences about what would have led to another routing decision."""
+"""Sentences about what would have changed a routing decision."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def a_row(*scored: Scored, policy: str | None = "completion_time", chosen: str |
 def test_the_one_condition_that_would_have_made_a_node_the_fastest_is_named() -> None:
     slow_load = one("b", load=7.0, decode=0.5)
     assert alternatives(a_row(one("a", decode=2.0), slow_load, one("c", wait=3.0, prefill=6.0, decode=1.0))) == [
-        "Second choice: b, 5.5 s slower.",
-        "b would have been chosen if the model had been in its memory (estimate 500 ms).",
+        "Second choice: b, estimated 5.5 s slower.",
+        "b would have been chosen if the model had been loaded there (estimate 500 ms).",
     ]
     sentences = alternatives(a_row(one("a", decode=3.0), one("b", wait=2.0, harm=2.5, decode=0.4)))
     assert sentences[1:] == [
@@ -34,10 +34,10 @@ def test_the_one_condition_that_would_have_made_a_node_the_fastest_is_named() ->
     ]
 
 
-def test_it_says_when_no_single_change_would_have_led_to_another_choice() -> None:
+def test_it_says_when_no_single_factor_would_have_changed_the_choice() -> None:
     assert (
         alternatives(a_row(one("a", decode=1.0), one("b", decode=4.0)))[-1]
-        == "No single change would have led to another choice."
+        == "No single factor would have changed the choice."
     )
 
 

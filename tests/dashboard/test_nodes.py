@@ -44,7 +44,7 @@ def card(node_and_queues: tuple[Node, dict[Any, Queue]], **fields: Any) -> NodeC
         (card(a_node(), unreachable_until=104.0), "degraded", "connections fail; next attempt in 4.0 s"),
         (card(a_node(pressure=Pressure.CRITICAL)), "degraded", "critically low on memory"),
         (card(a_node(engines=())), "degraded", "no inference engine responds"),
-        (card(a_node(), untrusted_until=120.0), "waking", "back online after repeated outages"),
+        (card(a_node(), untrusted_until=120.0), "waking", "online again after repeated outages"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

@@ -9,7 +9,7 @@ import pytest
 
 from fakes.trace_history import Day, write_day
 from herd.coordinator.storage import queries, schema
-from herd.dashboard.request_details import finished_request, lanes, request_details, summary_sentence
+from herd.dashboard.request_details import attempt_phases, finished_request, request_details, summary_sentence
 
 MIDNIGHT = 20_000 * 86_400.0
 Row = dict[str, object]
@@ -37,10 +37,10 @@ def a_row(**more: object) -> Row:
 
 
 def spans(rows: list[Row]) -> list[tuple[int, str, float, float]]:
-    return [(lane.attempt, span.phase, span.start_ms, span.ms) for lane in lanes(rows) for span in lane.spans]
+    return [(lane.attempt, span.phase, span.start_ms, span.ms) for lane in attempt_phases(rows) for span in lane.spans]
 
 
-def test_the_time_before_the_first_byte_is_connect_then_load_then_prefill() -> None:
+def test_the_time_before_the_first_token_is_connect_then_load_then_prefill() -> None:
     assert spans([a_row()]) == [
         (0, "waiting", 0.0, 100.0),
         (1, "connect", 100.0, 50.0),
@@ -53,11 +53,11 @@ def test_the_time_before_the_first_byte_is_connect_then_load_then_prefill() -> N
 def test_without_durations_from_the_engine_the_time_counts_as_prefill_and_is_marked_as_estimated() -> None:
     row = a_row(load_ms=None, prefill_ms=None, decode_ms=None)
     assert ("reading", 300.0) in [(phase, ms) for _, phase, _, ms in spans([row])]
-    [prefill] = [span for lane in lanes([row]) for span in lane.spans if span.phase == "reading"]
+    [prefill] = [span for lane in attempt_phases([row]) for span in lane.spans if span.phase == "reading"]
     assert not prefill.is_measured
 
 
-def test_a_retry_has_its_own_lane_and_the_time_between_attempts_counts_as_waiting() -> None:
+def test_a_retry_has_its_own_phases_and_the_time_between_attempts_counts_as_waiting() -> None:
     tried = a_row(
         status="retried",
         node_id="b",
@@ -73,19 +73,19 @@ def test_a_retry_has_its_own_lane_and_the_time_between_attempts_counts_as_waitin
         (2, "waiting", 250.0, 50.0),
         (2, "connect", 300.0, 0.0),
     ]
-    assert [lane.outcome for lane in lanes([tried, end])] == ["served", "failed", "served"]
+    assert [lane.outcome for lane in attempt_phases([tried, end])] == ["served", "failed", "served"]
 
 
 def test_an_attempt_that_continued_a_partial_answer_is_marked() -> None:
     broken = a_row(status="retried", node_id="b", attempt_ms=500.0, timestamp=49.6, time_to_first_token_ms=300.0)
-    found = lanes([broken, a_row(attempt_ms=350.0, time_to_first_token_ms=300.0)])
+    found = attempt_phases([broken, a_row(attempt_ms=350.0, time_to_first_token_ms=300.0)])
     assert [lane.goes_on for lane in found] == [False, False, True]
     assert "writing" in [span.phase for span in found[1].spans]
 
 
 def test_a_rejected_request_has_only_a_waiting_phase() -> None:
     row = a_row(status="rejected", node_id="", attempt_ms=None, time_to_first_token_ms=None)
-    assert spans([row]) == [(0, "waiting", 0.0, 1000.0)] and lanes([row])[0].outcome == "failed"
+    assert spans([row]) == [(0, "waiting", 0.0, 1000.0)] and attempt_phases([row])[0].outcome == "failed"
     assert summary_sentence(row) == "m: rejected after 1.0 s, 30 tokens generated."
 
 
@@ -146,7 +146,7 @@ def test_a_finished_request_has_a_short_reason_for_its_node() -> None:
             "rejected": [],
         },
     )
-    assert (finished_request(row).why, finished_request(row).app) == ("1.4 s faster than b", "aider")
+    assert (finished_request(row).why, finished_request(row).app) == ("estimated 1.4 s faster than b", "aider")
     assert (
         finished_request(a_row(candidates={"model": "m", "chosen": "a", "scored": [first], "rejected": []})).why
         == "only available node"

@@ -14,7 +14,7 @@ export class ApiError extends Error {
   get isMissing(): boolean {
     return this.status === 404;
   }
-  get needsLogin(): boolean {
+  get needsSignIn(): boolean {
     return this.status === 401 || this.status === 403;
   }
 }

@@ -6,15 +6,18 @@ export const UNKNOWN_APP = "Unknown app";
 
 const whole = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
 const tenth = new Intl.NumberFormat("en", { maximumFractionDigits: 1 });
-const hundredth = new Intl.NumberFormat("en", { maximumFractionDigits: 2 });
+const oneDecimal = new Intl.NumberFormat("en", { minimumFractionDigits: 1, maximumFractionDigits: 1 });
 const short = new Intl.NumberFormat("en", { notation: "compact", maximumFractionDigits: 1 });
+
+/** Smaller numbers are shown in full, with thousands separators, as in the sentences of the coordinator. */
+const COMPACT_FROM = 10_000_000;
 
 type Maybe = number | null | undefined;
 const known = (value: Maybe): value is number => value !== null && value !== undefined && Number.isFinite(value);
 
 export function count(value: Maybe): string {
   if (!known(value)) return UNKNOWN;
-  return Math.abs(value) >= 100_000 ? short.format(value) : whole.format(value);
+  return Math.abs(value) >= COMPACT_FROM ? short.format(value) : whole.format(value);
 }
 
 export function decimal(value: Maybe): string {
@@ -39,13 +42,14 @@ export function bytes(value: Maybe): string {
 export function ms(value: Maybe): string {
   if (!known(value)) return UNKNOWN;
   if (value > 0 && value < 1) return "<1 ms";
-  return value < 1000 ? `${whole.format(value)} ms` : seconds(value / 1000);
+  return value < 999.5 ? `${whole.format(value)} ms` : seconds(value / 1000);
 }
 
 export function seconds(value: Maybe): string {
   if (!known(value)) return UNKNOWN;
   const size = Math.abs(value);
-  if (size < 10) return `${size < 1 ? hundredth.format(value) : tenth.format(value)} s`;
+  if (size < 0.9995) return size === 0 ? "0 s" : `${whole.format(value * 1000)} ms`;
+  if (size < 9.95) return `${oneDecimal.format(value)} s`;
   if (size < 60) return `${whole.format(value)} s`;
   if (size < 3600) return twoUnits(size, 60, "min", 1, "s");
   if (size < 86400) return twoUnits(size, 3600, "h", 60, "min");

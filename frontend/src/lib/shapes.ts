@@ -64,6 +64,15 @@ export interface AppsDaily {
   data: Record<string, unknown>[];
 }
 
+export interface AttemptPhases {
+  attempt: number;
+  node_id: string;
+  outcome: string;
+  goes_on: boolean;
+  problem: string;
+  spans: Phase[];
+}
+
 export interface BenchmarkDetails {
   run_id: string;
   timestamp: number;
@@ -324,15 +333,6 @@ export interface JobsMessage {
   data: JobsData;
 }
 
-export interface Lane {
-  attempt: number;
-  node_id: string;
-  outcome: string;
-  goes_on: boolean;
-  problem: string;
-  spans: Phase[];
-}
-
 export interface LiveError {
   type: string;
   message: string;
@@ -590,7 +590,7 @@ export interface RequestDetails {
   tokens_per_s: number | null;
   finish_reason: string | null;
   problem: string;
-  lanes: Lane[];
+  lanes: AttemptPhases[];
   choices: DecisionDetails[];
   rows: Record<string, unknown>[];
 }

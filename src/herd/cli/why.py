@@ -25,7 +25,7 @@ SIGNALS = MappingProxyType(
         "memory_fit": "free memory",
         "queue_depth": "queue",
         "wait_time": "expected wait",
-        "role_affinity": "model size",
+        "role_affinity": "machine size",
         "availability_trend": "idle trend",
         "context_fit": "context window",
     }

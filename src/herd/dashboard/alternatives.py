@@ -1,4 +1,4 @@
-"""Explains a routing decision in sentences: why the node was chosen, and what would have led to another choice.
+"""Explains a routing decision in sentences: why the node was chosen, and what would have changed the choice.
 
 For each other candidate it names the one condition that alone would have made the candidate the fastest, and it
 names the choice of the other scheduling policy.
@@ -10,11 +10,11 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from herd.core.planning import decision_record
 from herd.core.planning.decision_record import CandidateRecord, DecisionRecord
-from herd.text import duration
+from herd.text import duration, number
 
 CONDITIONS = (
     ("wait", "its queue had been empty"),
-    ("load", "the model had been in its memory"),
+    ("load", "the model had been loaded there"),
     ("prefill", "the prompt had been in its cache"),
     ("harm", "this request had not delayed other requests there"),
 )
@@ -42,7 +42,7 @@ def _is_by_completion_time(row: Row, decision: DecisionRecord) -> bool:
 
 
 def alternatives(row: Row) -> list[str]:
-    """What would have led to another choice, one sentence each; [] where no node was chosen."""
+    """What would have changed the choice, one sentence each; [] where no node was chosen."""
     decision = decision_record.of_row(row)
     scored = decision.scored
     if not decision.chosen or not scored:
@@ -70,8 +70,8 @@ def short_reason(row: Row) -> str:
     if _is_by_completion_time(row, decision) and first.expected_s and second.expected_s:
         lead_s = second.seconds - first.seconds
         if lead_s < DIFFERENCE_MIN_S:
-            return f"as fast as {second.node_id}"
-        return f"{_seconds(lead_s)} faster than {second.node_id}"
+            return f"estimated as fast as {second.node_id}"
+        return f"estimated {_seconds(lead_s)} faster than {second.node_id}"
     lead = first.points - second.points
     if lead < DIFFERENCE_MIN_POINTS:
         return f"same points as {second.node_id}"
@@ -84,12 +84,12 @@ def _by_time(scored: Sequence[CandidateRecord]) -> Iterable[str]:
     lead_s = others[0].seconds - best_s
     if lead_s < DIFFERENCE_MIN_S:
         return
-    yield f"Second choice: {others[0].node_id}, {_seconds(lead_s)} slower."
+    yield f"Second choice: {others[0].node_id}, estimated {_seconds(lead_s)} slower."
     faster = [(one.node_id, found) for one in others if (found := _best_condition(one)) and found[0] < best_s]
     for node_id, (total_s, condition) in faster[:NAMED_MAX]:
         yield f"{node_id} would have been chosen if {condition} (estimate {_seconds(total_s)})."
     if not faster:
-        yield "No single change would have led to another choice."
+        yield "No single factor would have changed the choice."
 
 
 def _best_condition(one: CandidateRecord) -> tuple[float, str] | None:
@@ -126,7 +126,7 @@ def _other_policy(scored: Sequence[CandidateRecord], by_time: bool) -> Iterable[
 
 
 def _points(lead: float) -> str:
-    return f"{lead:.0f} {'point' if round(lead) == 1 else 'points'}"
+    return number(round(lead), "point")
 
 
 def _seconds(seconds: float) -> str:

@@ -23,7 +23,7 @@ class FleetSummary(Struct, frozen=True):
 
 
 def summarize_fleet(cards: Sequence[NodeCard], queued: int, is_draining: bool = False) -> FleetSummary:
-    """`queued` is the number of requests that no node has yet; `is_draining` is about the coordinator itself."""
+    """`queued` is the number of requests that have no node yet; `is_draining` is about the coordinator itself."""
     if is_draining:
         sentence = "The coordinator is shutting down: running requests may finish, new requests are rejected."
         return FleetSummary("attention", sentence)
@@ -36,7 +36,9 @@ def summarize_fleet(cards: Sequence[NodeCard], queued: int, is_draining: bool = 
     if not any(card.models_on_disk for card in serving):
         return FleetSummary("attention", f"{number(len(serving), 'node')} online, but no node has a model yet.")
     exceptions = _exceptions(cards)
-    sentence = f"{len(serving)} of {number(len(cards), 'node')} online{', ' + exceptions if exceptions else ''}.{queue}"
+    sentence = (
+        f"{len(serving):,} of {number(len(cards), 'node')} online{', ' + exceptions if exceptions else ''}.{queue}"
+    )
     has_problem = any(card.state in ("degraded", "gone") for card in cards)
     return FleetSummary("attention", sentence) if has_problem else FleetSummary("good", f"All good: {sentence}")
 
@@ -49,7 +51,7 @@ def _exceptions(cards: Sequence[NodeCard]) -> str:
         parts.append(f"{degraded[0].node_id} is degraded ({degraded[0].why})")
     elif degraded:
         parts.append(f"{join_names([card.node_id for card in degraded])} are degraded")
-    gone = [card.node_id for card in cards if card.state == "gone"]
-    if gone:
-        parts.append(f"{join_names(gone)} {'is' if len(gone) == 1 else 'are'} offline")
+    offline = [card.node_id for card in cards if card.state == "gone"]
+    if offline:
+        parts.append(f"{join_names(offline)} {'is' if len(offline) == 1 else 'are'} offline")
     return ", ".join(parts)

@@ -17,7 +17,8 @@ from herd.text import duration, number
 NEVER_S = 365 * 86400.0
 """An engine that never unloads a model reports an expiry time centuries in the future."""
 STATES = ("online", "busy", "degraded", "yielding", "asleep", "waking", "draining", "gone")
-"""A node is in exactly one of these states; `why` in the node's card gives the reason."""
+"""A node is in exactly one of these states; `why` in the node's card gives the reason. The pages show `yielding` as
+paused for local use, `waking` as recovering, and `gone` as offline."""
 
 
 class MemoryBar(Struct, frozen=True):
@@ -41,7 +42,7 @@ class GpuCard(Struct, frozen=True):
 
 
 class LoadedModel(Struct, frozen=True, kw_only=True):
-    """A model in memory. `unload_in_s` is None where the engine does not unload it or reports no time; `context_tokens`
+    """A loaded model. `unload_in_s` is None where the engine does not unload it or reports no time; `context_tokens`
     is its context window."""
 
     name: str
@@ -143,13 +144,13 @@ def node_card(
 
 
 def slots_of(node: Node) -> int:
-    """How many requests can run concurrently with the models in memory, or with one model if none is loaded."""
-    in_memory = sum(
+    """How many requests can run concurrently with the loaded models, or with one model if none is loaded."""
+    of_loaded = sum(
         model_info.engine.slots
         for name, loaded in node.loaded.items()
         if not loaded.is_other_name and (model_info := node.model_info(name)) is not None
     )
-    return in_memory or max((endpoint.slots for endpoint in node.report.engines), default=0)
+    return of_loaded or max((endpoint.slots for endpoint in node.report.engines), default=0)
 
 
 def state_of(node: Node, running: int, slots: int, now: float) -> tuple[str, str]:
@@ -167,7 +168,7 @@ def state_of(node: Node, running: int, slots: int, now: float) -> tuple[str, str
     if problem:
         return "degraded", problem
     if now < node.untrusted_until:
-        return "waking", "back online after repeated outages, on trial"
+        return "waking", "online again after repeated outages; gets requests again when it has stayed online"
     if slots and running >= slots:
         return "busy", f"{running} of {number(slots, 'slot')} in use"
     return "online", f"{number(slots - running, 'slot')} free" if slots else "no inference engine responds"

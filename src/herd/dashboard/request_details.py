@@ -1,8 +1,8 @@
 """Builds the details of one request from its rows: a summary, the phases of each attempt, and the routing decisions.
 
 Time 0 is the arrival of the request; its total time is the end of its last row. The time between two attempts counts
-as waiting, so the spans of all lanes always add up to the total. Engines report how long load, prefill and decode
-took. The rest of the time before the first byte counts as "connect": the connection, the engine's own queue, and the
+as waiting, so the phases of all attempts always add up to the total. Engines report how long load, prefill and decode
+took. The rest of the time before the first token counts as "connect": the connection, the engine's own queue, and the
 network.
 """
 
@@ -16,10 +16,10 @@ from herd.core.planning import decision_record
 from herd.core.planning.decision_record import CandidateInputs, CandidateRecord
 from herd.dashboard.alternatives import COMPLETION_TIME, alternatives, is_by_completion_time, short_reason
 from herd.dashboard.requests import (
+    AttemptPhases,
     CandidateLine,
     DecisionDetails,
     FinishedRequest,
-    Lane,
     Phase,
     RejectedLine,
     RequestDetails,
@@ -97,14 +97,14 @@ def request_details(rows: Sequence[Row]) -> RequestDetails:
         tokens_per_s=round(generated * 1000.0 / decode_ms, 2) if generated and decode_ms else None,
         finish_reason=_text(end, "finish_reason") or None,
         problem=_text(end, "error_message"),
-        lanes=tuple(lanes(rows)),
+        lanes=tuple(attempt_phases(rows)),
         choices=tuple(decision_details(row, n) for n, row in enumerate(rows, 1)),
         rows=tuple(dict(row) for row in rows),
     )
 
 
 def summary_sentence(end: Row) -> str:
-    """`qwen3:8b for aider: completed on studio, first byte after 310 ms, total 2.2 s.`"""
+    """`qwen3:8b for aider: completed on studio, time to first token 310 ms, total 2.2 s.`"""
     status, node, app = _text(end, "status"), _text(end, "node_id"), app_of(end)
     total = duration(_float(end, "latency_ms"))
     if status == "rejected":
@@ -113,10 +113,10 @@ def summary_sentence(end: Row) -> str:
         outcome = OUTCOMES.get(status, status)
         first = _float(end, "time_to_first_token_ms")
         parts = [f"{outcome} on {node}" if node else outcome]
-        parts += [f"first byte after {duration(first)}"] if first is not None else []
+        parts += [f"time to first token {duration(first)}"] if first is not None else []
         parts.append(f"total {total}")
     retries = _int(end, "retry_count") or 0
-    parts += [f"{retries} {'retry' if retries == 1 else 'retries'}"] if retries else []
+    parts += [f"{retries:,} {'retry' if retries == 1 else 'retries'}"] if retries else []
     parts += ["prompt truncated"] if end.get("truncated") else []
     parts += [f"{tokens(generated)} generated"] if (generated := _int(end, "completion_tokens")) else []
     return f"{_text(end, 'model')}{f' for {app}' if app else ''}: {', '.join(parts)}."
@@ -135,24 +135,26 @@ class _Attempt:
     is_last: bool
 
 
-def lanes(rows: Sequence[Row]) -> list[Lane]:
-    """One lane for the time before the first attempt, then one lane for each attempt."""
+def attempt_phases(rows: Sequence[Row]) -> list[AttemptPhases]:
+    """The time before the first attempt as attempt 0, then each attempt."""
     total = _float(rows[-1], "latency_ms") or 0.0
     attempts = _attempts(rows, total)
     first_ms = _float(rows[-1], "time_to_first_token_ms")
     before = attempts[0].start if attempts else total
     found = [
-        Lane(
+        AttemptPhases(
             0, "", "served" if attempts else _outcome(rows[-1]), False, "", (Phase("waiting", 0.0, _ms(before), True),)
         )
     ]
     cursor = before
     for attempt, one in enumerate(attempts, 1):
         gap = [Phase("waiting", _ms(cursor), _ms(one.start - cursor), True)] if one.start > cursor else []
-        goes_on = one.is_last and first_ms is not None and first_ms < one.start
+        is_continuation = one.is_last and first_ms is not None and first_ms < one.start
         spans = (*gap, *_phases(one, first_ms))
         problem = _text(one.row, "error_message") or _text(one.row, "failure")
-        found.append(Lane(attempt, _text(one.row, "node_id"), _outcome(one.row), goes_on, problem, spans))
+        found.append(
+            AttemptPhases(attempt, _text(one.row, "node_id"), _outcome(one.row), is_continuation, problem, spans)
+        )
         cursor = one.end
     return found
 

@@ -30,7 +30,7 @@ class ActiveRequest(Struct, frozen=True, kw_only=True):
 
 
 class FinishedRequest(Struct, frozen=True, kw_only=True):
-    """A request that ended. `why` is the reason for the node in a few words: "2.1 s faster than studio", "only
+    """A request that ended. `why` is the reason for the node in a few words: "estimated 2.1 s faster than studio", "only
     available node"."""
 
     request_id: str
@@ -83,7 +83,7 @@ class RejectedLine(Struct, frozen=True):
 
 
 class DecisionDetails(Struct, frozen=True):
-    """One routing decision. `otherwise` are sentences about what would have led to another choice. `left_out` counts
+    """One routing decision. `otherwise` are sentences about what would have changed the choice. `left_out` counts
     candidates that are not recorded."""
 
     attempt: int
@@ -96,9 +96,9 @@ class DecisionDetails(Struct, frozen=True):
 
 
 class Phase(Struct, frozen=True):
-    """A phase on the request's time axis. `phase`: "received", "waiting" (queue), "connect", "load", "reading"
-    (prefill), "writing" (decode), or "failed" for an attempt without output. `is_measured` is false where the engine
-    did not report when it ended."""
+    """A phase on the request's time axis. `phase`: "received", "waiting" (queue), "connect" (with the engine's own
+    queue), "load", "reading" (prefill), "writing" (decode), or "failed" for an attempt without output. `is_measured` is
+    false where the engine did not report when it ended."""
 
     phase: str
     start_ms: float
@@ -106,7 +106,7 @@ class Phase(Struct, frozen=True):
     is_measured: bool
 
 
-class Lane(Struct, frozen=True):
+class AttemptPhases(Struct, frozen=True):
     """One attempt; attempt 0 is the time before the first. `outcome` is "served", "failed" or "left" (the client
     disconnected); `goes_on` is true where the attempt continued the partial answer of an earlier one."""
 
@@ -119,8 +119,8 @@ class Lane(Struct, frozen=True):
 
 
 class RequestDetails(Struct, frozen=True, kw_only=True):
-    """`GET requests/<id>`: one request. The spans of all lanes add up to `total_ms`. `rows` are its rows in
-    `request_traces`."""
+    """`GET requests/<id>`: one request. The phases of all attempts (`lanes`) add up to `total_ms`. `rows` are its rows
+    in `request_traces`."""
 
     request_id: str
     sentence: str
@@ -143,7 +143,7 @@ class RequestDetails(Struct, frozen=True, kw_only=True):
     tokens_per_s: float | None
     finish_reason: str | None
     problem: str
-    lanes: tuple[Lane, ...]
+    lanes: tuple[AttemptPhases, ...]
     choices: tuple[DecisionDetails, ...]
     rows: tuple[dict[str, object], ...]
 

@@ -93,7 +93,7 @@ def test_traces_are_paged_and_filtered(fleet: Fleet) -> None:
 def test_one_request_has_all_its_details(fleet: Fleet) -> None:
     request_id = fleet.get("/dashboard/api/traces?limit=1")["traces"][0]["request_id"]
     result = msgspec.convert(fleet.get(f"/dashboard/api/requests/{request_id}"), RequestDetails)
-    assert result.sentence.startswith("m:latest for aider: completed on alpha, first byte after ")
+    assert result.sentence.startswith("m:latest for aider: completed on alpha, time to first token ")
     assert sum(span.ms for lane in result.lanes for span in lane.spans) == pytest.approx(result.total_ms, abs=1.0)
     [choice] = result.choices
     assert [one.node_id for one in choice.candidates] == ["alpha"] and len(choice.candidates[0].signals) == 7

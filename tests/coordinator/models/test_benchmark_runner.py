@@ -145,7 +145,7 @@ def test_a_second_run_is_refused_and_a_run_can_be_cancelled(fleet: Fleet, fake: 
     assert (
         (now.state, now.done, now.total) == ("running", 1, 9)
         and now.left_s is not None
-        and "generation of m" in now.message
+        and "decode of m" in now.message
     )
     assert post(fleet, "cancel")[1]["state"] == "cancelled"
     fake.wait(lambda: len(fake.aborted) == 1, "the probe's end")

@@ -42,8 +42,8 @@ def a_cell(
 def test_loaded_model_is_probed_for_prefill_decode_and_scaling_up_to_its_slots() -> None:
     found = kinds(probes_for(ALPHA, M, a_model_info("m", loaded=True, slots=4), ALL))
     assert found == [(ProbeKind.DECODE, 1)] * REPETITIONS + [(ProbeKind.PREFILL, 1)] * REPETITIONS + [
-        (ProbeKind.SCALING, 2),
-        (ProbeKind.SCALING, 4),
+        (ProbeKind.CONCURRENCY, 2),
+        (ProbeKind.CONCURRENCY, 4),
     ]
 
 
@@ -52,7 +52,7 @@ def test_model_on_disk_is_loaded_first() -> None:
 
 
 def test_scaling_is_not_measured_with_one_slot() -> None:
-    assert ProbeKind.SCALING not in {
+    assert ProbeKind.CONCURRENCY not in {
         kind for kind, _ in kinds(probes_for(ALPHA, M, a_model_info("m", loaded=True), ALL))
     }
     assert SCALES == (2, 4, 8)
@@ -73,7 +73,7 @@ def test_estimated_duration_includes_load_prefill_and_decode() -> None:
     assert estimate_s(Probe(ALPHA, M, ProbeKind.PREFILL, prompt_tokens=500, output_tokens=1), speed) == pytest.approx(
         0.2 + 0.5 + 0.02
     )
-    assert estimate_s(Probe(ALPHA, M, ProbeKind.SCALING, 4, 10, 10), speed) == pytest.approx(0.2 + 0.04 + 10 * 0.05)
+    assert estimate_s(Probe(ALPHA, M, ProbeKind.CONCURRENCY, 4, 10, 10), speed) == pytest.approx(0.2 + 0.04 + 10 * 0.05)
 
 
 def test_results_become_one_cell_for_each_pair() -> None:
@@ -88,8 +88,8 @@ def test_results_become_one_cell_for_each_pair() -> None:
                 for speed, first in ((40, 0.1), (50, 0.3), (44, 0.2))
             ),
             shown(ProbeKind.PREFILL, prefill_tok_s=900.0),
-            shown(ProbeKind.SCALING, 4, tok_s=120.0),
-            shown(ProbeKind.SCALING, 2, tok_s=80.0),
+            shown(ProbeKind.CONCURRENCY, 4, tok_s=120.0),
+            shown(ProbeKind.CONCURRENCY, 2, tok_s=80.0),
         ]
     )
     assert cell.decode_tok_s == Spread(44, 40, 50, 3) and cell.ttft_s == Spread(0.2, 0.1, 0.3, 3)

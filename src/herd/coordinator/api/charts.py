@@ -142,7 +142,7 @@ def _trends(
         at=starts,
         series=trends.series(now, before, len(starts)),
         flags=events,
-        heat=trends.heat(busy, slots, hour_of_week),
+        heat=trends.week_load(busy, slots, hour_of_week),
         summary=trends.summary(now, ttft),
     )
 

@@ -22,7 +22,7 @@ from herd.coordinator.auth.routes import ApiRoute
 from herd.coordinator.driver import Driver
 from herd.coordinator.storage import queries, today_totals
 from herd.coordinator.storage.writer import TraceStore
-from herd.dashboard.pages.overview import Overview, OverviewNumbers, first_run
+from herd.dashboard.pages.overview import Overview, OverviewNumbers, setup_steps
 from herd.dashboard.request_details import finished_request, request_details
 from herd.dashboard.requests import Traces
 from herd.errors import BadRequest, UnknownModel
@@ -134,7 +134,7 @@ def _overview(connection: sqlite3.Connection, overview: Overview, known: LoopSta
         overview,
         numbers=numbers,
         latest=tuple(finished_request(row) for row in rows),
-        first_run=first_run(overview.nodes, bool(rows), address),
+        first_run=setup_steps(overview.nodes, bool(rows), address),
     )
 
 

@@ -262,7 +262,7 @@ class BenchmarkRunner:
         if (reason := self._obstacle(run, probe, node, model_info)) is not None:
             self._skip(run, probe, reason)
             return
-        run.message = f"{probe.kind.value} of {model_info.name} on {node.id}"
+        run.message = f"{probe.kind.name.lower()} of {model_info.name} on {node.id}"
         task = asyncio.get_running_loop().create_task(self._measure(run, probe, node, model_info))
         self._probing = (node.id, task)
         try:

@@ -35,12 +35,12 @@ CLEAR_MIN = 0.03
 
 
 class ProbeKind(Enum):
-    """What a probe measures."""
+    """What a probe measures: the name as people read it, and the value as the API has it."""
 
     LOAD = "load"
     DECODE = "generation"
     PREFILL = "prompt"
-    SCALING = "scaling"
+    CONCURRENCY = "scaling"
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,9 +126,9 @@ def probes_for(node_id: NodeId, model: ModelName, model_info: ModelInfo, kinds: 
         found += [
             Probe(node_id, model, ProbeKind.PREFILL, prompt_tokens=_prompt_tokens(model_info), output_tokens=1)
         ] * REPETITIONS
-    if ProbeKind.SCALING in kinds:
+    if ProbeKind.CONCURRENCY in kinds:
         found += [
-            Probe(node_id, model, ProbeKind.SCALING, streams, output_tokens=SCALING_TOKENS)
+            Probe(node_id, model, ProbeKind.CONCURRENCY, streams, output_tokens=SCALING_TOKENS)
             for streams in SCALES
             if streams <= model_info.engine.slots
         ]
@@ -171,7 +171,7 @@ def _cell(node_id: NodeId, model: ModelName, results: Sequence[ProbeResult]) -> 
     scaling += sorted(
         (one.probe.streams, one.tok_s)
         for one in results
-        if one.probe.kind is ProbeKind.SCALING and one.tok_s is not None
+        if one.probe.kind is ProbeKind.CONCURRENCY and one.tok_s is not None
     )
     return BenchmarkCell(
         node_id,

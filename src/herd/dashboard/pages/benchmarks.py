@@ -108,8 +108,8 @@ class BenchmarkRuns(Struct, frozen=True):
 
 
 class BenchmarkStartRequest(Struct, frozen=True):
-    """`POST benchmarks/start`: [] means all. `kinds`: "generation", "prompt", "scaling". With `dry_run` the run is only
-    estimated."""
+    """`POST benchmarks/start`: [] means all. `kinds`: "generation" (decode), "prompt" (prefill), "scaling" (concurrent
+    requests). With `dry_run` the run is only estimated."""
 
     models: tuple[str, ...] = ()
     nodes: tuple[str, ...] = ()

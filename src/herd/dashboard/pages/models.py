@@ -22,7 +22,7 @@ class Histogram(Struct, frozen=True):
 
 class ContextUse(Struct, frozen=True):
     """Tokens of prompt and answer of completed requests. `allocated_tokens` is the largest context window with which a
-    node has loaded the model, None where no node has it in memory. `truncated` counts requests that reached the end
+    node has loaded the model, None where no node has loaded it. `truncated` counts requests that reached the end
     of the context window."""
 
     used: Histogram
@@ -34,7 +34,7 @@ class ContextUse(Struct, frozen=True):
 
 
 class ModelNodeLine(Struct, frozen=True, kw_only=True):
-    """`state`: "hot" (in memory), "warm" (recently unloaded), "cold" (on disk), "gone" (no longer on the node)."""
+    """`state`: "hot" (loaded), "warm" (recently unloaded), "cold" (on disk), "gone" (no longer on the node)."""
 
     node_id: str
     state: str
@@ -282,7 +282,7 @@ def summary(models: Sequence[ModelLine]) -> str:
     cold = f"{number(loads, 'cold load')} took {duration(lost_s * 1000)} in total" if loads else "no cold loads"
     drift = [line.name for line in models if line.has_drift]
     versions = f" The nodes have different versions of {drift[0]}." if drift else ""
-    return f"{len(used)} of {number(len(models), 'model')} used, {cold}.{versions}"
+    return f"{len(used):,} of {number(len(models), 'model')} used, {cold}.{versions}"
 
 
 PAGE = Page(

@@ -48,7 +48,7 @@ class Overview(Struct, frozen=True, kw_only=True):
     first_run: tuple[SetupStep, ...]
 
 
-def first_run(cards: Sequence[NodeCard], requests_ever: bool, address: str) -> tuple[SetupStep, ...]:
+def setup_steps(cards: Sequence[NodeCard], requests_ever: bool, address: str) -> tuple[SetupStep, ...]:
     """The three setup steps. `address` is the host and port under which other machines reach the coordinator."""
     model = next((model.name for card in cards for model in card.models), "") or "qwen3:0.6b"
     body = f'{{"model": "{model}", "messages": [{{"role": "user", "content": "hello"}}]}}'

@@ -123,7 +123,7 @@ def _measured(history: TrendHistory, measure: int, share: float, bins: int) -> t
     return tuple(percentile(history.bins.get((i, measure), {}), history.edges, share) for i in range(bins))
 
 
-def heat(busy: Mapping[int, float], slots: Mapping[int, float], hour_of_week: Callable[[float], int]) -> WeekLoad:
+def week_load(busy: Mapping[int, float], slots: Mapping[int, float], hour_of_week: Callable[[float], int]) -> WeekLoad:
     """Averages by hour of the week. An hour with any data counts; without requests its demand is 0."""
     observed = sorted({*busy, *slots})
     demand: dict[int, list[float]] = {}
@@ -148,7 +148,7 @@ def summary(now: TrendHistory, counts: Mapping[int, int]) -> str:
         return "No requests in this time range."
     first = percentile(counts, now.edges, 0.5)
     ttft = f" Time to first token: p50 {duration(first)}." if first else ""
-    return f"{number(requests, 'request')}, {failed or 'none'} failed.{ttft}"
+    return f"{number(requests, 'request')}, {f'{failed:,}' if failed else 'none'} failed.{ttft}"
 
 
 PAGE = Page("trends", "Trends", 2, (DashboardRoute("GET", "trends", Trends),))
