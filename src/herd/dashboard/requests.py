@@ -30,8 +30,8 @@ class ActiveRequest(Struct, frozen=True, kw_only=True):
 
 
 class FinishedRequest(Struct, frozen=True, kw_only=True):
-    """A request that ended. `why` is the reason for the node in a few words: "estimated 2.1 s faster than studio", "only
-    available node"."""
+    """A request that ended. `why` is the reason for the node in a few words: "estimated 2.1 s faster than studio",
+    "only available node"."""
 
     request_id: str
     ended_at: float

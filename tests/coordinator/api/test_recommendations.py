@@ -72,7 +72,7 @@ def test_a_busy_model_should_have_a_second_copy_with_the_request_to_send(fleet: 
         "/dashboard/api/pull",
         {"model": "m:latest", "node_id": "beta"},
     )
-    assert "served all 3000 requests" in pull.reason and pull.gain.seconds > pull.gain.plus_minus
+    assert "served all 3,000 requests" in pull.reason and pull.gain.seconds > pull.gain.plus_minus
     [change] = [node for node in asked(fleet).nodes if node.node_id == "beta"]
     assert change.disk_bytes is not None and change.disk_bytes.after - change.disk_bytes.before == pull.cost.bytes
 

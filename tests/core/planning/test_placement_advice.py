@@ -94,7 +94,7 @@ def test_second_copy_is_recommended_for_a_model_that_fills_its_node() -> None:
     pull = found[0]
     assert (pull.rule, pull.cost_bytes, pull.cost_s) == ("second_home", 5 * GB, 400.0)
     assert pull.gain_s > pull.plus_minus_s > 0 and pull.reason.startswith(
-        "Last week alpha served all 20000 requests in "
+        "Last week alpha served all 20,000 requests in "
     )
 
 

@@ -195,8 +195,8 @@ class _Week:
             or "no node"
         )
         return (
-            f"Last week {where} served all {self.requests(model)} requests in {before:.1f} s each, including queue and "
-            f"load time. With a second copy a request would take {after:.1f} s."
+            f"Last week {where} served all {self.requests(model):,} requests in {before:.1f} s each, including queue "
+            f"and load time. With a second copy a request would take {after:.1f} s."
         )
 
     def _new_options(self) -> Iterator[PlacementOption]:
@@ -256,8 +256,8 @@ class _Week:
                 model=usage.model,
                 title=f"Pin {name} in memory on {usage.node_id}",
                 reason=(
-                    f"Last week {usage.cold_loads} of {usage.requests} requests on this node waited for a cold load, "
-                    f"{usage.load_s / usage.cold_loads:.1f} s each."
+                    f"Last week {usage.cold_loads:,} of {usage.requests:,} requests on this node waited for a cold "
+                    f"load, {usage.load_s / usage.cold_loads:.1f} s each."
                 ),
                 rule="keep_in_memory",
                 cost_bytes=size_bytes,
@@ -284,7 +284,7 @@ class _Week:
                 model=demand.model,
                 title=f"No change needed for {name}",
                 reason=(
-                    f"{self.requests(demand.model)} requests last week, "
+                    f"{self.requests(demand.model):,} requests last week, "
                     f"{self.plan.request_s[demand.model]:.1f} s each. "
                     "A second copy would save under a minute a week."
                 ),
