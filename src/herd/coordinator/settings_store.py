@@ -55,7 +55,7 @@ class SettingsStore:
     def lines(self) -> list[SettingLine]:
         return [self._line(one, row) for one, row in zip(self._config.values, self._config.describe(), strict=True)]
 
-    def here(self, name: str) -> str | None:
+    def dashboard_value(self, name: str) -> str | None:
         stored = self._stored.get(name)
         return stored.text if stored is not None else None
 

@@ -193,7 +193,7 @@ def test_any_value_survives_being_stored(tmp_path: Path) -> None:
     for value in ("a,b", " # no comment", "it's", "\\n", "$HOME", ""):
         a_settings_store(tmp_path).change("FLEET_ALLOWED_HOSTS", value)
         settings_store = a_settings_store(tmp_path)
-        assert (settings_store.here("FLEET_ALLOWED_HOSTS") or "").strip() == value.strip()
+        assert (settings_store.dashboard_value("FLEET_ALLOWED_HOSTS") or "").strip() == value.strip()
 
 
 def test_without_a_settings_store_there_are_no_settings() -> None:

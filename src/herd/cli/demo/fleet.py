@@ -169,7 +169,7 @@ class DemoFleet:
         return (self._folder / "data" / LOCAL_CODE).read_text("ascii").strip()
 
     def stop(self) -> None:
-        """Stops the nodes first, so that they can sign off; no process is left after this call."""
+        """Stops the nodes first, so that they can send their goodbye message; no process is left after this call."""
         for parts in (self.parts[1:], self.parts[:1]):
             for part in parts:
                 part.process.terminate()

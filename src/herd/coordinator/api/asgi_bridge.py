@@ -1,6 +1,6 @@
-"""Runs an ASGI application behind our HTTP server, for all routes that are not inference.
+"""Runs an ASGI application behind herd's HTTP server, for all routes that are not inference.
 
-A WebSocket handshake goes to `take_socket`, or is refused.
+A WebSocket handshake is passed to `accept_websocket`, or refused.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ class Bridge:
         application: ASGIApp,
         render_error: RenderError,
         server: tuple[str, int],
-        take_socket: Callable[[Exchange], bool] | None = None,
+        accept_websocket: Callable[[Exchange], bool] | None = None,
     ) -> None:
-        """`take_socket` accepts a WebSocket handshake; it returns False if the path has no WebSocket."""
-        self._take_socket = take_socket
+        """`accept_websocket` accepts a WebSocket handshake; it returns False if the path has no WebSocket."""
+        self._accept_websocket = accept_websocket
         self._application = application
         self._render_error = render_error
         self._server = server
@@ -44,7 +44,7 @@ class Bridge:
     def serve(self, exchange: Exchange) -> None:
         """Starts a task that answers the exchange. The task is cancelled when the client disconnects."""
         if _wants_websocket(exchange):
-            self._serve_socket(exchange)
+            self._serve_websocket(exchange)
             return
         call = _Call(self._application, self._render_error, exchange)
         task = asyncio.get_running_loop().create_task(call.run(_scope(exchange, self._server)))
@@ -53,10 +53,10 @@ class Bridge:
         exchange.on_writable = call.set_writable
         exchange.on_gone = call.on_disconnect(task)
 
-    def _serve_socket(self, exchange: Exchange) -> None:
+    def _serve_websocket(self, exchange: Exchange) -> None:
         refusal = Refusal(400, "websocket_not_supported", "WebSockets are not served here")
         try:
-            if self._take_socket is not None and self._take_socket(exchange):
+            if self._accept_websocket is not None and self._accept_websocket(exchange):
                 return
         except HerdError as error:
             refusal = error.refusal
@@ -76,12 +76,12 @@ class _Call:
 
     __slots__ = (
         "_application",
+        "_buffered",
         "_ended",
         "_exchange",
         "_has_begun",
-        "_held",
         "_is_body_read",
-        "_is_gone",
+        "_is_disconnected",
         "_render_error",
         "_start",
         "_writable",
@@ -95,17 +95,17 @@ class _Call:
         self._writable.set()
         self._ended = asyncio.Event()
         self._start: Message | None = None
-        self._held: tuple[int, Sequence[Header], bytes] | None = None
+        self._buffered: tuple[int, Sequence[Header], bytes] | None = None
         self._has_begun = False
         self._is_body_read = False
-        self._is_gone = False
+        self._is_disconnected = False
 
     async def run(self, scope: Scope) -> None:
-        # The boundary to the framework and its routes: a bug there fails one request, with an id that is in the log.
+        # A bug in the framework or in a route must fail one request only, with an id that is in the log.
         try:
             await self._application(scope, self._receive, self._send)
         except Exception:  # noqa: BLE001
-            level = logging.DEBUG if self._is_gone else logging.ERROR
+            level = logging.DEBUG if self._is_disconnected else logging.ERROR
             self._fail(self._log(level, "application failed", with_trace=True))
         else:
             self._settle()
@@ -118,7 +118,7 @@ class _Call:
 
     def on_disconnect(self, task: asyncio.Task[None]) -> Callable[[], None]:
         def disconnect() -> None:
-            self._is_gone = True
+            self._is_disconnected = True
             self._ended.set()
             self._writable.set()
             task.cancel()
@@ -133,7 +133,7 @@ class _Call:
         return {"type": "http.disconnect"}
 
     async def _send(self, message: Message) -> None:
-        if self._is_gone:
+        if self._is_disconnected:
             # The ASGI specification (2.4) requires OSError when the client has disconnected.
             raise OSError("the client has disconnected")
         if message["type"] == "http.response.start":
@@ -149,7 +149,7 @@ class _Call:
         if not self._has_begun and not has_more and self._exchange.method != "HEAD":
             if status >= 500:
                 # On a bug Starlette sends a bare 500 and then raises: wait for the exception, to send a better answer.
-                self._held = status, headers, body
+                self._buffered = status, headers, body
             else:
                 self._exchange.respond(status, headers, body)
             self._ended.set()
@@ -163,9 +163,9 @@ class _Call:
             self._ended.set()
 
     def _settle(self) -> None:
-        """The application returned: sends a held-back answer, or closes the connection of an unfinished one."""
-        if self._held is not None:
-            self._exchange.respond(*self._held)
+        """The application returned: sends a buffered answer, or closes the connection of an unfinished one."""
+        if self._buffered is not None:
+            self._exchange.respond(*self._buffered)
         elif not self._ended.is_set():
             if self._has_begun:
                 self._exchange.cut()

@@ -1,4 +1,4 @@
-"""Makes an audit entry of a request: who changed what, from which address."""
+"""Creates the audit entry of a request: who changed what, from which address."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def client_ip(request: Request) -> str:
 
 
 def audit_entry(request: Request, action: str, target: str = "") -> AuditEntry:
-    """An entry stamped now. It holds names and addresses, never a secret."""
+    """Returns an entry with the current time. It contains names and addresses, never a secret."""
     key = request.scope.get("state", {}).get("key")
     who = f"the key {key.name}" if isinstance(key, ApiKey) else "this machine, or a login"
     return AuditEntry(time.time(), action, who, client_ip(request), target)

@@ -103,20 +103,20 @@ class BenchmarksApi:
         first, second = await self._found(names[0]), await self._found(names[1])
         before, after = ([benchmark_runs.to_cell(each) for each in run.cells] for run in (first, second))
         found = compare(before, after, benchmark_runs.changes_between(first, second))
-        boxes = tuple(
+        changes = tuple(
             MeasuredChange(
-                node_id=d.node_id,
-                model=d.model,
-                measure=d.measure,
-                a=d.first,
-                b=d.second,
-                change=d.change,
-                plus_minus=d.plus_minus,
-                is_clear=d.is_clear,
+                node_id=difference.node_id,
+                model=difference.model,
+                measure=difference.measure,
+                a=difference.first,
+                b=difference.second,
+                change=difference.change,
+                plus_minus=difference.plus_minus,
+                is_clear=difference.is_clear,
             )
-            for d in found.differences
+            for difference in found.differences
         )
-        return RunComparison(first.run_id, second.run_id, found.summary, found.change, found.plus_minus, boxes)
+        return RunComparison(first.run_id, second.run_id, found.summary, found.change, found.plus_minus, changes)
 
     def _progress(self) -> BenchmarkProgress:
         run, left_s = self._benchmarks.run, self._benchmarks.left_s()

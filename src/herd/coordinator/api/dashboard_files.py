@@ -45,7 +45,8 @@ POLICY: Final = "; ".join(
         "frame-ancestors 'none'",
     )
 )
-"""Only our own scripts, styles and requests, and nothing inline: a name that is inserted as markup has no effect."""
+"""Allows only the dashboard's own scripts, styles and requests, and nothing inline: a name that is inserted as markup
+has no effect."""
 SECURITY_HEADERS: Final = MappingProxyType(
     {
         "Content-Security-Policy": POLICY,

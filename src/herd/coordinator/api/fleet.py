@@ -46,7 +46,7 @@ class FleetApi:
         lag_ms: Callable[[], float],
         abilities: Mapping[str, EngineAbilities],
     ) -> None:
-        """`capture()` says whether prompts are captured, `lag_ms()` is the recent lag of the event loop.
+        """`capture()` returns whether prompts are captured, `lag_ms()` is the recent lag of the event loop.
 
         `heartbeat_received()` is called after each heartbeat.
         """

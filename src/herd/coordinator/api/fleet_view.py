@@ -133,10 +133,10 @@ class FleetView:
         self._schedule()
 
     def _membership_events(self, cards: list[NodeCard], unix_now: float) -> list[FleetEvent]:
-        is_here = {card.node_id: card.state != "gone" for card in cards}
-        before, self._online = self._online, is_here
-        joined = [name for name, here in is_here.items() if here and not before.get(name)]
-        left = [name for name, here in before.items() if here and not is_here.get(name)]
+        is_online = {card.node_id: card.state != "gone" for card in cards}
+        before, self._online = self._online, is_online
+        joined = [name for name, online in is_online.items() if online and not before.get(name)]
+        left = [name for name, online in before.items() if online and not is_online.get(name)]
         changes = [
             *(("node_joined", f"{name} joined") for name in joined),
             *(("node_left", f"{name} left") for name in left),

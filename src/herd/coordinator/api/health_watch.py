@@ -26,10 +26,10 @@ from herd.health import Check
 from herd.health.examination import Examination, examine
 from herd.health.snapshot import SAMPLE_EVERY_S, SAMPLES_MAX, WINDOW_S, NodeNow, NodeSample, Snapshot, StoreNow, Traffic
 
-FRESH_S = 2.0
-"""A result is reused for this long: ten open pages cost one examination."""
+REUSED_FOR_S = 2.0
+"""A result is reused for this long: ten open pages need one examination."""
 EXAMINE_EVERY_SAMPLES = 4
-"""The checks also run once a minute without a request, so that each finding knows since when it exists."""
+"""The checks also run once a minute without a request, so that the start of each finding is known."""
 SINCE_MAX = 2000
 COOL_STATES = ("", "unknown", "nominal")
 
@@ -84,33 +84,33 @@ class HealthWatch:
             self._alarms, self._alarmed_at = self._driver.alarms, at
 
     async def examination(self) -> Examination:
-        """The result of all checks, at most `FRESH_S` old."""
-        if self._latest is not None and 0 <= self._loop.time() - self._latest[0] < FRESH_S:
+        """The result of all checks, at most `REUSED_FOR_S` old."""
+        if self._latest is not None and 0 <= self._loop.time() - self._latest[0] < REUSED_FOR_S:
             return self._latest[1]
-        asked_at, snapshot, since = self._loop.time(), self.snapshot(), dict(self._since)
+        started_at, snapshot, since = self._loop.time(), self.snapshot(), dict(self._since)
         try:
             examined = await self._store.ask(self._examined, snapshot, since)
         except Unavailable as error:
             log.info("health checks run without traces: %s", error)
             examined = examine(self._checks, replace(snapshot, traffic=Traffic(is_known=False)), since)
         self._since = {one.id: one.since for one in examined.findings[:SINCE_MAX]}
-        self._latest = (asked_at, examined)
+        self._latest = (started_at, examined)
         return examined
 
     def _examined(self, connection: sqlite3.Connection, snapshot: Snapshot, since: Mapping[str, float]) -> Examination:
-        """On the store's reading thread."""
+        """Runs on the store's reading thread."""
         windows = [
             (node.id, name, model_info.loaded.window_tokens)
             for node in snapshot.nodes
             for name, model_info in node.loaded
             if model_info.loaded is not None and model_info.loaded.window_tokens
         ]
-        seen = recent_traffic(connection, snapshot.at - WINDOW_S, windows)
+        traffic = recent_traffic(connection, snapshot.at - WINDOW_S, windows)
         store = replace(snapshot.store, free_bytes=_free_bytes(self._store.path.parent))
-        return examine(self._checks, replace(snapshot, traffic=seen, store=store), since)
+        return examine(self._checks, replace(snapshot, traffic=traffic, store=store), since)
 
     def snapshot(self) -> Snapshot:
-        """The fleet now, without its traffic. Called on the loop; what it returns never changes."""
+        """The fleet now, without its traffic. Called on the event loop; the result is immutable."""
         at, state = self._wall(), self._store.state
         return Snapshot(
             at=at,

@@ -192,7 +192,7 @@ class AccessApi:
         )
         await asyncio.to_thread(self._credentials.put_key, key)
         self._keys_changed()
-        self._audit(request, "made a key", f"{key.name} ({key.id})")
+        self._audit(request, "created a key", f"{key.name} ({key.id})")
         return json_response({**key_view(key, now), "key": text}, 201)
 
     async def revoke_key(self, request: Request) -> Response:

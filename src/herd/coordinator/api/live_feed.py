@@ -76,7 +76,7 @@ class LiveMessage:
 
 class Subscriber(Protocol):
     topics: frozenset[str]
-    """The topics that it receives at present."""
+    """The topics that the subscriber receives now."""
 
     def send(self, message: LiveMessage) -> None:
         """Returns at once: a message that cannot be sent now is queued or dropped."""
@@ -187,15 +187,15 @@ class LiveFeed:
         start = self._next_card if self._next_card < len(present) else 0
         due = present[start : start + CARDS_PER_TICK]
         self._next_card = start + CARDS_PER_TICK
-        fresh = self._view.live_cards(due)
-        changed = tuple(card for card in fresh if self._cards.get(card.node_id) != card)
-        gone = tuple(sorted(self._cards.keys() - set(present)))
-        for node_id in gone:
+        cards = self._view.live_cards(due)
+        changed = tuple(card for card in cards if self._cards.get(card.node_id) != card)
+        removed = tuple(sorted(self._cards.keys() - set(present)))
+        for node_id in removed:
             del self._cards[node_id]
         self._cards.update((card.node_id, card) for card in changed)
         self._seq["fleet"] += 1
         lean = tuple(msgspec.structs.replace(card, availability=None) for card in changed)
-        data = FleetData(self._numbers(list(self._cards.values())), lean, gone)
+        data = FleetData(self._numbers(list(self._cards.values())), lean, removed)
         return _encode(FleetMessage("delta", "fleet", self._seq["fleet"], round(time.time(), 3), data))
 
     def _jobs_delta(self) -> LiveMessage | None:
@@ -221,7 +221,7 @@ class LiveFeed:
                 self._requests_timer = self._loop.call_later(REQUESTS_EVERY_S, self._send_requests)
 
     def _send_requests(self) -> None:
-        """Sends the buffered events; if they are too many, the newest ones and a count."""
+        """Sends the buffered events; if there are too many, the newest ones and the number of the others."""
         if self._requests_timer is not None:
             self._requests_timer.cancel()
             self._requests_timer = None

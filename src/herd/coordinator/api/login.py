@@ -1,7 +1,7 @@
 """Serves the login page, login links and the sessions of the dashboard.
 
-The page is one static file without a script: where the owner requires keys, a client without credentials sees only this
-page and `/health`.
+The page is one static file without a script: if the owner requires keys, a client without credentials can open only
+this page and `/health`.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class LoginApi:
     async def link(self, request: Request) -> Response:
         """Creates a login link for the dashboard that works once, within five minutes."""
         token = self._logins.create_link(secrets.token_bytes(logins.LINK_BYTES), self._now())
-        self._audit(request, "made a login link")
+        self._audit(request, "created a login link")
         return json_response({"path": f"/login?token={token}", "ends_in_s": logins.LINK_LIFE_S})
 
     async def page(self, request: Request) -> Response:
@@ -95,7 +95,7 @@ class LoginApi:
         if token is None:
             return self._login_page("", 200)
         session = self._logins.redeem_link(token, secrets.token_bytes(logins.LINK_BYTES), self._now())
-        return self._login_page(LINK_INVALID, 400) if session is None else self._enter(request, session)
+        return self._login_page(LINK_INVALID, 400) if session is None else self._open_dashboard(request, session)
 
     async def with_key(self, request: Request) -> Response:
         """Opens a session with the form field `key`. The session has the rights of the key and ends with it."""
@@ -112,7 +112,9 @@ class LoginApi:
             log.warning("login failed: invalid key", extra={"ip": ip})
             return self._login_page(KEY_INVALID, 401)
         self._audit(request, "logged in with a key", f"{key.name} ({key.id})")
-        return self._enter(request, self._logins.open_session(secrets.token_bytes(logins.LINK_BYTES), now, key.id))
+        return self._open_dashboard(
+            request, self._logins.open_session(secrets.token_bytes(logins.LINK_BYTES), now, key.id)
+        )
 
     async def logout(self, request: Request) -> Response:
         """Ends the session that the cookie names."""
@@ -122,7 +124,7 @@ class LoginApi:
         response.delete_cookie(SESSION_COOKIE, httponly=True, samesite="strict")
         return response
 
-    def _enter(self, request: Request, session: str) -> Response:
+    def _open_dashboard(self, request: Request, session: str) -> Response:
         """Redirects to the dashboard and sets the session's cookie."""
         self._sessions_changed()
         response = RedirectResponse(HOME, 303)

@@ -32,7 +32,7 @@ from herd.protocols import request_fields
 from herd.trust.rights import Right
 
 BACKGROUND = "people"
-"""Waits for transfers of requests that do not wait themselves: such a transfer runs until it ends or is cancelled."""
+"""The requester of a transfer whose client does not wait: it runs until it ends or is cancelled."""
 
 
 class WantedPull(msgspec.Struct):
@@ -121,12 +121,12 @@ class ModelsApi:
         """
         wanted = await read_body(request, WantedPull)
         transfer = self._start(request, wanted)
-        by = f"client {id(request)}"
-        transfer.wanted_by.add(by)
+        requester = f"client {id(request)}"
+        transfer.wanted_by.add(requester)
         transfer.wanted_by.discard(BACKGROUND)
         if wanted.stream:
-            return StreamingResponse(self._lines(transfer, by), media_type="application/x-ndjson")
-        async with aclosing(self._lines(transfer, by)) as lines:
+            return StreamingResponse(self._lines(transfer, requester), media_type="application/x-ndjson")
+        async with aclosing(self._lines(transfer, requester)) as lines:
             last = [line async for line in lines][-1]
         return Response(last, 200 if transfer.state is TransferState.DONE else 500, media_type="application/json")
 
@@ -143,13 +143,13 @@ class ModelsApi:
         self._audit(request, "pull", f"{name} onto {transfer.node_id}")
         return transfer
 
-    async def _lines(self, transfer: Transfer, by: str) -> AsyncGenerator[bytes, None]:
+    async def _lines(self, transfer: Transfer, requester: str) -> AsyncGenerator[bytes, None]:
         """Progress lines as Ollama sends them, with node and source; then `success` or the error."""
         try:
             async for state in self._transfers.follow(transfer):
                 yield progress_line(state)
         finally:
-            self._transfers.release(transfer, by)
+            self._transfers.release(transfer, requester)
 
     async def pulls(self, _: Request) -> Response:
         """Lists running, queued and recent downloads, newest first."""
@@ -165,7 +165,9 @@ class ModelsApi:
             self._transfers.table.get(int(text)) if text.isascii() and text.isdigit() and len(text) < 10 else None
         )
         if transfer is None or transfer.state.is_over:
-            raise UnknownModel("no such download is running; list the downloads with: herd pulls", code="not_found")
+            raise UnknownModel(
+                "no download with this ID is running; list the downloads with: herd pulls", code="not_found"
+            )
         self._transfers.cancel(transfer)
         self._audit(request, "cancel pull", f"{transfer.name} onto {transfer.node_id}")
         return json_response({"status": "cancelled", "job_id": job_id(transfer)})
@@ -211,7 +213,7 @@ class ModelsApi:
         targets = sorted(have) if wanted.node_id == "*" or (not wanted.node_id and len(have) == 1) else [wanted.node_id]
         if not wanted.node_id and len(have) > 1:
             raise BadRequest(
-                f"{name} is on {', '.join(sorted(have))}; name one with node_id, or * for all: "
+                f"{name} is on {', '.join(sorted(have))}; choose a node with node_id, or use * for all: "
                 f"herd rm {name} --node NODE",
                 code="node_required",
             )
@@ -256,7 +258,7 @@ class ModelsApi:
         wanted = await read_body(request, ModelPlaceRequest)
         model = canonical(request_fields.model_name(wanted.model))
         have = self._holders(model)
-        # No heartbeat reports yet what is being loaded in this moment: unload on every node that has the model.
+        # A model that is being loaded is in no heartbeat yet: unload it on every node that has it on disk.
         nodes = (
             [NodeId(wanted.node_id)] if wanted.node_id else sorted(have) if action == "unload" else [self._freest(have)]
         )
@@ -267,7 +269,7 @@ class ModelsApi:
         return json_response({"status": f"{action}ed", "model": model, "nodes": nodes})
 
     async def pin(self, request: Request) -> Response:
-        """Pins a model: it stays in memory on the named node, or on the best one."""
+        """Pins a model: it stays in memory on the named node, or on a node that herd chooses."""
         wanted = await read_body(request, ModelPlaceRequest)
         model = canonical(request_fields.model_name(wanted.model))
         have = self._holders(model)

@@ -46,7 +46,7 @@ _ERROR = MappingProxyType(
 _INFERENCE_BODY = MappingProxyType(
     {"type": "object", "properties": {"model": {"type": "string"}}, "required": ["model"]}
 )
-"""The field that all dialects have in common; for the others see the documentation of the dialect."""
+"""The only field that all dialects share; the documentation of each dialect describes its other fields."""
 
 
 class OpenApi:
@@ -68,8 +68,8 @@ class OpenApi:
 
 def document(dialects: Iterable[Dialect], routes: Sequence[ApiRoute], version: str) -> Json:
     """The document. `routes` are the routes that do not belong to a dialect."""
-    takes = [route.takes for route in routes if route.takes is not None]
-    _, schemas = msgspec.json.schema_components(takes, ref_template=_REF)
+    body_types = [route.body_type for route in routes if route.body_type is not None]
+    _, schemas = msgspec.json.schema_components(body_types, ref_template=_REF)
     paths: dict[str, Json] = {}
     for dialect in dialects:
         _add_dialect(paths, dialect)
@@ -116,8 +116,8 @@ def _add_dialect(paths: dict[str, Json], dialect: Dialect) -> None:
 def _of_route(route: ApiRoute) -> Json:
     operation = _operation(route.method, route.path, route.right, route.description)
     operation.update(_parameters(route.path, route.query))
-    if route.takes is not None:
-        schema = {"$ref": _REF.format(name=route.takes.__name__)}
+    if route.body_type is not None:
+        schema = {"$ref": _REF.format(name=route.body_type.__name__)}
         operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": schema}}}
     return {**operation, "tags": ["fleet"]}
 

@@ -44,7 +44,7 @@ from herd.text import duration
 from herd.trust.rights import Right
 
 PAIRS_MAX = 4096
-FRESH_S = 30.0
+REUSED_FOR_S = 30.0
 """A result is reused for this long: it is computed from a whole week."""
 
 USAGES = """SELECT k.node_id, k.model, SUM(h.requests), SUM(h.prompt_tokens), SUM(h.completion_tokens),
@@ -54,14 +54,14 @@ USAGES = """SELECT k.node_id, k.model, SUM(h.requests), SUM(h.prompt_tokens), SU
 LAST_USED = (
     "SELECT k.model, MAX(h.last_at) FROM rollup_hours h JOIN rollup_keys k ON k.id = h.key GROUP BY k.model LIMIT ?"
 )
-BEGAN = "SELECT MIN(bucket) FROM rollup_hours"
+STORED_SINCE = "SELECT MIN(bucket) FROM rollup_hours"
 PATHS = (("pull", "/dashboard/api/pull"), ("delete", "/dashboard/api/delete"), ("pin", "/dashboard/api/pinned-models"))
 """The route that carries out each kind of change."""
 
 
 @dataclass(frozen=True, slots=True)
 class AdviceInputs:
-    """A copy of what the event loop knows of each node and of each model on it."""
+    """A copy of the event loop's values for each node and each model on it."""
 
     reports: Mapping[NodeId, Report]
     speeds: Mapping[ModelOnNode, Speed]
@@ -88,21 +88,21 @@ class RecommendationsApi:
     async def recommendations(self, _: Request) -> Response:
         """Lists recommended changes of model placement, each with its reason, cost, gain and uncertainty."""
         now = asyncio.get_running_loop().time()
-        if self._latest is None or not 0 <= now - self._latest[0] < FRESH_S:
+        if self._latest is None or not 0 <= now - self._latest[0] < REUSED_FOR_S:
             self._latest = (now, await self._store.ask(_recommend, self.inputs(), self._wall()))
         return json_response(self._latest[1])
 
     def inputs(self) -> AdviceInputs:
         """Called on the event loop. Offline nodes are left out: nothing can be changed on them."""
-        forecast, here = (
+        forecast, online = (
             self._driver.forecast,
             [node for node in self._driver.fleet if node.liveness is not Liveness.OFFLINE],
         )
-        pairs = [(node, model, model_info) for node in here for model, model_info in node.report.models.items()][
+        pairs = [(node, model, model_info) for node in online for model, model_info in node.report.models.items()][
             :PAIRS_MAX
         ]
         return AdviceInputs(
-            {node.id: node.report for node in here},
+            {node.id: node.report for node in online},
             {(node.id, model): forecast.speeds.speed(node, model) for node, model, _ in pairs},
             frozenset((node.id, model) for node, model, _ in pairs if forecast.speeds.is_learned(node.id, model)),
             {
@@ -131,14 +131,14 @@ def usage_history(connection: sqlite3.Connection, now: float) -> UsageHistory:
         )
     ]
     last_used = {ModelName(str(model)): float(at) for model, at in connection.execute(LAST_USED, (PAIRS_MAX,))}
-    [began] = connection.execute(BEGAN).fetchone()
+    [began] = connection.execute(STORED_SINCE).fetchone()
     return UsageHistory(usages, last_used, float(began) if began is not None else None)
 
 
 def _recommend(connection: sqlite3.Connection, inputs: AdviceInputs, now: float) -> Recommendations:
     """Runs on the store's reading thread."""
     history = usage_history(connection, now)
-    reports = {node_id: _within(report, inputs, node_id) for node_id, report in inputs.reports.items()}
+    reports = {node_id: _without_unknown_models(report, inputs, node_id) for node_id, report in inputs.reports.items()}
     machines = FleetSnapshot(
         reports,
         lambda node_id, model: inputs.speeds[node_id, model],
@@ -156,7 +156,7 @@ def _recommend(connection: sqlite3.Connection, inputs: AdviceInputs, now: float)
     )
 
 
-def _within(report: Report, inputs: AdviceInputs, node_id: NodeId) -> Report:
+def _without_unknown_models(report: Report, inputs: AdviceInputs, node_id: NodeId) -> Report:
     """The report without the models that `inputs` leaves out."""
     if all((node_id, model) in inputs.speeds for model in report.models):
         return report
@@ -179,7 +179,7 @@ def _recommendation(one: PlacementAdvice) -> Recommendation:
     path = dict(PATHS).get(one.kind)
     # The page shows what is deleted before it sends this request, which repeats the name as the confirmation.
     confirmed = {"confirm": one.spelled} if one.kind == "delete" else {}
-    do = (
+    action = (
         ActionRequest("POST", path, {"model": one.spelled, "node_id": one.node_id, **confirmed})
         if path is not None
         else None
@@ -194,7 +194,7 @@ def _recommendation(one: PlacementAdvice) -> Recommendation:
         rule=one.rule,
         cost=Cost(one.cost_bytes, round(one.cost_s, 1), one.origin),
         gain=Gain(_gain(one), round(one.gain_s, 1), round(one.plus_minus_s, 1), one.frees_bytes),
-        do=do,
+        do=action,
     )
 
 

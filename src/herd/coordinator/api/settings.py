@@ -1,6 +1,6 @@
 """Serves the routes that list and change settings, undo a change, and preview other scoring weights.
 
-The settings store validates values and keeps what is set in the dashboard.
+The settings store validates values, and stores those that are set in the dashboard.
 """
 
 from __future__ import annotations
@@ -42,18 +42,18 @@ from herd.trust.rights import Right
 PREVIEW_MAX = 5_000
 MOVES_SHOWN = 10
 RECORD_TIMEOUT_S = 10.0
-"""A change is answered when it is stored in the history; after this time the answer is an error."""
+"""The response to a change is sent when the change is in the history; after this time it is an error."""
 CHANGE_MAX = 2**53
 """No change has a larger id; SQLite would reject it."""
 
 
 class EditableSettings(Protocol):
-    """What the routes need of the settings store. `change` writes a file, and is called in a thread."""
+    """The part of the settings store that the routes use. `change` writes a file, and is called in a thread."""
 
     def lines(self) -> Sequence[SettingLine]: ...
 
-    def here(self, name: str) -> str | None:
-        """The value set in the dashboard, None where it sets none."""
+    def dashboard_value(self, name: str) -> str | None:
+        """The value set in the dashboard, or None if none is set there."""
 
     def change(self, name: str, value: str | None) -> SettingLine:
         """Sets a value in the dashboard, or removes it for None. Raises `BadRequest`; then nothing has changed."""
@@ -83,16 +83,18 @@ class SettingsApi:
         return [
             ApiRoute("/dashboard/api/settings", json_errors(self.page), "GET", Right.READ),
             ApiRoute(
-                "/dashboard/api/settings", json_errors(self.change), "POST", Right.ADMIN, takes=SettingChangeRequest
+                "/dashboard/api/settings", json_errors(self.change), "POST", Right.ADMIN, body_type=SettingChangeRequest
             ),
             ApiRoute("/dashboard/api/settings/history", json_errors(self.history), "GET", Right.READ),
-            ApiRoute("/dashboard/api/settings/undo", json_errors(self.undo), "POST", Right.ADMIN, takes=UndoRequest),
+            ApiRoute(
+                "/dashboard/api/settings/undo", json_errors(self.undo), "POST", Right.ADMIN, body_type=UndoRequest
+            ),
             ApiRoute(
                 "/dashboard/api/settings/preview",
                 json_errors(self.preview),
                 "POST",
                 Right.ADMIN,
-                takes=WeightsPreviewRequest,
+                body_type=WeightsPreviewRequest,
             ),
         ]
 
@@ -112,7 +114,7 @@ class SettingsApi:
         return json_response(SettingHistory(tuple(await self._store.ask(setting_changes.recent_changes))))
 
     async def undo(self, request: Request) -> Response:
-        """Undoes a change: the setting gets back its previous value."""
+        """Undoes a change: the setting gets its previous value again."""
         wanted = await read_body(request, UndoRequest)
         change = (
             await self._store.ask(setting_changes.find_change, wanted.change_id)
@@ -139,10 +141,10 @@ class SettingsApi:
     async def _change(self, request: Request, name: str, value: str | None) -> SettingChanged:
         settings_store = self._require_store()
         async with self._change_lock:
-            before = settings_store.here(name)
+            before = settings_store.dashboard_value(name)
             line = await asyncio.to_thread(settings_store.change, name, value)
             self._applied()
-            change_id = await self._record_change(request, name, before, settings_store.here(name))
+            change_id = await self._record_change(request, name, before, settings_store.dashboard_value(name))
         when = "now" if line.takes_effect == "now" else "after the next restart"
         return SettingChanged(change_id, line, f"{name} is {line.value or 'empty'} {when}.")
 
@@ -212,9 +214,9 @@ def _describe(replay: Replay) -> WeightsPreview:
         key=lambda move: (-move.requests, move.model, move.before, move.after),
     )
     saved_s = totals.own_saved_s + totals.others_saved_s
-    each = duration(abs(saved_s) / max(1, totals.changed) * 1000)
+    per_request = duration(abs(saved_s) / max(1, totals.changed) * 1000)
     effect = (
-        f"; each of them would have {'saved' if saved_s >= 0 else 'cost'} {each}, according to the estimates then"
+        f"; estimated: {per_request} {'saved' if saved_s >= 0 else 'lost'} per changed request"
         if totals.changed
         else ""
     )

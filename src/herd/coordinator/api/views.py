@@ -12,7 +12,7 @@ from herd.dashboard.requests import node_of
 
 Json = dict[str, object]
 KEY_CHARACTERS_SHOWN = 8
-"""Of a tenant that is a key: "key " and the first characters of its id."""
+"""A tenant that is a key is shown as "key " and the first characters of the key's id."""
 
 
 def status(dispatcher: Dispatcher, now: float, timestamp: float, alarms: int = 0) -> Json:

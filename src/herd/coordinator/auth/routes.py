@@ -18,7 +18,7 @@ UNVERSIONED, VERSIONED = "/dashboard/api/", "/dashboard/api/v1/"
 class ApiRoute(Route):
     """One method at one path, for clients with this right.
 
-    `takes` (the record of its body) and `query` (the names of its query) are for the API description.
+    `body_type` (the record of its JSON body) and `query` (the names of its query) are for the API description.
     `is_form`: an HTML form without a script may send the request.
     """
 
@@ -28,14 +28,14 @@ class ApiRoute(Route):
         endpoint: Callable[[Request], object],
         method: str,
         right: Right,
-        takes: type | None = None,
+        body_type: type | None = None,
         query: tuple[str, ...] = (),
         is_form: bool = False,
     ) -> None:
         super().__init__(path, endpoint, methods=[method])
         self.method = method
         self.right = right
-        self.takes = takes
+        self.body_type = body_type
         self.query = query
         self.is_form = is_form
         self.description = (endpoint.__doc__ or "").strip()

@@ -9,12 +9,12 @@ from herd.health.remedies import anywhere, names
 from herd.health.snapshot import Snapshot
 from herd.text import duration, number
 
-FRESH_S = 86400.0
+OFFLINE_MAX_S = 86400.0
 """A node that is offline for longer was probably retired."""
 
 
 def find(snapshot: Snapshot) -> Iterator[Finding]:
-    offline = [node for node in snapshot.nodes if not node.is_online and node.silent_s < FRESH_S]
+    offline = [node for node in snapshot.nodes if not node.is_online and node.silent_s < OFFLINE_MAX_S]
     if not offline:
         return
     are_all = not snapshot.online
