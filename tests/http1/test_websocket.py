@@ -34,6 +34,17 @@ def test_messages_with_every_length_field_are_read_wherever_they_are_cut(length:
         assert reader.feed(data[:cut]) + reader.feed(data[cut:]) == [(Opcode.TEXT, text), (Opcode.PING, b"?")]
 
 
+def test_a_fragmented_message_at_the_limit_is_read_however_its_bytes_arrive() -> None:
+    half = b"a" * (websocket.MESSAGE_MAX_BYTES // 2)
+    data = client_frame(Opcode.TEXT, half, is_last=False) + client_frame(Opcode.CONTINUATION, half)
+    for size in (1, 2, 3, 5, 7, 64):
+        reader = MessageReader()
+        messages = [
+            message for start in range(0, len(data), size) for message in reader.feed(data[start : start + size])
+        ]
+        assert messages == [(Opcode.TEXT, half + half)]
+
+
 def test_fragments_are_joined_even_with_a_ping_between_them() -> None:
     data = (
         client_frame(Opcode.TEXT, b"ab", is_last=False)

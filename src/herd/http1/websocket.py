@@ -93,7 +93,9 @@ class _MessageLimits(Extension):
     name = "limits"
 
     def __init__(self) -> None:
-        self._message_bytes = 0
+        self._earlier_bytes = 0
+        """Bytes of the finished frames of the current message."""
+        self._frame_bytes = 0
 
     def enabled(self) -> bool:
         return True
@@ -110,10 +112,19 @@ class _MessageLimits(Extension):
     ) -> CloseReason | RsvBits:
         if opcode is Opcode.BINARY:
             return CloseReason.UNSUPPORTED_DATA
+        # wsproto calls this again for a frame whose mask has not arrived yet, so nothing is added up here.
         if opcode is Opcode.TEXT:
-            self._message_bytes = payload_length
-        elif opcode is Opcode.CONTINUATION:
-            self._message_bytes += payload_length
-        if self._message_bytes > MESSAGE_MAX_BYTES:
+            self._earlier_bytes = 0
+        self._frame_bytes = payload_length if opcode in (Opcode.TEXT, Opcode.CONTINUATION) else 0
+        if self._earlier_bytes + self._frame_bytes > MESSAGE_MAX_BYTES:
             return CloseReason.MESSAGE_TOO_BIG
         return RsvBits(False, False, False)
+
+    def frame_inbound_complete(
+        self,
+        proto: FrameDecoder | FrameProtocol,  # noqa: ARG002
+        fin: bool,  # noqa: ARG002
+    ) -> CloseReason | bytes | None:
+        self._earlier_bytes += self._frame_bytes
+        self._frame_bytes = 0
+        return None

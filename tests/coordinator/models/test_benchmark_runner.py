@@ -17,7 +17,8 @@ import pytest
 from fakes.faults import Cut, Hang, How, Status
 from fakes.fleet import Fleet, Machine, running_fleet, settings_for_tests
 from fakes.ollama.server import FakeModel, FakeOllama, FakeSettings
-from herd.coordinator.models.benchmark_runner import BenchmarkSettings
+from herd.coordinator.models.benchmark_runner import BenchmarkSelection, BenchmarkSettings
+from herd.core.planning.benchmark_stats import ProbeKind
 from herd.core.state.fleet import ModelName, NodeId
 from herd.dashboard.pages.benchmarks import BenchmarkDetails, BenchmarkProgress, BenchmarkRuns, BenchmarkStarted
 
@@ -169,6 +170,30 @@ def test_a_probe_is_cancelled_for_a_request_and_repeated_later(fleet: Fleet, fak
         and run.cells[0].decode_tok_s is not None
         and run.cells[0].decode_tok_s.count == 3
     )
+
+
+async def _restarted(fleet: Fleet) -> None:
+    """Cancels the current run and starts another before the callbacks of the first have run."""
+    runner = fleet.coordinator.benchmarks
+    first = runner._task
+    assert first is not None
+    first.cancel()
+    while not first.done():
+        await asyncio.sleep(0)
+    runner.start(BenchmarkSelection(kinds=frozenset({ProbeKind.DECODE})))
+
+
+def test_a_run_that_starts_right_after_another_still_yields_to_requests(fleet: Fleet, fake: FakeOllama) -> None:
+    hang = fake.fail(Hang(path="/api/chat", times=2))
+    start(fleet, kinds=["generation"])
+    fake.wait(lambda: any(seen.path == "/api/chat" for seen in fake.running), "the probe of the first run")
+    fleet.thread.run(_restarted(fleet))
+    fake.wait(lambda: hang.used == 2, "the probe of the second run")
+    assert fleet.ask("POST", "/api/chat", CHAT)["done"] is True
+    fake.wait(lambda: len(fake.aborted) == 2, "the end of that probe")
+    hang.release()
+    fleet.beat()
+    assert ended(fleet).state == "done"
 
 
 def test_a_run_waits_for_a_busy_node(fleet: Fleet, fake: FakeOllama) -> None:

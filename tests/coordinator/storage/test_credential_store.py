@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -114,3 +115,11 @@ def test_the_number_of_keys_and_nodes_is_limited(tmp_path: Path, monkeypatch: py
         kept.put_node(PairedNode("pc", "1" * 64, "2" * 64, 3.0, "code"))
     kept.put_key(KEY)
     kept.put_node(NODE)
+
+
+def test_changes_from_several_threads_are_all_kept(tmp_path: Path) -> None:
+    store = a_credential_store(tmp_path)
+    names = [f"node{number}" for number in range(24)]
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda name: store.put_node(PairedNode(name, "00", "11", 1.0, "code")), names))
+    assert sorted(store.nodes) == sorted(names) == sorted(a_credential_store(tmp_path).nodes)

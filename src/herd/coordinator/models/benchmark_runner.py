@@ -164,8 +164,13 @@ class BenchmarkRunner:
         )
         self._driver.observe(self._observe)
         self._task = asyncio.get_running_loop().create_task(self._run(run))
-        self._task.add_done_callback(lambda _: self._driver.stop_observing(self._observe))
+        self._task.add_done_callback(self._stop_observing)
         return run
+
+    def _stop_observing(self, ended: asyncio.Task[None]) -> None:
+        """Stops observing, unless a new run has started since the last one ended and needs the observer."""
+        if self._task is ended:
+            self._driver.stop_observing(self._observe)
 
     async def cancel(self) -> None:
         """Cancels the current run; its results so far are stored."""

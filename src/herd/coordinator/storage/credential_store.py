@@ -6,6 +6,7 @@ damaged file here makes the start fail instead. Every change replaces a file ato
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import TypeVar
 
@@ -53,9 +54,11 @@ class _Identity(msgspec.Struct, frozen=True):
 
 
 class CredentialStore:
-    """Reads and writes its small files on the calling thread; changes are rare."""
+    """Reads and writes its small files on the calling thread; changes are rare and may come from several threads."""
 
     def __init__(self, data_dir: Path) -> None:
+        self._changing = threading.Lock()
+        """Held while a list is read, changed and written, so that no change is lost."""
         self._folder = data_dir / FOLDER
         self.private = b""
         self.public = ""
@@ -82,33 +85,36 @@ class CredentialStore:
     def put_key(self, key: ApiKey) -> None:
         """Adds the key, or replaces the key with its id. Raises `CredentialStoreFull` and `OSError`; then nothing has
         changed."""
-        keys = [one for one in self.keyring if one.id != key.id]
-        if len(keys) >= KEYS_MAX:
-            raise CredentialStoreFull(
-                f"the maximum of {KEYS_MAX} keys, including revoked ones, is reached; "
-                f"to start with an empty list, delete {self._folder / KEYS_FILE} and restart herd"
-            )
-        self._write(KEYS_FILE, msgspec.json.encode([*keys, key]))
-        self.keyring = Keyring([*keys, key])
+        with self._changing:
+            keys = [one for one in self.keyring if one.id != key.id]
+            if len(keys) >= KEYS_MAX:
+                raise CredentialStoreFull(
+                    f"the maximum of {KEYS_MAX} keys, including revoked ones, is reached; "
+                    f"to start with an empty list, delete {self._folder / KEYS_FILE} and restart herd"
+                )
+            self._write(KEYS_FILE, msgspec.json.encode([*keys, key]))
+            self.keyring = Keyring([*keys, key])
 
     def put_node(self, node: PairedNode) -> None:
         """Adds or replaces a node. Raises `CredentialStoreFull` and `OSError`; then nothing has changed."""
-        nodes = {**self.nodes, NodeId(node.node_id): node}
-        if len(nodes) > NODES_MAX:
-            raise CredentialStoreFull(
-                f"the maximum of {NODES_MAX} paired nodes is reached; remove one with: herd nodes remove NAME"
-            )
-        self._write(NODES_FILE, msgspec.json.encode(list(nodes.values())))
-        self.nodes = nodes
+        with self._changing:
+            nodes = {**self.nodes, NodeId(node.node_id): node}
+            if len(nodes) > NODES_MAX:
+                raise CredentialStoreFull(
+                    f"the maximum of {NODES_MAX} paired nodes is reached; remove one with: herd nodes remove NAME"
+                )
+            self._write(NODES_FILE, msgspec.json.encode(list(nodes.values())))
+            self.nodes = nodes
 
     def remove_node(self, node_id: NodeId) -> bool:
         """Removes a node; False if it was not paired. Raises `OSError`."""
-        if node_id not in self.nodes:
-            return False
-        nodes = {name: node for name, node in self.nodes.items() if name != node_id}
-        self._write(NODES_FILE, msgspec.json.encode(list(nodes.values())))
-        self.nodes = nodes
-        return True
+        with self._changing:
+            if node_id not in self.nodes:
+                return False
+            nodes = {name: node for name, node in self.nodes.items() if name != node_id}
+            self._write(NODES_FILE, msgspec.json.encode(list(nodes.values())))
+            self.nodes = nodes
+            return True
 
     # --- files ---
 
