@@ -45,7 +45,7 @@ class TranslatedEngine(type(ENGINE)):  # type: ignore[misc]
 
 
 class Client:
-    """An exchange in memory: records the answer and simulates the behaviour of a client."""
+    """An exchange in memory: records the answer and simulates the behavior of a client."""
 
     def __init__(self, body: bytes, headers: Sequence[Header] = ()) -> None:
         self.method, self.path, self.query, self.body = "POST", "/api/chat", b"", body

@@ -142,9 +142,9 @@ def test_libraries_log_only_warnings_and_errors(running: Logs, tmp_path: Path) -
     assert [line["msg"] for line in written(tmp_path)] == ["a problem"]
 
 
-def test_colours_are_used_only_if_requested() -> None:
-    assert "\x1b" not in console_line(a_line("no"), colours=False)
-    assert console_line(a_line("yes", level=logging.ERROR), colours=True).count("\x1b[") == 2
+def test_colors_are_used_only_if_requested() -> None:
+    assert "\x1b" not in console_line(a_line("no"), colors=False)
+    assert console_line(a_line("yes", level=logging.ERROR), colors=True).count("\x1b[") == 2
 
 
 def test_a_closed_console_does_not_stop_the_log_file(tmp_path: Path) -> None:

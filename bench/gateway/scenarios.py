@@ -15,7 +15,7 @@ PACED_MODEL = "bench-paced"
 """The stub sends a stream at a fixed pace if the request names this model; every gateway keeps the name."""
 OLLAMA_MODEL = "bench-ollama"
 STREAMS = 256
-_NOTES = "Summarise the following notes for the weekly meeting and keep every number that is in them. " * 9
+_NOTES = "Summarize the following notes for the weekly meeting and keep every number that is in them. " * 9
 
 
 @dataclass(frozen=True, slots=True)

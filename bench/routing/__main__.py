@@ -19,7 +19,7 @@ from bench.routing.compare import Table
 from bench.routing.costs import FLEETS, Fleet, decision_us
 from bench.routing.runs import Case, Played, cases, main_load, played
 from bench.routing.targets import OURS, SIGNALS
-from sim.catalogue import POLICIES, SCENARIOS
+from sim.catalog import POLICIES, SCENARIOS
 
 SCENARIO_NAMES = tuple(one.name for one in SCENARIOS)
 POLICY_NAMES = tuple(one.name for one in POLICIES)

@@ -9,7 +9,7 @@ from random import Random
 
 from bench.routing.measures import Row
 from bench.routing.runs import Played
-from sim.catalogue import POLICIES
+from sim.catalog import POLICIES
 
 RESAMPLES = 1000
 SIMPLE = tuple(one.name for one in POLICIES if one.is_simple)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from bench.routing.compare import Table
 from bench.routing.costs import Fleet
 from bench.routing.targets import ORACLE, OURS, SIGNALS, goals
-from sim.catalogue import SCENARIOS
+from sim.catalog import SCENARIOS
 
 HEAD = "| policy | mean s | p99 s | first p50 s | first p99 s | good | unanswered | loads | GB read | cached | Jain |"
 BEGIN, END = "<!-- table: begin -->", "<!-- table: end -->"
@@ -98,8 +98,8 @@ def picture(table: Table, load: float) -> str:
         f'<text x="{left}" y="16" font-size="13">'
         f"Mean seconds to the complete answer, load {load:g} (logarithmic; less is better)</text>"
     )
-    for number, (name, colour) in enumerate(names):
-        parts.append(f'<rect x="{left + 130 * number}" y="22" width="10" height="10" fill="{colour}"/>')
+    for number, (name, color) in enumerate(names):
+        parts.append(f'<rect x="{left + 130 * number}" y="22" width="10" height="10" fill="{color}"/>')
         parts.append(f'<text x="{left + 14 + 130 * number}" y="31">{name}</text>')
     ticks = (0.1, 1.0, 10.0, 100.0, 1000.0)
     for tick in ticks:
@@ -111,13 +111,13 @@ def picture(table: Table, load: float) -> str:
     for number, scenario in enumerate(scenarios):
         best = table.best_simple(scenario, load)
         chosen = (SIGNALS, best, OURS)
-        for bar, (policy, (_, colour)) in enumerate(zip(chosen, names, strict=True)):
+        for bar, (policy, (_, color)) in enumerate(zip(chosen, names, strict=True)):
             if policy is None or policy not in table.rows[(scenario, load)]:
                 continue
             value = table.mean(scenario, load, policy, "mean")
             y, x = _y(value, top, height), left + 60 * number + 6 + 15 * bar
             parts.append(
-                f'<rect x="{x}" y="{y:.1f}" width="14" height="{top + height - y:.1f}" fill="{colour}">'
+                f'<rect x="{x}" y="{y:.1f}" width="14" height="{top + height - y:.1f}" fill="{color}">'
                 f"<title>{scenario} {policy}: {value:.2f} s</title></rect>"
             )
         parts.append(f'<text x="{left + 60 * number + 16}" y="{top + height + 16}">{scenario}</text>')

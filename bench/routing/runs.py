@@ -9,7 +9,7 @@ from pathlib import Path
 from random import Random
 
 from bench.routing.measures import Row, measured
-from sim.catalogue import POLICIES, SCENARIOS
+from sim.catalog import POLICIES, SCENARIOS
 from sim.compose import build_world
 from sim.traces import Traces
 

@@ -39,8 +39,8 @@ _STANDARD_FIELDS = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asc
 # JSON escapes the characters below a space; these are escaped here: DEL, C1 controls, line separators, text direction.
 _INVISIBLE = re.compile("[\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-_COLOURS = ((logging.ERROR, "\x1b[31m"), (logging.WARNING, "\x1b[33m"), (logging.INFO, ""), (0, "\x1b[2m"))
-_NO_COLOUR = "\x1b[0m"
+_COLORS = ((logging.ERROR, "\x1b[31m"), (logging.WARNING, "\x1b[33m"), (logging.INFO, ""), (0, "\x1b[2m"))
+_NO_COLOR = "\x1b[0m"
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,10 +190,10 @@ class _ConsoleHandler(logging.StreamHandler[TextIO]):
     def __init__(self, settings: LogSettings, console: TextIO) -> None:
         super().__init__(console)
         self.setLevel(settings.console_level)
-        self._has_colours = console.isatty() and not os.environ.get("NO_COLOR")
+        self._has_colors = console.isatty() and not os.environ.get("NO_COLOR")
 
     def format(self, record: logging.LogRecord) -> str:
-        return console_line(record, self._has_colours)
+        return console_line(record, self._has_colors)
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802, ARG002 - the standard library's method
         """The terminal is closed: from here on only the file gets lines."""
@@ -316,7 +316,7 @@ def json_line(record: logging.LogRecord) -> str:
     return _INVISIBLE.sub(lambda found: f"\\u{ord(found[0]):04x}", text) + "\n"
 
 
-def console_line(record: logging.LogRecord, colours: bool = False) -> str:
+def console_line(record: logging.LogRecord, colors: bool = False) -> str:
     """One line for the console: the time, the level unless it is info, the message, and the fields in parentheses."""
     clock = datetime.fromtimestamp(record.created).astimezone().strftime("%H:%M:%S")
     level = "" if record.levelno == logging.INFO else f"{record.levelname.lower()}: "
@@ -325,8 +325,8 @@ def console_line(record: logging.LogRecord, colours: bool = False) -> str:
         f"{name}={_json_value(value)}" for name, value in {**_context(record), **error}.items() if name != "stack"
     )
     text = _printable(f"{level}{_truncated(_message(record))}" + (f" ({context})" if context else ""))
-    colour = next(colour for level_min, colour in _COLOURS if record.levelno >= level_min) if colours else ""
-    return f"{clock} {colour}{text}{_NO_COLOUR if colour else ''}\n"
+    color = next(color for level_min, color in _COLORS if record.levelno >= level_min) if colors else ""
+    return f"{clock} {color}{text}{_NO_COLOR if color else ''}\n"
 
 
 def _message(record: logging.LogRecord) -> str:
@@ -364,7 +364,7 @@ def _truncated(text: str) -> str:
 
 
 def _printable(text: str) -> str:
-    """Escapes control characters: a name or an error text must not move the cursor or change a colour."""
+    """Escapes control characters: a name or an error text must not move the cursor or change a color."""
     return _CONTROL.sub(
         lambda found: f"\\x{ord(found[0]):02x}" if ord(found[0]) < 256 else f"\\u{ord(found[0]):04x}", text
     )

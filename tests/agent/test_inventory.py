@@ -55,7 +55,7 @@ def test_an_engine_is_found_by_its_url_and_its_models_are_reported() -> None:
     with_ollama(play)
 
 
-def test_a_url_without_a_kind_is_recognised() -> None:
+def test_a_url_without_a_kind_is_recognized() -> None:
     async def play(fake: FakeOllama) -> None:
         found = await engines(fake.url, engine="auto").poll()
         assert [local.engine.kind for local in found] == ["ollama"]

@@ -29,7 +29,7 @@ def test_a_model_that_was_replaced_is_found_only_by_its_new_digest(tmp_path: Pat
 
 def test_a_model_with_a_missing_layer_is_not_found(tmp_path: Path) -> None:
     digest, store = make(tmp_path), ModelStore(tmp_path)
-    (tmp_path / "blobs" / f"sha256-{hashlib.sha256(b'licence').hexdigest()}").unlink()
+    (tmp_path / "blobs" / f"sha256-{hashlib.sha256(b'license').hexdigest()}").unlink()
     assert store.manifest(digest) is None
 
 

@@ -55,7 +55,7 @@ def test_a_quoted_number_is_parsed() -> None:
     assert (parse_count(' "4" '), parse_count("8\n")) == (4, 8)
 
 
-def test_only_the_server_process_is_recognised() -> None:
+def test_only_the_server_process_is_recognized() -> None:
     assert is_server("ollama", ["/usr/local/bin/ollama", "serve"]) and is_server("Ollama.exe", ["ollama.exe", "serve"])
     assert (
         not is_server("ollama", ["ollama", "run", "serve"])

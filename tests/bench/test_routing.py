@@ -17,7 +17,7 @@ from bench.routing.compare import Table
 from bench.routing.measures import UNANSWERED_S, Row, measured
 from bench.routing.runs import Case, Played
 from bench.routing.targets import goals
-from sim.catalogue import POLICIES, SCENARIOS
+from sim.catalog import POLICIES, SCENARIOS
 from sim.compose import build_world
 from sim.traces import Traces
 

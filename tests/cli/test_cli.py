@@ -1,4 +1,4 @@
-"""Tests of the commands as processes: plain text in a pipe, JSON on request, colours on a terminal, clear errors."""
+"""Tests of the commands as processes: plain text in a pipe, JSON on request, colors on a terminal, clear errors."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MODELS = [
     FakeModel(name="a-model-with-a-rather-long-name:70b-instruct-q4_K_M"),
 ]
 on_terminals = pytest.mark.skipif(
-    not IS_POSIX, reason="no pseudo-terminals on this system: COLOURS AND CTRL-C ARE NOT TESTED"
+    not IS_POSIX, reason="no pseudo-terminals on this system: COLORS AND CTRL-C ARE NOT TESTED"
 )
 
 
@@ -67,9 +67,7 @@ def test_json_output_is_valid_json(fleet: Fleet, arguments: tuple[str, ...]) -> 
 @on_terminals
 @pytest.mark.parametrize("columns", [80, 140])
 @pytest.mark.parametrize("arguments", [*READ_COMMANDS[:2], ("why", "last"), ("config", "port")])
-def test_terminal_output_has_colours_and_no_wrapped_line(
-    fleet: Fleet, arguments: tuple[str, ...], columns: int
-) -> None:
+def test_terminal_output_has_colors_and_no_wrapped_line(fleet: Fleet, arguments: tuple[str, ...], columns: int) -> None:
     with Terminal(*arguments, url=None if arguments[0] == "config" else fleet.url, columns=columns) as screen:
         assert screen.end() == 0
     assert ESCAPE in screen.raw

@@ -70,7 +70,7 @@ def test_a_silent_server_causes_a_timeout() -> None:
             CoordinatorClient(f"http://127.0.0.1:{silent.getsockname()[1]}", timeout_s=0.05).get("/fleet/status")
 
 
-def test_another_program_on_the_port_is_recognised() -> None:
+def test_another_program_on_the_port_is_recognized() -> None:
     with FakeOllama(["m"]) as ollama, pytest.raises(NotReached, match="is not a herd coordinator"):
         CoordinatorClient(ollama.url).get("/fleet/status")
 

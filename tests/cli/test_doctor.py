@@ -61,7 +61,7 @@ def test_without_a_coordinator_the_command_that_starts_one_is_shown(tmp_path: Pa
     assert found.level == ERROR and "start it with: herd" in found.remedy
 
 
-def test_another_program_on_the_port_is_recognised(fake: FakeOllama, tmp_path: Path) -> None:
+def test_another_program_on_the_port_is_recognized(fake: FakeOllama, tmp_path: Path) -> None:
     assert "is not a herd coordinator" in findings(fake.url, tmp_path)["coordinator"].message
 
 

@@ -114,7 +114,7 @@ def test_unknown_fields_of_a_later_version_are_ignored(tmp_path: Path) -> None:
     assert done.whole.choices == 1  # type: ignore[attr-defined]
 
 
-def test_a_changed_decision_is_summarised(tmp_path: Path) -> None:
+def test_a_changed_decision_is_summarized(tmp_path: Path) -> None:
     _, text = replay_and_show(a_database(tmp_path, *[a_column()] * 4), policy="signals")
     assert text.splitlines()[:2] == [
         "Replayed with policy signals; everything else as recorded.",

@@ -57,7 +57,7 @@ def test_invalid_replies_give_less_information_and_no_exception(engine: Engine, 
 
 
 @each_engine
-def test_missing_reply_is_not_recognised_and_gives_an_empty_inventory(engine: Engine) -> None:
+def test_missing_reply_is_not_recognized_and_gives_an_empty_inventory(engine: Engine) -> None:
     silence = EngineResponse(0, b"")
     assert not engine.recognizes(silence)
     assert engine.inventory(tuple(silence for _ in engine.inventory_requests())).models == ()

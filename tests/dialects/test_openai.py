@@ -284,7 +284,7 @@ def test_without_usage_the_chunks_are_counted_for_every_chunking() -> None:
 
 
 @pytest.mark.parametrize("last", [b"data: [DONE]", b"data:[DONE]\r\n\r\n", b"data: [DONE]\n\n: ping\n\n"])
-def test_terminator_is_recognised_in_every_spelling(last: bytes) -> None:
+def test_terminator_is_recognized_in_every_spelling(last: bytes) -> None:
     assert watched(parse(stream=True), [b'data: {"choices":[]}\n\n', last]) == Counters()
 
 

@@ -387,13 +387,13 @@ def test_invalid_entries_are_skipped() -> None:
     assert (model.name, model.size_bytes, model.loaded) == ("ok", 0, Loaded(0))
 
 
-def test_server_that_loads_its_model_is_recognised_with_an_empty_inventory() -> None:
+def test_server_that_loads_its_model_is_recognized_with_an_empty_inventory() -> None:
     loading = recorded("loading")
     assert ENGINE.recognizes(loading) and ENGINE.is_busy(loading.status, loading.body)
     assert ENGINE.inventory((loading, loading, loading)).models == ()
 
 
-def test_probe_recognises_only_llama_cpp() -> None:
+def test_probe_recognizes_only_llama_cpp() -> None:
     assert ENGINE.probe().path == "/props"
     assert ENGINE.recognizes(recorded("props")) and ENGINE.recognizes(recorded("router_props"))
     for other in (
@@ -421,7 +421,7 @@ def test_unsupported_feature_is_not_a_failure_of_the_node(name: str, is_fault: b
     assert not ENGINE.is_request_invalid(500, b'{"error":{"message":"decode failed"}}')
 
 
-def test_missing_model_of_a_router_is_recognised() -> None:
+def test_missing_model_of_a_router_is_recognized() -> None:
     unknown, no_path = recorded("router_unknown"), recorded("tags")
     assert ENGINE.is_model_missing(unknown.status, unknown.body)
     assert not ENGINE.is_model_missing(no_path.status, no_path.body)

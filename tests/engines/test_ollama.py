@@ -270,7 +270,7 @@ def test_missing_replies_give_an_empty_inventory() -> None:
     assert ENGINE.inventory(()).version == ""
 
 
-def test_probe_recognises_only_ollama() -> None:
+def test_probe_recognizes_only_ollama() -> None:
     assert ENGINE.probe().path == "/api/version"
     assert ENGINE.recognizes(EngineResponse(200, sample("version").body))
     for other in (
@@ -286,7 +286,7 @@ def test_probe_recognises_only_ollama() -> None:
 # --- refusals ---
 
 
-def test_busy_engine_is_recognised() -> None:
+def test_busy_engine_is_recognized() -> None:
     text = b'{"error":"server busy, please try again.  maximum pending requests exceeded"}'
     assert ENGINE.is_busy(503, text) and ENGINE.is_busy(429, b"")
     assert not ENGINE.is_busy(500, b'{"error":"an error was encountered while running the model"}')
@@ -295,7 +295,7 @@ def test_busy_engine_is_recognised() -> None:
 @pytest.mark.parametrize(
     "name", ["nomodel_chat", "nomodel_gen", "nomodel_embed", "nomodel_show", "oa_nomodel", "an_nomodel"]
 )
-def test_missing_model_is_recognised_in_every_api(name: str) -> None:
+def test_missing_model_is_recognized_in_every_api(name: str) -> None:
     assert ENGINE.is_model_missing(sample(name).status, sample(name).body)
 
 

@@ -147,7 +147,7 @@ def test_models_of_unknown_servers_count_as_loaded() -> None:
     assert (model.name, model.loaded) == ("mlx-community/Q", Loaded(0))
 
 
-def test_each_engine_recognises_only_its_own_server() -> None:
+def test_each_engine_recognizes_only_its_own_server() -> None:
     answers = {
         "vllm": {"/v1/models": reply(VLLM_MODELS)},
         "lmstudio": {

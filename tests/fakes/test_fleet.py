@@ -63,7 +63,7 @@ def test_broken_node_does_not_affect_a_client_before_the_first_byte() -> None:
 
 
 @pytest.mark.skipif(not HAS_XLLAMACPP, reason="xllamacpp is not installed")
-def test_real_engine_is_recognised_and_answers_through_the_coordinator() -> None:
+def test_real_engine_is_recognized_and_answers_through_the_coordinator() -> None:
     with LlamaEngine(EngineSettings(alias="tiny", slots=2)) as engine, running_fleet({"real": engine}) as fleet:
         body = {"model": "tiny", "messages": HI, "max_tokens": 4, "seed": 1}
         status, answer = post(fleet, "/v1/chat/completions", body)

@@ -1,4 +1,4 @@
-"""Tests that a single request returns a complete answer or a reason for any behaviour of the server."""
+"""Tests that a single request returns a complete answer or a reason for any behavior of the server."""
 
 from __future__ import annotations
 

@@ -74,7 +74,7 @@ BIG_MODEL = "tiny:big"
 
 
 def make_big(ollama: RealOllama) -> int:
-    """Creates a model with one large layer (its licence), and returns the size of all its layers in bytes."""
+    """Creates a model with one large layer (its license), and returns the size of all its layers in bytes."""
     order = {"model": BIG_MODEL, "from": CHAT_MODEL, "license": "herd " * (BIG_BYTES // 5), "stream": False}
     ollama.ask("POST", "/api/create", json.dumps(order).encode())
     return next(one["size"] for one in json.loads(ollama.ask("GET", "/api/tags"))["models"] if one["name"] == BIG_MODEL)

@@ -35,7 +35,7 @@ def test_the_signal_takes_points_from_a_busy_node() -> None:
     assert signal.points(None, Busy, Weights()) == -5.0  # type: ignore[arg-type]
 
 
-def test_the_engine_recognises_its_server_and_reads_its_models() -> None:
+def test_the_engine_recognizes_its_server_and_reads_its_models() -> None:
     engine = record_of("engines", "ENGINE")
     assert isinstance(engine, Engine) and engine.recognizes(EngineResponse(200, MODELS))
     assert [model.name for model in engine.inventory((EngineResponse(200, MODELS),)).models] == ["qwen3"]

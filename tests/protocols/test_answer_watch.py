@@ -70,7 +70,7 @@ def test_truncated_member_is_not_read() -> None:
     ("body", "is_good"),
     [(b"{}", True), (b'{"error":null}', True), (b'{"error":"x"}', False), (b"[]", False), (b"{", False)],
 )
-def test_object_with_an_error_is_recognised(body: bytes, is_good: bool) -> None:
+def test_object_with_an_error_is_recognized(body: bytes, is_good: bool) -> None:
     assert is_object_without_error(body) is is_good
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from random import Random
 
-from sim.catalogue import POLICIES, SCENARIOS
+from sim.catalog import POLICIES, SCENARIOS
 from sim.compose import build_world
 from sim.traces import Traces
 

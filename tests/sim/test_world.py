@@ -11,7 +11,7 @@ from random import Random
 import pytest
 
 from herd.core.state.request import Outcome
-from sim.catalogue import POLICIES, SCENARIOS
+from sim.catalog import POLICIES, SCENARIOS
 from sim.compose import SimPolicy, build_world
 from sim.simulation import Scenario
 from sim.traces import Traces
@@ -68,7 +68,7 @@ def test_closed_lid_loses_only_requests_with_a_first_token() -> None:
 
 DIGESTS = """
 from random import Random
-from sim.catalogue import POLICIES, SCENARIOS
+from sim.catalog import POLICIES, SCENARIOS
 from sim.compose import build_world
 from sim.traces import Traces
 for scenario in SCENARIOS:

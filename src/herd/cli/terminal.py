@@ -1,6 +1,6 @@
-"""Prints results on a terminal or in a pipe: text with colours, JSON, wrapped lines and errors.
+"""Prints results on a terminal or in a pipe: text with colors, JSON, wrapped lines and errors.
 
-Piped output has no colour codes and is not truncated. A character that the console cannot show becomes a question
+Piped output has no color codes and is not truncated. A character that the console cannot show becomes a question
 mark.
 """
 
@@ -115,7 +115,7 @@ def wrapped(prefix: Text, text: str, width: int, style: str = "") -> list[Text]:
 
 
 def printable(text: object) -> str:
-    """Text from outside without control characters, which could move the cursor or change a colour."""
+    """Text from outside without control characters, which could move the cursor or change a color."""
     return "".join(c if c.isprintable() or c == "\n" else "?" for c in str(text))
 
 

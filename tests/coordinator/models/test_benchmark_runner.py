@@ -129,7 +129,7 @@ def test_only_the_selection_is_measured(fleet: Fleet) -> None:
 
 @pytest.mark.parametrize(
     "asked",
-    [{"nodes": ["nobody"]}, {"models": ["nothing"]}, {"kinds": ["colour"]}, {"nodes": "alpha"}, {"nodes": ["n"] * 300}],
+    [{"nodes": ["nobody"]}, {"models": ["nothing"]}, {"kinds": ["color"]}, {"nodes": "alpha"}, {"nodes": ["n"] * 300}],
 )
 def test_an_unknown_node_or_model_is_refused(fleet: Fleet, asked: Json) -> None:
     status, answer = post(fleet, "start", asked)

@@ -115,7 +115,7 @@ def test_queued_load_time_is_an_upper_bound() -> None:
     ("name", "share"),
     [("qwen3:30b-a3b", 0.1), ("gpt-oss:20b", 0.17), ("hf.co/x/mixtral:8x7b", 0.28), ("llama3.1:8b", 1.0)],
 )
-def test_mixtures_of_experts_are_recognised_by_name(name: str, share: float) -> None:
+def test_mixtures_of_experts_are_recognized_by_name(name: str, share: float) -> None:
     assert active_share(a_model_info(name)) == pytest.approx(share)
 
 

@@ -172,7 +172,7 @@ def tensors(model: TinyModel, vocabulary: Vocabulary) -> dict[str, NDArray[np.ge
 def biased(output: Weights, model: TinyModel, vocabulary: Vocabulary) -> Weights:
     """The output matrix with its column 0 as the logit bias of each token."""
     constant = sqrt(model.width) / sqrt(1 + (model.width - 1) * SPREAD**2)
-    """The approximate value of channel 0 after the last normalisation."""
+    """The approximate value of channel 0 after the last normalization."""
     types = np.array(vocabulary.types)
     spoken = int((types == NORMAL).sum())
     output[:, 0] = 0

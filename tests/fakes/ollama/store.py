@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def make(
-    store: Path, name: str = "registry.ollama.ai/library/m/latest", layers: tuple[bytes, ...] = (b"weights", b"licence")
+    store: Path, name: str = "registry.ollama.ai/library/m/latest", layers: tuple[bytes, ...] = (b"weights", b"license")
 ) -> str:
     """Writes a model in Ollama's format and returns its digest."""
     listed = []

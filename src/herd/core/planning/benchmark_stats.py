@@ -1,4 +1,4 @@
-"""Plans the probes of a benchmark run, summarises their results, and compares two runs.
+"""Plans the probes of a benchmark run, summarizes their results, and compares two runs.
 
 A run is a list of probes; each sends a few requests to one model on one node. A figure is the median of its
 repetitions, with the lowest and highest value. Two runs are compared by the logarithm of the ratio of their medians.
