@@ -62,11 +62,12 @@ class PlacementLoader:
     def _note(self, request: Request) -> None:
         if request.kind is RequestKind.INFO:
             return
-        written, read = self._forecast.outputs.expected_tokens(request, request.model), float(request.prompt_tokens)
-        known = self._usual.pop(request.model, (read, written))
+        prompt_tokens = float(request.prompt_tokens)
+        output_tokens = self._forecast.outputs.expected_tokens(request, request.model)
+        known = self._usual.pop(request.model, (prompt_tokens, output_tokens))
         self._usual[request.model] = (
-            known[0] + EMA_WEIGHT * (read - known[0]),
-            known[1] + EMA_WEIGHT * (written - known[1]),
+            known[0] + EMA_WEIGHT * (prompt_tokens - known[0]),
+            known[1] + EMA_WEIGHT * (output_tokens - known[1]),
         )
         if len(self._usual) > MODELS_MAX:
             self._usual.popitem(last=False)
@@ -78,13 +79,13 @@ class PlacementLoader:
                 yield ModelDemand(model, 1.0 / gap_s)
 
     def _options(self) -> Iterator[PlacementOption]:
-        rates, residency = self._forecast.speeds, self._forecast.residency
-        for model, (read, written) in self._usual.items():
+        speeds, residency = self._forecast.speeds, self._forecast.residency
+        for model, (prompt_tokens, output_tokens) in self._usual.items():
             for node in self._fleet.with_model(model):
                 if not _serves(node):
                     continue
-                model_info, speed = node.report.models[model], rates.speed(node, model)
-                serve_s = read / max(speed.prompt_tokens_per_s, 1e-6) + written * speed.step_s
+                model_info, speed = node.report.models[model], speeds.speed(node, model)
+                serve_s = prompt_tokens / max(speed.prompt_tokens_per_s, 1e-6) + output_tokens * speed.step_s
                 size_bytes = residency.footprint_bytes(node, model_info, model)
                 yield PlacementOption(
                     node.id, model, size_bytes, serve_s, speed.cold_load_s or speed.load_s, model_info.engine.slots

@@ -13,7 +13,7 @@ from msgspec import structs
 
 from builders import a_model_info, a_report, a_request, a_world
 from herd.cli.client import CliError
-from herd.cli.replay import ReplayRequest, lines, parse_options, parse_span, parse_weights, replayed
+from herd.cli.replay import ReplayRequest, compute_replay, lines, parse_options, parse_span, parse_weights
 from herd.coordinator.storage.database import open_for_writing
 from herd.coordinator.storage.learned_state import insert_rules
 from herd.coordinator.storage.trace_rows import INSERT_TRACE, trace_row
@@ -57,8 +57,8 @@ def a_column() -> str:
 
 def replay_and_show(path: Path, **more: object) -> tuple[object, str]:
     options = replace(ReplayRequest(path), **more)  # type: ignore[arg-type]
-    done = replayed(options, NOW)
-    return done, "\n".join(line.plain for line in lines(done, options, 100))
+    result = compute_replay(options, NOW)
+    return result, "\n".join(line.plain for line in lines(result, options, 100))
 
 
 def test_rows_without_enough_data_are_counted(tmp_path: Path) -> None:
@@ -80,8 +80,13 @@ def test_rows_without_enough_data_are_counted(tmp_path: Path) -> None:
     ]
     without_node = json.dumps({"model": "m", "chosen": None, "scored": [], "rejected": []})
     path = a_database(tmp_path, good, *broken, without_node)
-    done = replayed(ReplayRequest(path), NOW)
-    assert (done.whole.choices, done.whole.changed, done.without_node, done.unreadable) == (1, 0, 1, len(broken))
+    result = compute_replay(ReplayRequest(path), NOW)
+    assert (result.totals.choices, result.totals.changed, result.without_node, result.unreadable) == (
+        1,
+        0,
+        1,
+        len(broken),
+    )
     _, text = replay_and_show(path)
     assert "1 decision, all identical (100 %)." in text
     assert f"{len(broken)} rows from an older version, or without candidates, cannot be replayed." in text
@@ -92,8 +97,8 @@ def test_a_database_without_a_rules_table_can_be_read(tmp_path: Path) -> None:
     path = a_database(tmp_path, a_column(), rules=None)
     with closing(sqlite3.connect(path)) as connection:
         connection.execute("DROP TABLE decision_rules")
-    done, text = replay_and_show(path)
-    assert done.unreadable == 1  # type: ignore[attr-defined]
+    result, text = replay_and_show(path)
+    assert result.unreadable == 1  # type: ignore[attr-defined]
     assert "No recorded decision could be replayed." in text
 
 
@@ -102,16 +107,16 @@ def test_decisions_with_unreadable_rules_are_not_replayed(tmp_path: Path) -> Non
     with closing(sqlite3.connect(path)) as connection:
         connection.execute("UPDATE decision_rules SET weights = '{'")
         connection.commit()
-    done, _ = replay_and_show(path)
-    assert done.unreadable == 1  # type: ignore[attr-defined]
+    result, _ = replay_and_show(path)
+    assert result.unreadable == 1  # type: ignore[attr-defined]
 
 
 def test_unknown_fields_of_a_later_version_are_ignored(tmp_path: Path) -> None:
     """A later version may add fields."""
     more = json.loads(a_column()) | {"novel": {"a": 1}}
     more["scored"][0]["novel"] = [1]
-    done, _ = replay_and_show(a_database(tmp_path, json.dumps(more)))
-    assert done.whole.choices == 1  # type: ignore[attr-defined]
+    result, _ = replay_and_show(a_database(tmp_path, json.dumps(more)))
+    assert result.totals.choices == 1  # type: ignore[attr-defined]
 
 
 def test_a_changed_decision_is_summarized(tmp_path: Path) -> None:
@@ -127,8 +132,8 @@ def test_a_changed_decision_is_summarized(tmp_path: Path) -> None:
 
 def test_only_recent_requests_are_replayed(tmp_path: Path) -> None:
     path = a_database(tmp_path, *[a_column()] * 10)
-    assert replayed(ReplayRequest(path, since_s=150.0), NOW).whole.choices == 3
-    assert replayed(ReplayRequest(path, limit=7), NOW).whole.choices == 7
+    assert compute_replay(ReplayRequest(path, since_s=150.0), NOW).totals.choices == 3
+    assert compute_replay(ReplayRequest(path, limit=7), NOW).totals.choices == 7
 
 
 def test_weights_are_named_by_field_or_by_setting() -> None:

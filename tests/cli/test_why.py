@@ -108,7 +108,9 @@ def test_equal_candidates_are_reported() -> None:
 
 
 def test_every_attempt_is_shown_with_its_failure_and_its_decision() -> None:
-    rejected = [{"node_id": "gpu-box", "filter": "tried", "reason": "failed this request before"}]
+    rejected = [
+        {"node_id": "gpu-box", "filter": "tried", "reason": "an earlier attempt of this request failed on this node"}
+    ]
     second = {"model": "m:latest", "chosen": "laptop", "scored": [COLD], "rejected": rejected}
     lines = shown(
         a_row(status="retried", failure="reset", error_message="the node closed the connection", attempt_ms=300.0),
@@ -116,7 +118,7 @@ def test_every_attempt_is_shown_with_its_failure_and_its_decision() -> None:
     )
     assert "Attempt 1: failed on gpu-box after 300 ms: the node closed the connection" in lines
     assert "Attempt 2: answered by laptop" in lines
-    assert "   x gpu-box: failed this request before (tried)" in lines
+    assert "   x gpu-box: an earlier attempt of this request failed on this node (tried)" in lines
 
 
 def test_a_rejected_request_shows_the_reason_of_every_node() -> None:

@@ -18,7 +18,7 @@ from fakes.faults import Cut, Status
 from fakes.fleet import Fleet, Machine, running_fleet, settings_for_tests
 from fakes.ollama.server import FakeModel, FakeOllama
 from herd.cli.client import CliError
-from herd.cli.replay import ReplayRequest, lines, parse_options, replayed, to_json
+from herd.cli.replay import ReplayRequest, compute_replay, lines, parse_options, to_json
 from herd.coordinator.settings import GeneralSettings
 from herd.core.lifecycle.holding import HoldingSettings
 from herd.core.state.fleet import GB
@@ -120,11 +120,11 @@ def test_the_recorded_day_has_queues_and_failures(day: Fleet) -> None:
 
 
 def test_unchanged_settings_reproduce_every_decision(day: Fleet) -> None:
-    done = replayed(ReplayRequest(path_of(day)), NOW)
-    assert done.unreadable == done.undecidable == done.cut_short == 0
-    assert done.whole.changed == 0, to_json(done, ReplayRequest(path_of(day)))
-    assert done.whole.choices + done.without_node == counted(day, "1") >= REQUESTS
-    assert done.whole.choices == counted(day, "json_extract(candidates, '$.chosen') IS NOT NULL")
+    result = compute_replay(ReplayRequest(path_of(day)), NOW)
+    assert result.unreadable == result.undecidable == result.incomplete == 0
+    assert result.totals.changed == 0, to_json(result, ReplayRequest(path_of(day)))
+    assert result.totals.choices + result.without_node == counted(day, "1") >= REQUESTS
+    assert result.totals.choices == counted(day, "json_extract(candidates, '$.chosen') IS NOT NULL")
 
 
 def test_each_recorded_decision_names_the_node_that_got_the_request(day: Fleet) -> None:
@@ -134,18 +134,20 @@ def test_each_recorded_decision_names_the_node_that_got_the_request(day: Fleet) 
 @pytest.mark.parametrize("policy", ["completion_time", "signals"])
 def test_another_policy_is_tried_on_the_same_day(day: Fleet, policy: str) -> None:
     wanted = ReplayRequest(path_of(day), policy)
-    done = replayed(wanted, NOW)
-    assert done.undecidable == done.unreadable == done.cut_short == 0
+    result = compute_replay(wanted, NOW)
+    assert result.undecidable == result.unreadable == result.incomplete == 0
     in_force = day.coordinator.settings.general.scheduler
-    assert (done.whole.changed > 0) == (policy != in_force)
+    assert (result.totals.changed > 0) == (policy != in_force)
     assert (
-        sum(then for then, _ in done.nodes.values()) == sum(now for _, now in done.nodes.values()) == done.whole.choices
+        sum(before for before, _ in result.nodes.values())
+        == sum(after for _, after in result.nodes.values())
+        == result.totals.choices
     )
-    values = to_json(done, wanted)
+    values = to_json(result, wanted)
     assert sum(move["choices"] for model in values["models"] for move in model["moves"]) == values["changed"]
-    assert done.whole.unestimated == 0
+    assert result.totals.unestimated == 0
     if policy != in_force:
-        text = "\n".join(line.plain for line in lines(done, wanted, 200))
+        text = "\n".join(line.plain for line in lines(result, wanted, 200))
         assert (
             "would change" in text
             and "Estimated: " in text
@@ -164,13 +166,13 @@ def test_the_command_prints_text_and_json(day: Fleet) -> None:
 
 
 def test_a_limit_takes_the_newest(day: Fleet) -> None:
-    done = replayed(ReplayRequest(path_of(day), limit=25), NOW)
-    assert done.whole.choices + done.without_node == 25
+    result = compute_replay(ReplayRequest(path_of(day), limit=25), NOW)
+    assert result.totals.choices + result.without_node == 25
 
 
 def test_a_missing_or_invalid_database_is_reported_with_the_next_command(tmp_path: Path) -> None:
-    done = herd("replay", "--db", str(tmp_path))
-    assert done.status == 1 and "herd replay --db PATH" in done.err
+    result = herd("replay", "--db", str(tmp_path))
+    assert result.status == 1 and "herd replay --db PATH" in result.err
     (tmp_path / "latency.db").write_bytes(b"no database at all, whatever it is called" * 100)
     with pytest.raises(CliError, match="cannot be read as a trace database"):
-        replayed(parse_options(tmp_path, None, None, None, 10), NOW)
+        compute_replay(parse_options(tmp_path, None, None, None, 10), NOW)

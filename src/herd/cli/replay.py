@@ -33,8 +33,8 @@ ROWS_MAX = 1_000_000
 MODELS_SHOWN = 10
 NODES_SHOWN = 10
 BUSY_TIMEOUT_S = 2.0
-SHOWN_MIN_S = 0.05
-"""Estimates are not more precise than this."""
+SAVED_MIN_S = 0.05
+"""Smaller differences are shown as 0, because estimates are not more precise."""
 SPAN = re.compile(r"(\d+(?:\.\d+)?)(s|m|h|d|w)")
 SPAN_SECONDS = (("s", 1.0), ("m", 60.0), ("h", 3600.0), ("d", 86_400.0), ("w", 604_800.0))
 
@@ -93,7 +93,7 @@ def parse_weights(text: str) -> dict[str, float]:
     """Weights from "harm_weight=0.5,FLEET_SCORE_MODEL_HOT=80", by name or by setting. Raises CliError."""
     known = weight_names()
     found: dict[str, float] = {}
-    for part in filter(None, (one.strip() for one in text.split(","))):
+    for part in filter(None, (weight.strip() for weight in text.split(","))):
         name, _, value = part.partition("=")
         field_name = known.get(name.strip().lower())
         if field_name is None:
@@ -122,7 +122,9 @@ def _finite(name: str, value: str) -> float:
 def weight_names() -> dict[str, str]:
     """The field of each weight by its possible names (field and setting), in lower case."""
     known = [
-        (one.name, str(one.metadata["env"])) for record in (Weights, CompletionTimeSettings) for one in fields(record)
+        (weight.name, str(weight.metadata["env"]))
+        for record in (Weights, CompletionTimeSettings)
+        for weight in fields(record)
     ]
     return {alias.lower(): name for name, env in known for alias in (name, env)}
 
@@ -132,11 +134,11 @@ def weight_names() -> dict[str, str]:
 
 def replay(options: ReplayRequest, as_json: bool) -> None:
     """Replays and prints. Raises CliError if there is no database or it cannot be read."""
-    done = replayed(options, time.time())
-    show(to_json(done, options), as_json, lambda _: lines(done, options, console.width))
+    result = compute_replay(options, time.time())
+    show(to_json(result, options), as_json, lambda _: lines(result, options, console.width))
 
 
-def replayed(options: ReplayRequest, now: float) -> Replay:
+def compute_replay(options: ReplayRequest, now: float) -> Replay:
     """Decides every recorded request again; `now` is Unix time. Raises CliError."""
     if not options.path.is_file():
         raise CliError(
@@ -145,51 +147,52 @@ def replayed(options: ReplayRequest, now: float) -> Replay:
         )
     try:
         with closing(open_for_reading(options.path, BUSY_TIMEOUT_S)) as connection:
-            return _replayed(connection, options, now)
+            return _compute_replay(connection, options, now)
     except (sqlite3.Error, UnicodeDecodeError) as error:
         raise CliError(
             f"{options.path} cannot be read as a trace database: {error}", "for details run: herd doctor"
         ) from error
 
 
-def _replayed(connection: sqlite3.Connection, options: ReplayRequest, now: float) -> Replay:
-    done, signals = Replay(), discover(herd.core.scheduling.signals, Signal, "SIGNAL")
-    known = learned_state.load_rules(connection) if queries.has_rules(connection) else {}
-    under: dict[str, DecisionRules] = {
-        name: rules.changed(options.policy, options.weights or {}) for name, rules in known.items()
+def _compute_replay(connection: sqlite3.Connection, options: ReplayRequest, now: float) -> Replay:
+    result, signals = Replay(), discover(herd.core.scheduling.signals, Signal, "SIGNAL")
+    recorded_rules = learned_state.load_rules(connection) if queries.has_rules(connection) else {}
+    changed_rules: dict[str, DecisionRules] = {
+        fingerprint: rules.changed(options.policy, options.weights or {})
+        for fingerprint, rules in recorded_rules.items()
     }
     since = now - options.since_s if options.since_s is not None else 0.0
     for request_id, prompt_tokens, column in queries.recorded_decisions(connection, since, options.limit):
         try:
-            choice = decision_record.to_recorded_decision(request_id, prompt_tokens, column, known)
+            decision = decision_record.to_recorded_decision(request_id, prompt_tokens, column, recorded_rules)
         except decision_record.UnreadableDecision:
-            done.unreadable += 1
+            result.unreadable += 1
             continue
-        if choice is None:
-            done.without_node += 1
+        if decision is None:
+            result.without_node += 1
         else:
-            done.add(choice, under[choice.rules.fingerprint], signals)
-    return done
+            result.add(decision, changed_rules[decision.rules.fingerprint], signals)
+    return result
 
 
 # --- printing ---
 
 
-def to_json(done: Replay, options: ReplayRequest) -> Json:
+def to_json(result: Replay, options: ReplayRequest) -> Json:
     """The result for programs. Seconds are estimates from the time of each decision; positive means time saved."""
     return {
         "policy": options.policy,
         "weights": dict(options.weights or {}),
         "is_unchanged": options.is_unchanged,
-        "choices": done.whole.choices,
-        "changed": done.whole.changed,
-        "changed_unestimated": done.whole.unestimated,
-        "estimated_own_saved_s": done.whole.own_saved_s,
-        "estimated_others_saved_s": done.whole.others_saved_s,
-        "cut_short": done.cut_short,
-        "without_node": done.without_node,
-        "undecidable": done.undecidable,
-        "unreadable": done.unreadable,
+        "choices": result.totals.choices,
+        "changed": result.totals.changed,
+        "changed_unestimated": result.totals.unestimated,
+        "estimated_own_saved_s": result.totals.own_saved_s,
+        "estimated_others_saved_s": result.totals.others_saved_s,
+        "cut_short": result.incomplete,
+        "without_node": result.without_node,
+        "undecidable": result.undecidable,
+        "unreadable": result.unreadable,
         "models": [
             {
                 "model": name,
@@ -199,24 +202,24 @@ def to_json(done: Replay, options: ReplayRequest) -> Json:
                 "estimated_others_saved_s": part.others_saved_s,
                 "moves": [{"from": move[0], "to": move[1], "choices": count} for move, count in _by_count(part.moves)],
             }
-            for name, part in _most_changed(done)
+            for name, part in _most_changed(result)
         ],
-        "nodes": [{"node_id": name, "then": counts[0], "now": counts[1]} for name, counts in _most_moved(done)],
+        "nodes": [{"node_id": name, "then": counts[0], "now": counts[1]} for name, counts in _most_moved(result)],
     }
 
 
-def lines(done: Replay, options: ReplayRequest, width: int) -> list[Text]:
+def lines(result: Replay, options: ReplayRequest, width: int) -> list[Text]:
     """The result for people."""
     shown = [
         *wrapped(Text(), _describe_rules(options), width),
-        *wrapped(Text(), _headline(done, options), width, "bold"),
+        *wrapped(Text(), _headline(result, options), width, "bold"),
     ]
-    shown += [line for sentence in _facts(done) for line in wrapped(Text("  "), sentence, width)]
-    if done.whole.changed:
-        shown += [line for sentence in _saved(done) for line in wrapped(Text("  "), sentence, width)]
-        models = [one for one in _most_changed(done) if one[1].changed][:MODELS_SHOWN]
+    shown += [line for sentence in _facts(result) for line in wrapped(Text("  "), sentence, width)]
+    if result.totals.changed:
+        shown += [line for sentence in _saved(result) for line in wrapped(Text("  "), sentence, width)]
+        models = [(name, part) for name, part in _most_changed(result) if part.changed][:MODELS_SHOWN]
         shown += [Text(), *table(MODEL_COLUMNS, [_model_row(name, part) for name, part in models], width)]
-        nodes = _most_moved(done)[:NODES_SHOWN]
+        nodes = _most_moved(result)[:NODES_SHOWN]
         shown += [Text(), *table(NODE_COLUMNS, [_node_row(name, counts) for name, counts in nodes], width)]
     return shown
 
@@ -229,63 +232,63 @@ def _describe_rules(options: ReplayRequest) -> str:
     return f"Replayed with {', '.join(changes)}; everything else as recorded."
 
 
-def _headline(done: Replay, options: ReplayRequest) -> str:
-    whole = done.whole
-    if not whole.choices:
+def _headline(result: Replay, options: ReplayRequest) -> str:
+    totals = result.totals
+    if not totals.choices:
         return "No recorded decision could be replayed."
-    if whole.changed == 0:
+    if totals.changed == 0:
         return (
-            f"{number(whole.choices, 'decision')}, all identical (100 %)."
+            f"{number(totals.choices, 'decision')}, all identical (100 %)."
             if options.is_unchanged
-            else f"{number(whole.choices, 'decision')}, none would change."
+            else f"{number(totals.choices, 'decision')}, none would change."
         )
-    share = 100 * whole.changed / whole.choices
+    share = 100 * totals.changed / totals.choices
     if options.is_unchanged:
         return (
-            f"{whole.changed} of {number(whole.choices, 'decision')} differ ({share:.3g} %): "
+            f"{totals.changed} of {number(totals.choices, 'decision')} differ ({share:.3g} %): "
             "a signal or the program has changed since they were recorded."
         )
-    return f"{whole.changed} of {number(whole.choices, 'decision')} would change ({share:.3g} %)."
+    return f"{totals.changed} of {number(totals.choices, 'decision')} would change ({share:.3g} %)."
 
 
-def _saved(done: Replay) -> Iterable[str]:
-    whole = done.whole
-    estimated = whole.changed - whole.unestimated
+def _saved(result: Replay) -> Iterable[str]:
+    totals = result.totals
+    estimated = totals.changed - totals.unestimated
     if estimated:
-        own, others = _gain(whole.own_saved_s), _gain(whole.others_saved_s)
-        per_change = signed(whole.own_saved_s / estimated)
+        own, others = _gain(totals.own_saved_s), _gain(totals.others_saved_s)
+        per_change = signed(totals.own_saved_s / estimated)
         yield f"Estimated: {own} for the changed requests ({per_change} for each change), {others} for other requests."
         yield "The estimates are from the time of each decision; the effect on later queues is not simulated."
-    if whole.unestimated:
-        yield f"{number(whole.unestimated, 'change')} without an estimate."
+    if totals.unestimated:
+        yield f"{number(totals.unestimated, 'change')} without an estimate."
 
 
 def _gain(seconds: float) -> str:
-    if abs(seconds) < SHOWN_MIN_S:
+    if abs(seconds) < SAVED_MIN_S:
         return "no time saved or lost"
     return f"{duration(abs(seconds) * 1000)} {'saved' if seconds > 0 else 'lost'}"
 
 
 def signed(seconds: float) -> str:
     """+1.2 s, -34 s, 0 s."""
-    if abs(seconds) < SHOWN_MIN_S / 100:
+    if abs(seconds) < SAVED_MIN_S / 100:
         return "0 s"
     return f"{'+' if seconds > 0 else '-'}{duration(abs(seconds) * 1000)}"
 
 
-def _facts(done: Replay) -> Iterable[str]:
-    if done.without_node:
-        yield f"{number(done.without_node, 'request')} had no available node, with any policy."
-    if done.cut_short:
+def _facts(result: Replay) -> Iterable[str]:
+    if result.without_node:
+        yield f"{number(result.without_node, 'request')} had no available node, with any policy."
+    if result.incomplete:
         yield (
-            f"{number(done.cut_short, 'decision')} with candidates that were not recorded or not estimated; "
+            f"{number(result.incomplete, 'decision')} with candidates that were not recorded or not estimated; "
             "the best recorded candidate was used."
         )
-    if done.undecidable:
-        decisions = number(done.undecidable, "decision")
+    if result.undecidable:
+        decisions = number(result.undecidable, "decision")
         yield f"{decisions} cannot be replayed with this policy: its inputs were not recorded."
-    if done.unreadable:
-        yield f"{number(done.unreadable, 'row')} from an older version, or without candidates, cannot be replayed."
+    if result.unreadable:
+        yield f"{number(result.unreadable, 'row')} from an older version, or without candidates, cannot be replayed."
 
 
 def _model_row(name: str, part: ModelReplay) -> list[Cell]:
@@ -312,13 +315,13 @@ def _node_row(name: str, counts: Sequence[int]) -> list[Cell]:
     ]
 
 
-def _most_changed(done: Replay) -> list[tuple[str, ModelReplay]]:
-    return sorted(done.models.items(), key=lambda one: (-one[1].changed, one[0]))
+def _most_changed(result: Replay) -> list[tuple[str, ModelReplay]]:
+    return sorted(result.models.items(), key=lambda item: (-item[1].changed, item[0]))
 
 
-def _most_moved(done: Replay) -> list[tuple[str, list[int]]]:
-    return sorted(done.nodes.items(), key=lambda one: (-abs(one[1][1] - one[1][0]), one[0]))
+def _most_moved(result: Replay) -> list[tuple[str, list[int]]]:
+    return sorted(result.nodes.items(), key=lambda item: (-abs(item[1][1] - item[1][0]), item[0]))
 
 
 def _by_count(moves: Mapping[tuple[NodeId, NodeId], int]) -> list[tuple[tuple[NodeId, NodeId], int]]:
-    return sorted(moves.items(), key=lambda one: (-one[1], one[0]))
+    return sorted(moves.items(), key=lambda item: (-item[1], item[0]))

@@ -8,7 +8,14 @@ from random import Random
 import pytest
 
 from builders import World, a_capacity, a_model_info, a_report, a_request, a_world, all_signals
-from herd.core.planning.replay import DecisionRules, RecordedDecision, Replay, is_cut_short, rank_again, replay_decision
+from herd.core.planning.replay import (
+    DecisionRules,
+    RecordedDecision,
+    Replay,
+    is_incomplete,
+    rank_again,
+    replay_decision,
+)
 from herd.core.scheduling.completion_time import (
     CompletionTimePolicy,
     CompletionTimeSettings,
@@ -93,7 +100,7 @@ def test_replay_with_any_rules_gives_the_result_of_a_live_decision(seed: int) ->
                 assert [one.terms for one in again] == [one.terms for one in truth.scored], f"seed {seed}"
             else:
                 assert [one.expected_s for one in again] == [one.expected_s for one in truth.scored], f"seed {seed}"
-            assert not is_cut_short(choice, rules)
+            assert not is_incomplete(choice, rules)
 
 
 def test_some_recorded_decisions_change_with_the_rules() -> None:
@@ -126,10 +133,10 @@ def test_decision_without_estimates_is_not_replayed_by_time() -> None:
     recorded = decided(world, request, DecisionRules("signals"))
     for one in recorded.scored:
         one.expected_s = {}
-    done = Replay()
-    assert done.add(a_choice(request, recorded, DecisionRules("signals")), DecisionRules(), SIGNALS) is None
-    assert (done.undecidable, done.whole.choices) == (1, 0)
-    points = done.add(
+    result = Replay()
+    assert result.add(a_choice(request, recorded, DecisionRules("signals")), DecisionRules(), SIGNALS) is None
+    assert (result.undecidable, result.totals.choices) == (1, 0)
+    points = result.add(
         a_choice(request, recorded, DecisionRules("signals")),
         DecisionRules("signals", Weights(model_hot=-500.0)),
         SIGNALS,
@@ -140,10 +147,10 @@ def test_decision_without_estimates_is_not_replayed_by_time() -> None:
 def test_missing_candidates_are_reported() -> None:
     world, request = a_recorded_decision(Random(5))
     choice = a_choice(request, decided(world, request, DecisionRules()), DecisionRules())
-    assert is_cut_short(replace(choice, left_out=3), DecisionRules())
-    done = Replay()
-    done.add(replace(choice, left_out=3), DecisionRules(), SIGNALS)
-    assert (done.cut_short, done.whole.choices, done.whole.changed) == (1, 1, 0)
+    assert is_incomplete(replace(choice, left_out=3), DecisionRules())
+    result = Replay()
+    result.add(replace(choice, left_out=3), DecisionRules(), SIGNALS)
+    assert (result.incomplete, result.totals.choices, result.totals.changed) == (1, 1, 0)
 
 
 def test_fingerprint_depends_on_every_weight_and_the_policy() -> None:

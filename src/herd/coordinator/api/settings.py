@@ -204,7 +204,7 @@ def preview_weights(
 
 
 def _describe(replay: Replay) -> WeightsPreview:
-    totals = replay.whole
+    totals = replay.totals
     moves = sorted(
         (
             ChangedDecisions(model, before, after, count)

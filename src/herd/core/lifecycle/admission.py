@@ -34,4 +34,4 @@ def last_failure(live_request: LiveRequest) -> Refusal | None:
 
 def can_waiting_help(decision: Decision | None) -> bool:
     """Whether some node was rejected for a temporary reason."""
-    return decision is None or any(one.is_temporary for one in decision.rejected)
+    return decision is None or any(rejected.is_temporary for rejected in decision.rejected)

@@ -43,23 +43,31 @@ def compute_positions(
             typical_s = latencies.p75_s(queue.node_id, queue.model)
             found.update(_positions_in(queue, model_info.engine.slots if model_info is not None else 0, typical_s, now))
     for held in waiting.holding.sequences():
-        found.update({one: QueuePosition(n, _reasons(live_requests[one])) for n, one in enumerate(held, 1)})
+        found.update(
+            {
+                request_id: QueuePosition(position, _reasons(live_requests[request_id]))
+                for position, request_id in enumerate(held, 1)
+            }
+        )
     return found
 
 
 def _positions_in(queue: Queue, slots: int, typical_s: float | None, now: float) -> dict[RequestId, QueuePosition]:
     """Each request waits until it is its turn for one of the slots, which become free one after the other."""
     order = queue.in_order()
-    positions = {one: QueuePosition(n, f"a free slot on {queue.node_id}") for n, one in enumerate(order, 1)}
+    positions = {
+        request_id: QueuePosition(position, f"a free slot on {queue.node_id}")
+        for position, request_id in enumerate(order, 1)
+    }
     running = [_left_s(work, typical_s, now) for work in queue.in_flight.values()]
     free_in_s = sorted(left_s for left_s in running if left_s is not None)
     if not slots or len(free_in_s) < len(running):
         return positions
     free_in_s += [0.0] * (slots - len(free_in_s))
     heapify(free_in_s)
-    for one in order:
-        positions[one].expected_wait_s = free_in_s[0]
-        duration_s = queue.pending[one].service_s or typical_s
+    for request_id in order:
+        positions[request_id].expected_wait_s = free_in_s[0]
+        duration_s = queue.pending[request_id].service_s or typical_s
         if duration_s is None:
             break
         heapreplace(free_in_s, free_in_s[0] + duration_s)
@@ -77,4 +85,4 @@ def _left_s(work: Work, typical_s: float | None, now: float) -> float | None:
 def _reasons(live_request: LiveRequest) -> str:
     assert live_request.state is RequestState.HELD
     rejected = live_request.decision.rejected[:REASONS_MAX] if live_request.decision is not None else []
-    return "; ".join(f"{one.node_id}: {one.reason}" for one in rejected) or "a node that has the model"
+    return "; ".join(f"{node.node_id}: {node.reason}" for node in rejected) or "a node that has the model"

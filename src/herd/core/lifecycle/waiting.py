@@ -147,10 +147,10 @@ class Waiting:
             ]
             if queue.is_idle:
                 found.append(f"idle queue {queue.node_id}:{queue.model} was not removed")
-        waiting = [one for one in live_requests.values() if one.is_waiting]
+        waiting = [live_request for live_request in live_requests.values() if live_request.is_waiting]
         if len(waiting) != len(self):
             found.append(f"{len(waiting)} requests wait, but {len(self)} are counted")
-        if sum(one.request.size_bytes for one in waiting) != self._bytes:
+        if sum(live_request.request.size_bytes for live_request in waiting) != self._bytes:
             found.append("the count of waiting bytes is wrong")
         if sum(own.requests for own in self._usage_by_tenant.values()) != len(waiting):
             found.append("the counts of the tenants are wrong")

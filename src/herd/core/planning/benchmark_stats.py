@@ -100,14 +100,14 @@ class BenchmarkCell:
 
     def figures(self) -> Iterator[tuple[str, Spread, bool]]:
         """Each figure, and whether a higher value is better."""
-        for name, spread, is_more_better in (
+        for name, spread, is_higher_better in (
             ("decode_tok_s", self.decode_tok_s, True),
             ("prefill_tok_s", self.prefill_tok_s, True),
             ("ttft_ms", self.ttft_s, False),
             ("load_s", self.load_s, False),
         ):
             if spread is not None:
-                yield name, spread, is_more_better
+                yield name, spread, is_higher_better
 
 
 # --- probes ---
@@ -159,27 +159,27 @@ def estimate_s(probe: Probe, speed: Speed) -> float:
 def cells(results: Iterable[ProbeResult]) -> list[BenchmarkCell]:
     """One for each pair of node and model, in the order of their first probes."""
     by_pair: dict[tuple[NodeId, ModelName], list[ProbeResult]] = {}
-    for one in results:
-        by_pair.setdefault((one.probe.node_id, one.probe.model), []).append(one)
+    for result in results:
+        by_pair.setdefault((result.probe.node_id, result.probe.model), []).append(result)
     return [_cell(node_id, model, of_pair) for (node_id, model), of_pair in by_pair.items()]
 
 
 def _cell(node_id: NodeId, model: ModelName, results: Sequence[ProbeResult]) -> BenchmarkCell:
-    decode = [one for one in results if one.probe.kind is ProbeKind.DECODE]
-    alone = spread(one.decode_tok_s for one in decode)
+    decode = [result for result in results if result.probe.kind is ProbeKind.DECODE]
+    alone = spread(result.decode_tok_s for result in decode)
     scaling = [(1, alone.median)] if alone is not None else []
     scaling += sorted(
-        (one.probe.streams, one.tok_s)
-        for one in results
-        if one.probe.kind is ProbeKind.CONCURRENCY and one.tok_s is not None
+        (result.probe.streams, result.tok_s)
+        for result in results
+        if result.probe.kind is ProbeKind.CONCURRENCY and result.tok_s is not None
     )
     return BenchmarkCell(
         node_id,
         model,
         alone,
-        spread(one.prefill_tok_s for one in results if one.probe.kind is ProbeKind.PREFILL),
-        spread(one.first_s for one in decode),
-        spread(one.load_s for one in results if one.probe.kind is ProbeKind.LOAD),
+        spread(result.prefill_tok_s for result in results if result.probe.kind is ProbeKind.PREFILL),
+        spread(result.first_s for result in decode),
+        spread(result.load_s for result in results if result.probe.kind is ProbeKind.LOAD),
         tuple(scaling),
     )
 
@@ -237,18 +237,18 @@ def compare(
     ]
     if not found:
         return Comparison((), "The two runs have no node and model in common.")
-    counted = [one for one in found if one.measure == "decode_tok_s"] or found
+    counted = [difference for difference in found if difference.measure == "decode_tok_s"] or found
     change, plus_minus = _pooled(counted)
     return Comparison(tuple(found), _summary(change, plus_minus, found, changed), change, plus_minus)
 
 
 def _differences(before: BenchmarkCell, after: BenchmarkCell) -> Iterator[Difference]:
     figures = {name: seen for name, seen, _ in before.figures()}
-    for name, seen, is_more_better in after.figures():
+    for name, seen, is_higher_better in after.figures():
         was = figures.get(name)
         if was is None:
             continue
-        log = math.log(seen.median / was.median) * (1 if is_more_better else -1)
+        log = math.log(seen.median / was.median) * (1 if is_higher_better else -1)
         change = math.exp(log) - 1.0
         error = 2.0 * math.hypot(_log_error(was), _log_error(seen))
         yield Difference(
@@ -274,9 +274,11 @@ def _log_error(seen: Spread) -> float:
 def _pooled(found: Sequence[Difference]) -> tuple[float, float]:
     """The geometric mean of the changes, and its uncertainty: the larger one of their own errors and of their
     spread."""
-    logs = [math.log1p(max(one.change, -0.999)) for one in found]
+    logs = [math.log1p(max(difference.change, -0.999)) for difference in found]
     mean = sum(logs) / len(logs)
-    own_error = math.sqrt(sum(math.log1p(one.plus_minus / (1.0 + one.change)) ** 2 for one in found)) / len(found)
+    own_error = math.sqrt(
+        sum(math.log1p(difference.plus_minus / (1.0 + difference.change)) ** 2 for difference in found)
+    ) / len(found)
     spread_error = (
         2.0 * math.sqrt(sum((log - mean) ** 2 for log in logs) / (len(logs) - 1) / len(logs)) if len(logs) > 1 else 0.0
     )
@@ -289,10 +291,10 @@ def _summary(change: float, plus_minus: float, found: Sequence[Difference], chan
         text = f"No significant difference ({100 * change:+.0f} %, +-{100 * plus_minus:.0f} %)"
     else:
         text = f"{abs(100 * change):.0f} % {'faster' if change > 0 else 'slower'}, +-{100 * plus_minus:.0f} %"
-    clear = [one for one in found if one.is_clear]
-    nodes = sorted({one.node_id for one in clear})
+    clear = [difference for difference in found if difference.is_clear]
+    nodes = sorted({difference.node_id for difference in clear})
     if clear:
-        most = max(clear, key=lambda one: abs(math.log1p(max(one.change, -0.999))))
+        most = max(clear, key=lambda difference: abs(math.log1p(max(difference.change, -0.999))))
         measure = most.measure.partition("_")[0]
         text += f"; largest: {measure} of {most.model} on {most.node_id} ({100 * most.change:+.0f} %)"
     likely = [f"{changed[node_id]} on {node_id}" for node_id in nodes if node_id in changed]

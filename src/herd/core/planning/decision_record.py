@@ -96,27 +96,27 @@ class UnreadableDecision(Exception):
 
 def to_record(decision: Decision, candidates_max: int, rules: str) -> DecisionRecord:
     """The decision with at most `candidates_max` candidates: the chosen one first, the rejected ones last."""
-    scored = [_to_candidate_record(one) for one in decision.scored[:candidates_max]]
+    scored = [_to_candidate_record(scored) for scored in decision.scored[:candidates_max]]
     rejected = [
-        RejectedRecord(one.node_id, one.filter, one.reason[:REASON_MAX_CHARS])
-        for one in decision.rejected[: candidates_max - len(scored)]
+        RejectedRecord(node.node_id, node.filter, node.reason[:REASON_MAX_CHARS])
+        for node in decision.rejected[: candidates_max - len(scored)]
     ]
     left_out = len(decision.scored) + len(decision.rejected) - len(scored) - len(rejected)
     return DecisionRecord(decision.model, decision.chosen, scored, rejected, left_out, rules)
 
 
-def _to_candidate_record(one: Scored) -> CandidateRecord:
-    expected_s, candidate = one.expected_s, one.candidate
+def _to_candidate_record(scored: Scored) -> CandidateRecord:
+    expected_s, candidate = scored.expected_s, scored.candidate
     total_s = expected_s.get("total")
     return CandidateRecord(
-        node_id=one.node_id,
-        total=one.total,
-        depth=one.depth,
-        terms=one.terms,
+        node_id=scored.node_id,
+        total=scored.total,
+        depth=scored.depth,
+        terms=scored.terms,
         expected_ms=round(total_s * 1000, 3) if total_s is not None else None,
         expected_s=expected_s,
-        others_s=one.others_s,
-        evicted=one.evicted,
+        others_s=scored.others_s,
+        evicted=scored.evicted,
         seen=_to_inputs(candidate) if candidate is not None else None,
     )
 
@@ -153,11 +153,11 @@ def of_row(row: Mapping[str, object]) -> DecisionRecord:
 
 
 def to_recorded_decision(
-    request_id: str, prompt_tokens: int, column: str | None, known: Mapping[str, DecisionRules]
+    request_id: str, prompt_tokens: int, column: str | None, rules_by_fingerprint: Mapping[str, DecisionRules]
 ) -> RecordedDecision | None:
     """The decision of one row, ready for replay; None where no node could serve. Raises `UnreadableDecision`.
 
-    `column` is the column's text, `known` has the decision rules by their fingerprint.
+    `column` is the column's text, `rules_by_fingerprint` has all stored decision rules.
     """
     try:
         record = msgspec.json.decode(column or "null", type=DecisionRecord)
@@ -165,31 +165,31 @@ def to_recorded_decision(
         raise UnreadableDecision(str(error)) from error
     if record.chosen is None and not record.scored:
         return None
-    rules = known.get(record.rules)
+    rules = rules_by_fingerprint.get(record.rules)
     if rules is None or not record.scored or record.chosen is None:
         raise UnreadableDecision(
             "the decision rules in force are not on record" if record.scored else "the row has no candidates"
         )
     model = ModelName(record.model)
     request = Request(id=RequestId(request_id), model=model, prompt_tokens=prompt_tokens)
-    scored = [_to_scored(one, model) for one in record.scored]
+    scored = [_to_scored(candidate, model) for candidate in record.scored]
     # Nodes that could serve are recorded first: if any rejected node is on record, no node that could serve is missing.
     could_serve_left_out = record.left_out if not record.rejected else 0
     return RecordedDecision(request, model, NodeId(record.chosen), scored, rules, could_serve_left_out)
 
 
-def _to_scored(one: CandidateRecord, model: ModelName) -> Scored:
-    if one.seen is None:
+def _to_scored(candidate: CandidateRecord, model: ModelName) -> Scored:
+    if candidate.seen is None:
         raise UnreadableDecision("the inputs of a candidate are not on record")
     return Scored(
-        node_id=NodeId(one.node_id),
-        total=_number(one.total),
-        terms={name: _number(value) for name, value in one.terms.items()},
-        depth=one.depth,
-        expected_s={name: _number(value) for name, value in one.expected_s.items()},
-        others_s=_number(one.others_s),
-        evicted=[(gap_s, _number(load_s)) for gap_s, load_s in one.evicted],
-        candidate=_to_candidate(one.node_id, one.seen, model),
+        node_id=NodeId(candidate.node_id),
+        total=_number(candidate.total),
+        terms={name: _number(value) for name, value in candidate.terms.items()},
+        depth=candidate.depth,
+        expected_s={name: _number(value) for name, value in candidate.expected_s.items()},
+        others_s=_number(candidate.others_s),
+        evicted=[(gap_s, _number(load_s)) for gap_s, load_s in candidate.evicted],
+        candidate=_to_candidate(candidate.node_id, candidate.seen, model),
     )
 
 

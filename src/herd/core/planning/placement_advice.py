@@ -3,8 +3,8 @@
 There are four rules. `second_home`: a model would answer faster on a node that does not have it yet. `keep_in_memory`:
 a model was loaded repeatedly, although memory for it is free. `unused`: a model had no requests for a month and takes
 disk space. `leave`: a busy model whose placement needs no change. The speed of a pair without measurements is the
-model's speed on another node, times the ratio of the two fleet' hardware priors; the uncertainty is stated with the
-gain.
+model's speed on another node, times the ratio of the hardware priors of the two nodes; the gain is given with its
+uncertainty.
 """
 
 from __future__ import annotations
@@ -105,16 +105,12 @@ class FleetSnapshot:
 def advise(fleet: FleetSnapshot, history: UsageHistory, now: float) -> list[PlacementAdvice]:
     """Recommendations by gain; then those that free disk space; then those that change nothing."""
     week = _Week(fleet, history)
-    pulls = sorted(week.pulls(), key=lambda one: (-one.gain_s, one.node_id, one.model))[:ADVICE_MAX]
-    pins = sorted(week.pins(), key=lambda one: (-one.gain_s, one.node_id, one.model))[:ADVICE_MAX]
-    unused = sorted(_unused(fleet, history, now), key=lambda one: (-one.frees_bytes, one.node_id, one.model))[
-        :ADVICE_MAX
-    ]
-    return [
-        *sorted([*pulls, *pins], key=lambda one: (-one.gain_s, one.node_id, one.model)),
-        *unused,
-        *week.leave({one.model for one in pulls}),
-    ]
+    pulls = sorted(week.pulls(), key=_most_gain_first)[:ADVICE_MAX]
+    pins = sorted(week.pins(), key=_most_gain_first)[:ADVICE_MAX]
+    unused = sorted(
+        _unused(fleet, history, now), key=lambda advice: (-advice.frees_bytes, advice.node_id, advice.model)
+    )[:ADVICE_MAX]
+    return [*sorted([*pulls, *pins], key=_most_gain_first), *unused, *week.leave({advice.model for advice in pulls})]
 
 
 class _Week:
@@ -155,7 +151,7 @@ class _Week:
                 kind="pull",
                 node_id=option.node_id,
                 model=model,
-                title=f"Also download {model_info.name} on {option.node_id}",
+                title=f"Also download {model_info.name} to {option.node_id}",
                 reason=self._pull_reason(option, better),
                 rule="second_home",
                 cost_bytes=model_info.size_bytes,
@@ -170,7 +166,7 @@ class _Week:
         """The new options that save most by a quick estimate; only these are evaluated exactly."""
         new = list(self._new_options())
         saved = savings(self.demands, self.options, self.plan.resident, new)
-        ranked = sorted(zip(saved, new, strict=True), key=lambda one: (-one[0], one[1].model_on_node))
+        ranked = sorted(zip(saved, new, strict=True), key=lambda pair: (-pair[0], pair[1].model_on_node))
         return [option for saves, option in ranked[:EVALUATED_MAX] if saves * self.active_s[option.model] >= GAIN_MIN_S]
 
     def _error_s(self, model: ModelName, gain_s: float) -> float:
@@ -190,13 +186,10 @@ class _Week:
     def _pull_reason(self, option: PlacementOption, better: PlacementPlan) -> str:
         model = option.model
         before, after = self.plan.request_s.get(model, 0.0), better.request_s.get(model, 0.0)
-        where = (
-            ", ".join(sorted({node for node, report in self.fleet.reports.items() if model in report.models}))
-            or "no node"
-        )
+        nodes = sorted(node_id for node_id, report in self.fleet.reports.items() if model in report.models)
         return (
-            f"Last week {where} served all {self.requests(model):,} requests in {before:.1f} s each, including queue "
-            f"and load time. With a second copy a request would take {after:.1f} s."
+            f"Last week {_listed(nodes)} served all {self.requests(model):,} requests in {before:.1f} s each, "
+            f"including queue and load time. With one more copy a request would take {after:.1f} s."
         )
 
     def _new_options(self) -> Iterator[PlacementOption]:
@@ -204,7 +197,7 @@ class _Week:
             known = [option for option in self.options if option.model == model]
             if not known or sum(usage.requests for usage in usages) < REQUESTS_MIN:
                 continue
-            best, model_info = min(known, key=lambda one: (one.serve_s, one.node_id)), self._model_info(model)
+            best, model_info = min(known, key=lambda option: (option.serve_s, option.node_id)), self._model_info(model)
             for node_id, report in sorted(self.fleet.reports.items()):
                 if (
                     model in report.models
@@ -235,7 +228,7 @@ class _Week:
             )
             for node_id in self.fleet.reports
         }
-        for usage in sorted(self.history.usages, key=lambda one: -one.load_s):
+        for usage in sorted(self.history.usages, key=lambda usage: -usage.load_s):
             pair, report = (usage.node_id, usage.model), self.fleet.reports.get(usage.node_id)
             if (
                 report is None
@@ -272,7 +265,7 @@ class _Week:
     def leave(self, excluded: set[ModelName]) -> Iterator[PlacementAdvice]:
         """The busiest models for which no better placement was found."""
         shown = 0
-        for demand in sorted(self.demands, key=lambda one: (-self.requests(one.model), one.model)):
+        for demand in sorted(self.demands, key=lambda demand: (-self.requests(demand.model), demand.model)):
             options = sorted(node_id for node_id, model in self.plan.resident if model == demand.model)
             if demand.model in excluded or not options or self.requests(demand.model) < REQUESTS_MIN or shown >= 3:
                 continue
@@ -286,7 +279,7 @@ class _Week:
                 reason=(
                     f"{self.requests(demand.model):,} requests last week, "
                     f"{self.plan.request_s[demand.model]:.1f} s each. "
-                    "A second copy would save under a minute a week."
+                    "One more copy would save less than one minute per week."
                 ),
                 rule="leave",
                 spelled=name,
@@ -297,13 +290,14 @@ class _Week:
     def _options(self) -> Iterator[PlacementOption]:
         for model, usages in sorted(self.used.items()):
             requests = max(1, sum(usage.requests for usage in usages))
-            read = sum(usage.prompt_tokens for usage in usages) / requests
-            written = sum(usage.completion_tokens for usage in usages) / requests
+            prompt_tokens = sum(usage.prompt_tokens for usage in usages) / requests
+            completion_tokens = sum(usage.completion_tokens for usage in usages) / requests
             for node_id, report in sorted(self.fleet.reports.items()):
                 model_info = report.models.get(model)
                 if model_info is not None:
                     speed = self.fleet.speed(node_id, model)
-                    serve_s = read / max(speed.prompt_tokens_per_s, 1e-6) + written * speed.step_s
+                    prefill_s = prompt_tokens / max(speed.prompt_tokens_per_s, 1e-6)
+                    serve_s = prefill_s + completion_tokens * speed.step_s
                     load_s = speed.cold_load_s or speed.load_s
                     yield PlacementOption(
                         node_id,
@@ -328,13 +322,28 @@ def before_and_after(
         memory = sum(
             model_info.loaded.size_bytes for model_info in report.models.values() if model_info.loaded is not None
         )
-        here = [one for one in advice if one.node_id == node_id]
+        changes = [change for change in advice if change.node_id == node_id]
         disk_after = (
-            disk + sum(one.cost_bytes for one in here if one.kind == "pull") - sum(one.frees_bytes for one in here)
+            disk
+            + sum(change.cost_bytes for change in changes if change.kind == "pull")
+            - sum(change.frees_bytes for change in changes)
         )
-        added = sum(one.cost_bytes for one in here if one.kind in ("pull", "pin") and not _is_loaded(report, one.model))
+        added = sum(
+            change.cost_bytes
+            for change in changes
+            if change.kind in ("pull", "pin") and not _is_loaded(report, change.model)
+        )
         found[node_id] = (disk, disk_after, memory, min(memory + added, max(memory, report.memory_ceiling_bytes)))
     return found
+
+
+def _most_gain_first(advice: PlacementAdvice) -> tuple[float, str, str]:
+    return -advice.gain_s, advice.node_id, advice.model
+
+
+def _listed(names: Sequence[str]) -> str:
+    """The names as in a sentence: alpha, beta and gamma."""
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
 def _unused(fleet: FleetSnapshot, history: UsageHistory, now: float) -> Iterator[PlacementAdvice]:

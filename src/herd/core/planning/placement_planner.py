@@ -77,7 +77,7 @@ def plan(
 ) -> PlacementPlan:
     """The better of the two greedy results. Equal inputs give equal plans."""
     found = [_greedy(demands, options, capacities, is_dense) for is_dense in (False, True)]
-    return min(found, key=lambda one: one.total_s_per_s)
+    return min(found, key=lambda candidate: candidate.total_s_per_s)
 
 
 def _bounded(
@@ -89,7 +89,7 @@ def _bounded(
         quickest[option.model] = min(quickest.get(option.model, option.serve_s), option.serve_s)
     ranked = sorted(
         (demand for demand in demands if demand.per_s > 0 and demand.model in quickest),
-        key=lambda one: (-one.per_s * quickest[one.model], one.model),
+        key=lambda demand: (-demand.per_s * quickest[demand.model], demand.model),
     )
     known = {demand.model for demand in ranked}
     rank = {demand.model: position for position, demand in enumerate(ranked)}
@@ -109,10 +109,12 @@ def savings(
 ) -> list[float]:
     """Seconds saved per second by each candidate alone, if it were loaded too and all other models stayed as they
     are."""
-    work = Assignment(demands, options)
-    work.resident = set(resident)
-    work.assign()
-    return [work.saved_s_per_s(candidate) if work.knows(candidate.model) else 0.0 for candidate in candidates]
+    assignment = Assignment(demands, options)
+    assignment.resident = set(resident)
+    assignment.assign()
+    return [
+        assignment.saved_s_per_s(candidate) if assignment.knows(candidate.model) else 0.0 for candidate in candidates
+    ]
 
 
 def _greedy(
@@ -123,20 +125,21 @@ def _greedy(
 ) -> PlacementPlan:
     """Adds the option that saves most, repeatedly. The saving of an option is computed again only when it is the best
     one in the heap, because with every added option the others save less, or nearly so (Minoux 1978)."""
-    work, free = Assignment(demands, options), {capacity.node_id: capacity.memory_bytes for capacity in capacities}
-    left = {
-        capacity.node_id: capacity.models_max if capacity.models_max is not None else len(work.options)
+    assignment = Assignment(demands, options)
+    free = {capacity.node_id: capacity.memory_bytes for capacity in capacities}
+    models_left = {
+        capacity.node_id: capacity.models_max if capacity.models_max is not None else len(assignment.options)
         for capacity in capacities
     }
-    heap = [(-math.inf, number, option) for number, option in enumerate(work.options) if option.node_id in free]
-    fresh: dict[ModelOnNode, int] = {}
+    heap = [(-math.inf, number, option) for number, option in enumerate(assignment.options) if option.node_id in free]
+    evaluated_with: dict[ModelOnNode, int] = {}  # the number of loaded models at the newest evaluation
     while heap:
         worth, number, option = heap[0]
-        if option.size_bytes > free[option.node_id] or not left[option.node_id]:
+        if option.size_bytes > free[option.node_id] or not models_left[option.node_id]:
             heapq.heappop(heap)
-        elif fresh.get(option.model_on_node) != len(work.resident):
-            saved = work.saved_s_per_s(option)
-            fresh[option.model_on_node] = len(work.resident)
+        elif evaluated_with.get(option.model_on_node) != len(assignment.resident):
+            saved = assignment.saved_s_per_s(option)
+            evaluated_with[option.model_on_node] = len(assignment.resident)
             if saved > SAVED_MIN_S_PER_S:
                 heapq.heapreplace(heap, (-saved / max(option.size_bytes, 1) if is_dense else -saved, number, option))
             else:
@@ -144,11 +147,11 @@ def _greedy(
         else:
             assert worth < 0
             heapq.heappop(heap)
-            work.resident.add(option.model_on_node)
+            assignment.resident.add(option.model_on_node)
             free[option.node_id] -= option.size_bytes
-            left[option.node_id] -= 1
-            work.assign()
-    return work.result()
+            models_left[option.node_id] -= 1
+            assignment.assign()
+    return assignment.result()
 
 
 class Assignment:

@@ -56,7 +56,7 @@ class DecisionRules:
 
 
 def _names(record: Weights | CompletionTimeSettings) -> frozenset[str]:
-    return frozenset(one.name for one in fields(record))
+    return frozenset(weight.name for weight in fields(record))
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,28 +94,28 @@ class ReplayedDecision:
 def rank_again(recorded: RecordedDecision, rules: DecisionRules, signals: Sequence[Signal]) -> list[Scored] | None:
     """The candidates ranked with these rules, best first; None if the inputs that they need were not recorded."""
     if rules.policy == SignalPolicy.name:
-        candidates = [one.candidate for one in recorded.scored if one.candidate is not None]
+        candidates = [scored.candidate for scored in recorded.scored if scored.candidate is not None]
         return SignalPolicy(signals, rules.weights).rank(recorded.request, candidates) or None
-    estimated = [one for one in recorded.scored if one.expected_s]
+    estimated = [scored for scored in recorded.scored if scored.expected_s]
     if not estimated or (len(estimated) < len(recorded.scored) and recorded.rules.policy == rules.policy):
         return None
     ranked = [
         Scored(
-            node_id=one.node_id,
-            total=one.total,
-            terms=one.terms,
-            depth=one.depth,
-            expected_s=reweighted(one, rules.times),
+            node_id=scored.node_id,
+            total=scored.total,
+            terms=scored.terms,
+            depth=scored.depth,
+            expected_s=reweighted(scored, rules.times),
         )
-        for one in estimated
+        for scored in estimated
     ]
     return sorted(ranked, key=earliest_first)
 
 
-def is_cut_short(recorded: RecordedDecision, rules: DecisionRules) -> bool:
-    """Whether some candidates could not be ranked: then one of them might be the true result."""
+def is_incomplete(recorded: RecordedDecision, rules: DecisionRules) -> bool:
+    """Whether some candidates could not be ranked: one of them might have been chosen."""
     is_timed = rules.policy == CompletionTimePolicy.name
-    return recorded.left_out > 0 or (is_timed and not all(one.expected_s for one in recorded.scored))
+    return recorded.left_out > 0 or (is_timed and not all(scored.expected_s for scored in recorded.scored))
 
 
 def replay_decision(
@@ -128,13 +128,16 @@ def replay_decision(
     after = ranked[0].node_id
     if after == recorded.chosen:
         return ReplayedDecision(recorded.chosen, after)
-    by_node = {one.node_id: one for one in recorded.scored}
-    then, now = by_node.get(recorded.chosen), by_node[after]
-    if then is None or not then.expected_s or not now.expected_s:
+    by_node = {scored.node_id: scored for scored in recorded.scored}
+    original, replayed = by_node.get(recorded.chosen), by_node[after]
+    if original is None or not original.expected_s or not replayed.expected_s:
         return ReplayedDecision(recorded.chosen, after, None, None)
     horizon_s = recorded.rules.times.eviction_horizon_s
     return ReplayedDecision(
-        recorded.chosen, after, _own_s(then) - _own_s(now), _others_s(then, horizon_s) - _others_s(now, horizon_s)
+        recorded.chosen,
+        after,
+        _own_s(original) - _own_s(replayed),
+        _others_s(original, horizon_s) - _others_s(replayed, horizon_s),
     )
 
 
@@ -183,13 +186,13 @@ class ModelReplay(ReplayTotals):
 
 @dataclass(slots=True)
 class Replay:
-    """The result of a replay. `whole` has the replayed decisions; the others are counted by the reason."""
+    """The result of a replay. `totals` has the replayed decisions; the others are counted by the reason."""
 
-    whole: ReplayTotals = field(default_factory=ReplayTotals)
+    totals: ReplayTotals = field(default_factory=ReplayTotals)
     models: dict[ModelName, ModelReplay] = field(default_factory=dict)
     nodes: dict[NodeId, list[int]] = field(default_factory=dict)
     """The number of decisions for each node: recorded, and replayed."""
-    cut_short: int = 0
+    incomplete: int = 0
     """Replayed decisions of which some candidates were not recorded."""
     without_node: int = 0
     """No node could serve the request, with any rules."""
@@ -205,8 +208,8 @@ class Replay:
         if replayed is None:
             self.undecidable += 1
             return None
-        self.cut_short += is_cut_short(recorded, rules)
-        self.whole.add(replayed)
+        self.incomplete += is_incomplete(recorded, rules)
+        self.totals.add(replayed)
         self.models.setdefault(recorded.model, ModelReplay()).add(replayed)
         self.nodes.setdefault(replayed.before, [0, 0])[0] += 1
         self.nodes.setdefault(replayed.after, [0, 0])[1] += 1

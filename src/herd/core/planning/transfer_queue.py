@@ -59,7 +59,7 @@ class Transfer:
     name: str
     requested_at: float
     digest: str = ""
-    """The digest that the model must have; empty: the present one of the name."""
+    """The digest that the model must have; empty: any digest."""
     lan_only: bool = False
     is_refresh: bool = False
     """Download from the internet even if another node has the model: the tag may have a newer version there."""
@@ -94,18 +94,17 @@ class TransferQueue:
     def __iter__(self) -> Iterator[Transfer]:
         return iter(self._all.values())
 
-    def get(self, fetch_id: int) -> Transfer | None:
-        return self._all.get(fetch_id)
+    def get(self, transfer_id: int) -> Transfer | None:
+        return self._all.get(transfer_id)
 
     def unfinished(self, node_id: NodeId, model: ModelName) -> Transfer | None:
-        return next(
-            (
-                one
-                for one in self._all.values()
-                if one.node_id == node_id and one.model == model and not one.state.is_over
-            ),
-            None,
-        )
+        of_node = self._unfinished_of(node_id)
+        return next((transfer for transfer in of_node if transfer.model == model), None)
+
+    def _unfinished_of(self, node_id: NodeId) -> list[Transfer]:
+        return [
+            transfer for transfer in self._all.values() if transfer.node_id == node_id and not transfer.state.is_over
+        ]
 
     def add(self, node: Node, name: str, by: str, now: float, options: PullOptions) -> Transfer | Refusal:
         """The download of this model to this node: the present one, or a new one."""
@@ -114,12 +113,12 @@ class TransferQueue:
         if known is not None:
             known.wanted_by.add(by)
             return known
-        waiting = sum(one.node_id == node.id and one.state is TransferState.QUEUED for one in self._all.values())
-        if waiting >= QUEUED_MAX:
-            message = f"{waiting} downloads to {node.id} are queued already; see: herd pulls"
+        queued = sum(transfer.state is TransferState.QUEUED for transfer in self._unfinished_of(node.id))
+        if queued >= QUEUED_MAX:
+            message = f"{queued} downloads to {node.id} are queued already; see: herd pulls"
             return Refusal(429, "too_many_pulls", message, retry_after_s=60.0)
         self._last_id += 1
-        fetch = Transfer(
+        transfer = Transfer(
             id=self._last_id,
             node_id=node.id,
             model=model,
@@ -130,35 +129,35 @@ class TransferQueue:
             is_refresh=options.is_refresh,
             wanted_by={by},
         )
-        self._all[fetch.id] = fetch
+        self._all[transfer.id] = transfer
         self._forget()
-        return fetch
+        return transfer
 
     def next(self, node_id: NodeId) -> Transfer | None:
         """Starts the oldest queued download of this node, if none is running there."""
-        of_node = [one for one in self._all.values() if one.node_id == node_id and not one.state.is_over]
-        if not of_node or any(one.state is TransferState.RUNNING for one in of_node):
+        of_node = self._unfinished_of(node_id)
+        if not of_node or any(transfer.state is TransferState.RUNNING for transfer in of_node):
             return None
         of_node[0].state = TransferState.RUNNING
         return of_node[0]
 
-    def release(self, fetch: Transfer, by: str, now: float) -> bool:
+    def release(self, transfer: Transfer, by: str, now: float) -> bool:
         """Removes a requester. Returns whether none is left, so that the download must stop."""
-        fetch.wanted_by.discard(by)
-        if fetch.wanted_by or fetch.state.is_over:
+        transfer.wanted_by.discard(by)
+        if transfer.wanted_by or transfer.state.is_over:
             return False
-        self.end(fetch, TransferState.CANCELLED, now, "no requester is left")
+        self.end(transfer, TransferState.CANCELLED, now, "no requester is left")
         return True
 
-    def end(self, fetch: Transfer, state: TransferState, now: float, error: str = "") -> None:
+    def end(self, transfer: Transfer, state: TransferState, now: float, error: str = "") -> None:
         """Sets the final state; a second call changes nothing."""
-        if not fetch.state.is_over:
-            fetch.state, fetch.ended_at, fetch.error = state, now, error
+        if not transfer.state.is_over:
+            transfer.state, transfer.ended_at, transfer.error = state, now, error
 
     def _forget(self) -> None:
-        over = [one.id for one in self._all.values() if one.state.is_over]
-        for fetch_id in over[: max(0, len(over) - ENDED_MAX)]:
-            del self._all[fetch_id]
+        over = [transfer.id for transfer in self._all.values() if transfer.state.is_over]
+        for transfer_id in over[: max(0, len(over) - ENDED_MAX)]:
+            del self._all[transfer_id]
 
 
 # --- sources and targets ---
@@ -178,9 +177,9 @@ def sources(fleet: Fleet, target: NodeId, model: ModelName, digest: str) -> list
     counts: dict[str, int] = {}
     for _, model_info in candidates:
         counts[model_info.digest] = counts.get(model_info.digest, 0) + 1
-    wanted = digest or max(sorted(counts), key=lambda one: counts[one], default="")
+    wanted = digest or max(sorted(counts), key=lambda found: counts[found], default="")
     return sorted(
-        ((n, c) for n, c in candidates if c.digest == wanted),
+        ((node, model_info) for node, model_info in candidates if model_info.digest == wanted),
         key=lambda pair: (pair[0].report.cpu_utilization, pair[0].id),
     )
 
@@ -246,5 +245,5 @@ def registry_refusal(name: str, allowed: tuple[str, ...]) -> Refusal | None:
     return Refusal(
         403,
         "registry_not_allowed",
-        f"registry {registry} is not allowed; allowed are {', '.join(allowed)} (FLEET_PULL_REGISTRIES)",
+        f"registry {registry} is not allowed; allowed registries: {', '.join(allowed)} (FLEET_PULL_REGISTRIES)",
     )

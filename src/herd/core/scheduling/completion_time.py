@@ -124,7 +124,7 @@ class CompletionTimePolicy:
         if not candidates:
             return []
         expected = self._request_estimate(request, candidates[0])
-        return [self._estimate(expected, one) for one in candidates]
+        return [self._estimate(expected, candidate) for candidate in candidates]
 
     def _request_estimate(self, request: Request, any_candidate: Candidate) -> RequestEstimate:
         forecast, model = self._forecast, any_candidate.model
@@ -154,9 +154,9 @@ class CompletionTimePolicy:
             wait_s = max(0.0, max(until - expected.at for until in node.loading_until.values()))
         if candidate.busy:
             if len(candidate.busy) > (queue is not None):
-                slower, others_s = shared_compute(candidate, prefill_s + decode_s, expected.at)
-                prefill_s *= slower
-                decode_s *= slower
+                slowdown, others_s = shared_compute(candidate, prefill_s + decode_s, expected.at)
+                prefill_s *= slowdown
+                decode_s *= slowdown
             if queue is not None:
                 slots, running = candidate.model_info.engine.slots, candidate.in_flight
                 decode_s *= 1.0 + speed.batch_slope * (running if running < slots else slots - 1)
@@ -207,7 +207,7 @@ class CompletionTimePolicy:
             return 0.0, ()
         wait_s, evicted = 0.0, list[tuple[float, float]]()
         busy: list[ModelName] = []
-        demand, rates = self._forecast.demand, self._forecast.speeds
+        demand, speeds = self._forecast.demand, self._forecast.speeds
         for name in residency.residents(node):
             if missing <= 0 and not is_engine_full:
                 break
@@ -216,7 +216,7 @@ class CompletionTimePolicy:
                 continue
             gap_s = demand.gap_s(name, now)
             if gap_s is not None:
-                evicted.append((gap_s, rates.speed(node, name).cold_load_s))
+                evicted.append((gap_s, speeds.speed(node, name).cold_load_s))
             missing -= residency.resident_bytes(node, name)
             is_engine_full = False
         for name in busy:
@@ -224,7 +224,7 @@ class CompletionTimePolicy:
                 break
             works = candidate.busy[name].in_flight.values()
             wait_s = max(wait_s, max((remaining_s(work, now) for work in works), default=0.0))
-            evicted.append((0.0, rates.speed(node, name).cold_load_s))
+            evicted.append((0.0, speeds.speed(node, name).cold_load_s))
             missing -= residency.resident_bytes(node, name)
             is_engine_full = False
         return wait_s, evicted
@@ -244,8 +244,8 @@ class ObservedSignalPolicy:
 
     def rank(self, request: Request, candidates: Sequence[Candidate]) -> list[Scored]:
         ranked = self._signals.rank(request, candidates)
-        seen = [one.candidate for one in ranked[:ESTIMATED_MAX] if one.candidate is not None]
-        for scored, timed in zip(ranked, self._times.estimates(request, seen), strict=False):
+        best = [scored.candidate for scored in ranked[:ESTIMATED_MAX] if scored.candidate is not None]
+        for scored, timed in zip(ranked, self._times.estimates(request, best), strict=False):
             scored.expected_s, scored.others_s, scored.evicted = timed.expected_s, timed.others_s, timed.evicted
         return ranked
 

@@ -25,12 +25,12 @@ SIZE_MAX = 3.0
 """Limit of a request's size relative to the running requests: its length is an estimate."""
 
 PREFILL_DONE_MAX = 0.9
-"""A prefill that should be complete by now counts as complete to this share only."""
+"""Most of a prefill that counts as complete, even if the whole prefill should be complete by now."""
 
 
 @dataclass(slots=True)
 class RequestEstimate:
-    """What is expected of a request on any node; computed once for each decision."""
+    """The estimates of a request that hold for any node; computed once for each decision."""
 
     request: Request
     model: ModelName
@@ -73,14 +73,14 @@ def delay_of_own_model_s(
     beside = min(running, slots - 1)
     if not beside:
         return 0.0
-    slower = speed.batch_slope / (1.0 + speed.batch_slope * (beside - 1))
+    slowdown = speed.batch_slope / (1.0 + speed.batch_slope * (beside - 1))
     works, overlap_s = _sample_of_running(queue), 0.0
     for work in works:
         left_s = work.end_at - now
         overdue_s = REMAINING_SHARE_OF_AGE * (now - work.started_at)
         left_s = left_s if left_s > overdue_s else overdue_s
         overlap_s += left_s if left_s < decode_s else decode_s
-    return prefill_s * beside + overlap_s / len(works) * beside * slower
+    return prefill_s * beside + overlap_s / len(works) * beside * slowdown
 
 
 def delay_of_later_requests_s(queue: Queue, slots: int, share: float, queue_s: float, own_s: float) -> float:
@@ -133,14 +133,14 @@ def queue_wait_s(queue: Queue, slots: int, expected: RequestEstimate) -> float:
 
 def _prefill_wait_s(queue: Queue, now: float) -> float:
     """Seconds until the earlier prompts are processed, one after the other; the first of them has already started."""
-    whole_s, done_s = 0.0, 0.0
+    total_s, elapsed_s = 0.0, 0.0
     works = _sample_of_running(queue)
     for work in works:
         if work.prefill_s:
-            if not whole_s:
-                done_s = min(max(0.0, now - work.ready_at), PREFILL_DONE_MAX * work.prefill_s)
-            whole_s += work.prefill_s
-    return whole_s * len(queue.in_flight) / len(works) - done_s
+            if not total_s:
+                elapsed_s = min(max(0.0, now - work.ready_at), PREFILL_DONE_MAX * work.prefill_s)
+            total_s += work.prefill_s
+    return total_s * len(queue.in_flight) / len(works) - elapsed_s
 
 
 def reload_for_window_s(candidate: Candidate, speed: Speed, expected: RequestEstimate) -> tuple[float, float]:

@@ -18,7 +18,7 @@ from herd.core.state.liveness import LivenessTracker
 from herd.core.state.queues import Queues
 from herd.core.state.request import Request
 
-Check: TypeAlias = Callable[[Request, Candidate], "str | None"]
+RejectionReason: TypeAlias = Callable[[Request, Candidate], "str | None"]
 
 NODES_LISTED_MAX = 32
 """Largest fleet for which a decision lists the nodes without the model."""
@@ -81,7 +81,9 @@ class Scheduler:
         self._queues = queues
         self._latencies = latencies
         self._liveness = liveness
-        self._checks = tuple((f.name, f.check, f.is_temporary) for f in sorted(filters, key=lambda f: f.is_soft))
+        self._checks = tuple(
+            (f.name, f.rejection_reason, f.is_temporary) for f in sorted(filters, key=lambda f: f.is_soft)
+        )
         self._soft = frozenset(f.name for f in filters if f.is_soft)
         self._others: dict[ModelName, tuple[int, list[Rejected]]] = {}
 
@@ -91,7 +93,11 @@ class Scheduler:
         rejected: list[Rejected] = []
         for node in self.fleet.with_model(model):
             if node.id in tried:
-                rejected.append(Rejected(node.id, "tried", "failed this request before", is_temporary=False))
+                rejected.append(
+                    Rejected(
+                        node.id, "tried", "an earlier attempt of this request failed on this node", is_temporary=False
+                    )
+                )
                 continue
             candidate = self._candidate(node, model, now)
             reason = _first_reason(self._checks, request, candidate)
@@ -103,9 +109,9 @@ class Scheduler:
             rejected.append(reason)
         is_panic = not passed and bool(suspected)
         if is_panic:
-            passed = [one for one in suspected if _may_be_tried_anyway(one)]
-            tried_anyway = {one.node.id for one in passed}
-            rejected = [one for one in rejected if one.node_id not in tried_anyway]
+            passed = [candidate for candidate in suspected if _may_be_tried_anyway(candidate)]
+            tried_anyway = {candidate.node.id for candidate in passed}
+            rejected = [node for node in rejected if node.node_id not in tried_anyway]
         if len(self.fleet.nodes) <= NODES_LISTED_MAX:
             rejected.extend(self._without(model))
         scored = self.policy.rank(request, passed)
@@ -138,7 +144,7 @@ class Scheduler:
         if known is not None and known[0] == self.fleet.version:
             return known[1]
         others = [
-            Rejected(node.id, "has_model", "does not have the model", is_temporary=False)
+            Rejected(node.id, "has_model", "the model is not on this node", is_temporary=False)
             for node in self.fleet
             if model not in node.report.models
         ]
@@ -149,10 +155,10 @@ class Scheduler:
 
 
 def _first_reason(
-    filters: Sequence[tuple[str, Check, bool]], request: Request, candidate: Candidate
+    filters: Sequence[tuple[str, RejectionReason, bool]], request: Request, candidate: Candidate
 ) -> Rejected | None:
-    for name, check, is_temporary in filters:
-        reason = check(request, candidate)
+    for name, rejection_reason, is_temporary in filters:
+        reason = rejection_reason(request, candidate)
         if reason is not None:
             return Rejected(candidate.node.id, name, reason, is_temporary)
     return None

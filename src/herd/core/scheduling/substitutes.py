@@ -42,7 +42,7 @@ def substitute(request: Request, model: ModelName, decision: Decision | None, fl
     wanted = [model_info for node in fleet.with_model(model) if (model_info := node.model_info(model)) is not None]
     if not wanted or "embedding" in wanted[0].capabilities:
         return None
-    fit = [
+    suitable = [
         (model_info.size_bytes, name)
         for node in fleet
         if node.liveness is not Liveness.OFFLINE
@@ -51,12 +51,12 @@ def substitute(request: Request, model: ModelName, decision: Decision | None, fl
         and (model_info := node.model_info(name)) is not None
         and _is_suitable(request, wanted[0], model_info)
     ]
-    return max(fit)[1] if fit else None
+    return max(suitable)[1] if suitable else None
 
 
 def _is_memory_the_only_reason(decision: Decision) -> bool:
-    having = [one.filter for one in decision.rejected if one.filter != "has_model"]
-    return bool(having) and all(name == "memory" for name in having)
+    filters = {node.filter for node in decision.rejected} - {"has_model"}
+    return filters == {"memory"}
 
 
 def _is_suitable(request: Request, wanted: ModelInfo, model_info: ModelInfo) -> bool:

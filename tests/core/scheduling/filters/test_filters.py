@@ -22,13 +22,13 @@ def decide(world: World) -> Decision:
         (
             a_report(models=[a_model_info(size_gb=42.5)], memory_gb=15, used_gb=4),
             "memory",
-            "needs 42.5 GB, 11.0 GB available",
+            "the model needs 42.5 GB, 11.0 GB available",
         ),
         (a_report(models=[a_model_info()], pressure=Pressure.CRITICAL), "pressure", "critical"),
         (a_report(models=[a_model_info()], draining=True), "paused", "draining"),
         (a_report(models=[a_model_info()], paused=True), "paused", "owner"),
         (a_report(models=[a_model_info()], capacity=a_capacity(paused=True)), "paused", "using it"),
-        (a_report(models=[a_model_info("other")]), "has_model", "does not have the model"),
+        (a_report(models=[a_model_info("other")]), "has_model", "the model is not on this node"),
     ],
 )
 def test_node_is_rejected_with_a_reason(report: Report, filter_name: str, words: str) -> None:

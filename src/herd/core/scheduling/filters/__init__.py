@@ -1,6 +1,7 @@
 """Defines the contract of a filter: a function that returns why a node cannot serve a request, or None.
 
-There is one filter in each file, which defines `FILTER = Filter("name", check)`. Filters run in the order of their file
+There is one filter in each file, which defines `FILTER = Filter("name", rejection_reason)`. Filters
+run in the order of their file
 names, and the first reason rejects the node. A filter is pure: it reads only the request and the candidate.
 """
 
@@ -15,13 +16,14 @@ from herd.core.state.request import Request
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """`check(request, candidate)` returns a reason with its numbers ("needs 42.5 GB, 11.0 GB free"), or None.
+    """`rejection_reason(request, candidate)` returns a reason with its numbers ("the model needs 42.5 GB, 11.0 GB
+    available"), or None.
 
     `is_temporary`: waiting can help, so a request is held if such a filter rejected some node.
-    `is_soft`: the rejection is a suspicion. If no other node is left, the node gets one request at a time.
+    `is_soft`: the node is only suspected. If no other node is left, it gets one request at a time.
     """
 
     name: str
-    check: Callable[[Request, Candidate], str | None]
+    rejection_reason: Callable[[Request, Candidate], str | None]
     is_temporary: bool = True
     is_soft: bool = False

@@ -7,10 +7,10 @@ from herd.core.state.decision import Candidate
 from herd.core.state.request import Request
 
 
-def check(request: Request, candidate: Candidate) -> str | None:
+def rejection_reason(request: Request, candidate: Candidate) -> str | None:
     if not request.only_node or candidate.node.id == request.only_node:
         return None
     return f"the request is for {request.only_node} only"
 
 
-FILTER = Filter("asked_node", check, is_temporary=False)
+FILTER = Filter("asked_node", rejection_reason, is_temporary=False)

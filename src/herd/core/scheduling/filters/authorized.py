@@ -7,7 +7,7 @@ from herd.core.state.decision import Candidate
 from herd.core.state.request import Request
 
 
-def check(request: Request, candidate: Candidate) -> str | None:
+def rejection_reason(request: Request, candidate: Candidate) -> str | None:
     node = candidate.node
     if node.unauthorized_until > candidate.at:
         wait_s = node.unauthorized_until - candidate.at
@@ -15,4 +15,4 @@ def check(request: Request, candidate: Candidate) -> str | None:
     return None
 
 
-FILTER = Filter("authorized", check)
+FILTER = Filter("authorized", rejection_reason)

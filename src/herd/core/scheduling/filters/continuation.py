@@ -7,7 +7,7 @@ from herd.core.state.decision import Candidate
 from herd.core.state.request import Request
 
 
-def check(request: Request, candidate: Candidate) -> str | None:
+def rejection_reason(request: Request, candidate: Candidate) -> str | None:
     model_info = candidate.model_info
     if not request.continuation_kinds:
         return None
@@ -18,4 +18,4 @@ def check(request: Request, candidate: Candidate) -> str | None:
     return None
 
 
-FILTER = Filter("continuation", check, is_temporary=False)
+FILTER = Filter("continuation", rejection_reason, is_temporary=False)

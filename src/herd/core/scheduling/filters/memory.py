@@ -10,7 +10,7 @@ from herd.core.state.fleet import GB
 from herd.core.state.request import Request
 
 
-def check(request: Request, candidate: Candidate) -> str | None:
+def rejection_reason(request: Request, candidate: Candidate) -> str | None:
     """A loaded model fits. Otherwise the weights, and the cache of the wanted context window for each slot, must fit
     into the memory that is free or occupied by idle models. The window counts at most as large as the model was trained
     for."""
@@ -19,7 +19,7 @@ def check(request: Request, candidate: Candidate) -> str | None:
     needed_bytes = int(model_info.size_bytes + (model_info.kv_bytes_per_token or 0) * window * model_info.engine.slots)
     if model_info.loaded is not None or needed_bytes <= candidate.free_bytes:
         return None
-    return f"needs {needed_bytes / GB:.1f} GB, {candidate.free_bytes / GB:.1f} GB available"
+    return f"the model needs {needed_bytes / GB:.1f} GB, {candidate.free_bytes / GB:.1f} GB available"
 
 
-FILTER = Filter("memory", check)
+FILTER = Filter("memory", rejection_reason)

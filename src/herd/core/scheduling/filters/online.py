@@ -8,11 +8,11 @@ from herd.core.state.fleet import Liveness
 from herd.core.state.request import Request
 
 
-def check(request: Request, candidate: Candidate) -> str | None:
+def rejection_reason(request: Request, candidate: Candidate) -> str | None:
     node = candidate.node
     if node.liveness is Liveness.OFFLINE:
         return f"offline: no heartbeat for {candidate.at - node.last_heartbeat_at:.0f} s"
     return None
 
 
-FILTER = Filter("online", check)
+FILTER = Filter("online", rejection_reason)

@@ -7,10 +7,10 @@ from herd.core.state.decision import Candidate
 from herd.core.state.request import Request
 
 
-def check(request: Request, candidate: Candidate) -> str | None:
+def rejection_reason(request: Request, candidate: Candidate) -> str | None:
     report = candidate.node.report
     if report.draining:
-        return "draining: it takes no new requests"
+        return "draining: the node accepts no new requests"
     if report.paused:
         return "paused by its owner"
     if report.capacity is not None and report.capacity.paused:
@@ -18,4 +18,4 @@ def check(request: Request, candidate: Candidate) -> str | None:
     return None
 
 
-FILTER = Filter("paused", check)
+FILTER = Filter("paused", rejection_reason)

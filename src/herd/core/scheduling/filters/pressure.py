@@ -8,11 +8,11 @@ from herd.core.state.fleet import GB, Pressure
 from herd.core.state.request import Request
 
 
-def check(request: Request, candidate: Candidate) -> str | None:
+def rejection_reason(request: Request, candidate: Candidate) -> str | None:
     memory = candidate.node.report.memory
     if memory.pressure is Pressure.CRITICAL:
         return f"memory pressure is critical, {memory.available_bytes / GB:.1f} GB available"
     return None
 
 
-FILTER = Filter("pressure", check)
+FILTER = Filter("pressure", rejection_reason)

@@ -7,12 +7,13 @@ from herd.core.state.decision import Candidate
 from herd.core.state.request import Request
 
 
-def check(request: Request, candidate: Candidate) -> str | None:
+def rejection_reason(request: Request, candidate: Candidate) -> str | None:
     if candidate.quarantined_until > candidate.at:
         return (
-            f"failed here recently or asked for a pause, next try in {candidate.quarantined_until - candidate.at:.0f} s"
+            "the model failed repeatedly on this node, or the node sent Retry-After; "
+            f"next try in {candidate.quarantined_until - candidate.at:.0f} s"
         )
     return None
 
 
-FILTER = Filter("quarantine", check, is_soft=True)
+FILTER = Filter("quarantine", rejection_reason, is_soft=True)

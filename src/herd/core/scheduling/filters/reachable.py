@@ -7,7 +7,7 @@ from herd.core.state.decision import Candidate
 from herd.core.state.request import Request
 
 
-def check(request: Request, candidate: Candidate) -> str | None:
+def rejection_reason(request: Request, candidate: Candidate) -> str | None:
     """Failed connections count more than heartbeats: a node that the coordinator cannot reach gets no requests."""
     node = candidate.node
     if node.unreachable_until > candidate.at:
@@ -15,4 +15,4 @@ def check(request: Request, candidate: Candidate) -> str | None:
     return None
 
 
-FILTER = Filter("reachable", check, is_soft=True)
+FILTER = Filter("reachable", rejection_reason, is_soft=True)

@@ -8,7 +8,7 @@ from herd.core.state.liveness import HEARTBEATS_TO_TRUST, RETURNS_ALLOWED
 from herd.core.state.request import Request
 
 
-def check(request: Request, candidate: Candidate) -> str | None:
+def rejection_reason(request: Request, candidate: Candidate) -> str | None:
     node, now = candidate.node, candidate.at
     if node.returns <= RETURNS_ALLOWED:
         return None
@@ -19,4 +19,4 @@ def check(request: Request, candidate: Candidate) -> str | None:
     return None
 
 
-FILTER = Filter("returning", check, is_soft=True)
+FILTER = Filter("returning", rejection_reason, is_soft=True)

@@ -8,7 +8,8 @@ from herd.core.state.request import Request
 
 
 def points(request: Request, candidate: Candidate, weights: Weights) -> float:
-    """Steps as in ollama-herd, window / estimated tokens: < 1 -15, < 1.5 3, < 3 7, < 8 12, else 15."""
+    """The ratio of window to estimated tokens gives, as in ollama-herd: below 1 -15 points, below 1.5 3 points, below 3
+    7 points, below 8 12 points, else 15 points."""
     loaded = candidate.model_info.loaded
     if loaded is None or not loaded.window_tokens or not request.prompt_tokens:
         return 0.0

@@ -12,7 +12,7 @@ SMALL_MACHINE_GB = 32
 
 
 def points(request: Request, candidate: Candidate, weights: Weights) -> float:
-    """Steps as in ollama-herd, relative to a maximum of 15; models between the thresholds get 0."""
+    """The same steps as in ollama-herd; another maximum than 15 scales them. Models between the thresholds get 0."""
     model_gb = candidate.model_info.size_bytes / GB
     memory_gb = candidate.report.memory.total_bytes / GB
     if model_gb > weights.role_large_threshold_gb:
