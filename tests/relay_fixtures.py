@@ -51,7 +51,7 @@ class Client:
         self.method, self.path, self.query, self.body = "POST", "/api/chat", b"", body
         self.headers: Sequence[Header] = headers
         self.client_ip, self.received_at = "192.0.2.9", 0.0
-        self.on_gone: Callable[[], None] | None = None
+        self.on_disconnect: Callable[[], None] | None = None
         self.on_writable: Callable[[bool], None] | None = None
         self.admission: object | None = None
         self.status = 0
@@ -103,8 +103,8 @@ class Client:
         """Disconnects as the HTTP server reports it: once, and not after the end of the answer."""
         if not self.over.done():
             self._end(is_whole=False)
-            if self.on_gone is not None:
-                self.on_gone()
+            if self.on_disconnect is not None:
+                self.on_disconnect()
 
     def _end(self, is_whole: bool) -> None:
         self.is_whole = is_whole
@@ -214,7 +214,7 @@ async def a_relay_setup(
     assert not wait_comments and wait_comments._timer is None, "no request waits, so no timer runs"
     assert not driver.runs and not dispatcher.live_requests and dispatcher.problems() == []
     assert all(connection._request is None for connection in pool.connections)
-    assert all(client.on_gone is None and client.on_writable is None for client in setup.clients)
+    assert all(client.on_disconnect is None and client.on_writable is None for client in setup.clients)
     ended = [record.request.id for record in records if record.outcome is not Outcome.RETRIED]
     assert sorted(ended) == sorted({f"r{n + 1}" for n in range(setup.relays)}), "one terminal row for each request"
     pool.close()

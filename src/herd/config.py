@@ -122,14 +122,14 @@ class Config:
         """One row per setting for `herd config`: key, value, source, default, expects, help. Secrets are masked."""
         return [
             {
-                "key": one.setting.env,
-                "value": _format(one.setting, one.value),
-                "source": one.source,
-                "default": _format(one.setting, one.setting.default),
-                "expects": one.setting.expects,
-                "help": one.setting.help,
+                "key": known.setting.env,
+                "value": _format(known.setting, known.value),
+                "source": known.source,
+                "default": _format(known.setting, known.setting.default),
+                "expects": known.setting.expects,
+                "help": known.setting.help,
             }
-            for one in self.values
+            for known in self.values
         ]
 
 
@@ -158,7 +158,7 @@ def load(
     values = [_convert(setting, raw.get(setting.env), problems) for setting in settings]
     built: dict[RecordType, object] = {}
     for record in records:
-        fields = {one.setting.name: one.value for one in values if one.setting.record is record}
+        fields = {known.setting.name: known.value for known in values if known.setting.record is record}
         try:
             built[record] = record(**fields)
         except ValueError as error:
@@ -188,8 +188,13 @@ def settings_of(record: RecordType) -> list[Setting]:
 
 def documentation(records: Sequence[RecordType]) -> str:
     """A Markdown table of every setting, sorted by name: the body of docs/settings.md."""
-    settings = sorted((one for record in records for one in settings_of(record)), key=lambda setting: setting.env)
-    rows = [(f"`{one.env}`", _code(_format(one, one.default)), one.expects, one.help) for one in settings]
+    settings = sorted(
+        (setting for record in records for setting in settings_of(record)), key=lambda setting: setting.env
+    )
+    rows = [
+        (f"`{setting.env}`", _code(_format(setting, setting.default)), setting.expects, setting.help)
+        for setting in settings
+    ]
     lines = [f"| {' | '.join(row)} |".replace("  |", " |") for row in rows]
     return "\n".join(["| name | default | value | description |", "|---|---|---|---|", *lines]) + "\n"
 

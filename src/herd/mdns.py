@@ -118,9 +118,9 @@ async def _resolve(zeroconf: Zeroconf, service_type: str, name: str, found: asyn
     info = AsyncServiceInfo(service_type, name)
     if not await info.async_request(zeroconf, RESOLVE_MS) or not info.port:
         return
-    for one in coordinators_in(info, name):
+    for coordinator in coordinators_in(info, name):
         if not found.full():
-            found.put_nowait(one)
+            found.put_nowait(coordinator)
 
 
 def coordinators_in(info: AsyncServiceInfo, name: str) -> list[FoundCoordinator]:

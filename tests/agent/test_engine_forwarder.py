@@ -23,7 +23,10 @@ Run = Callable[..., object]
 
 def own_network_address() -> str:
     found = [
-        one.address for entries in psutil.net_if_addrs().values() for one in entries if one.family == socket.AF_INET
+        entry.address
+        for entries in psutil.net_if_addrs().values()
+        for entry in entries
+        if entry.family == socket.AF_INET
     ]
     return next((address for address in found if not address.startswith("127.")), "")
 

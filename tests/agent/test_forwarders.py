@@ -20,7 +20,10 @@ HELLO = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"
 
 def own_network_address() -> str:
     found = [
-        one.address for entries in psutil.net_if_addrs().values() for one in entries if one.family == socket.AF_INET
+        entry.address
+        for entries in psutil.net_if_addrs().values()
+        for entry in entries
+        if entry.family == socket.AF_INET
     ]
     return next((address for address in found if not address.startswith("127.")), "")
 

@@ -14,7 +14,7 @@ from herd.core.state.fleet import Gpu, Memory, Pressure, Report
 from herd.discover import discover
 
 SENSORS = discover(herd.agent.sensors, Sensor, "SENSOR")
-FIELDS = {one.name for one in dataclasses.fields(Report)}
+FIELDS = {field.name for field in dataclasses.fields(Report)}
 
 PSI = """some avg10={some} avg60=1.20 avg300=0.40 total=123456
 full avg10={full} avg60=0.80 avg300=0.20 total=98765

@@ -257,8 +257,8 @@ def test_arbitrary_mdns_announcement_gives_a_url_and_two_texts(
     addresses, every_property = [b"\x0a\0\0\1"], dict(properties)
     info = Answered(mdns.SERVICE, f"x.{mdns.SERVICE}", port=1, addresses=addresses, properties=every_property)
     found = mdns.coordinators_in(info, name)
-    assert [one.url for one in found] == ["http://10.0.0.1:1"]
-    assert all(isinstance(text, str) for one in found for text in (one.version, one.fleet_id))
+    assert [coordinator.url for coordinator in found] == ["http://10.0.0.1:1"]
+    assert all(isinstance(text, str) for coordinator in found for text in (coordinator.version, coordinator.fleet_id))
 
 
 STREAMS = st.sampled_from(

@@ -242,8 +242,8 @@ def test_truncated_recorded_stream_has_no_last_delta(name: str) -> None:
 def test_timings_become_seconds_and_cached_tokens_are_included() -> None:
     (delta,) = read(talk(stream=False), [recorded("chat").body])
     assert delta.usage == Usage(33, 4, 0, None, 213.666 / 1000, 58.528 / 1000)
-    (bare,) = [d.usage for d in read(talk(), [recorded("chat_stream_bare").body]) if d.usage]
-    assert (bare.prompt_tokens, bare.completion_tokens, bare.cached_tokens) == (33, 3, 32)
+    (usage,) = [d.usage for d in read(talk(), [recorded("chat_stream_bare").body]) if d.usage]
+    assert (usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens) == (33, 3, 32)
 
 
 def test_reasoning_is_read_as_thinking() -> None:

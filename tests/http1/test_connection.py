@@ -535,7 +535,7 @@ def test_a_disconnect_is_reported_once_if_the_answer_has_not_ended(
     connection.data_received(POST)
     events: list[str] = []
     (exchange,) = memory.exchanges
-    exchange.on_gone = lambda: events.append("gone")
+    exchange.on_disconnect = lambda: events.append("gone")
     state(exchange)
     before = bytes(transport.sent)
     if "eof" in how:
@@ -667,7 +667,7 @@ def test_a_real_disconnect_is_noticed(state: Callable[[HttpExchange], None], how
         arrived = asyncio.Event()
 
         def answer(exchange: HttpExchange) -> None:
-            exchange.on_gone = gone.set
+            exchange.on_disconnect = gone.set
             state(exchange)
             arrived.set()
 
@@ -694,7 +694,7 @@ def test_a_disconnect_is_noticed_while_reading_is_paused() -> None:
         arrived = asyncio.Event()
 
         def answer(exchange: HttpExchange) -> None:
-            exchange.on_gone = gone.set
+            exchange.on_disconnect = gone.set
             arrived.set()
 
         async with a_server(answer, pipeline_max_bytes=10) as server:

@@ -16,10 +16,10 @@ def a_key(seed: int = 1, **changes: object) -> tuple[ApiKey, str]:
 
 
 def test_a_presented_key_finds_its_record() -> None:
-    (one, shown), (two, other) = a_key(1), a_key(2)
-    ring = Keyring([one, two])
-    assert ring.find(shown, 200.0) is one
-    assert ring.find(other, 200.0) is two
+    (first, first_text), (second, second_text) = a_key(1), a_key(2)
+    ring = Keyring([first, second])
+    assert ring.find(first_text, 200.0) is first
+    assert ring.find(second_text, 200.0) is second
 
 
 def test_the_stored_record_does_not_contain_the_secret() -> None:

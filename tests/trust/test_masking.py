@@ -28,8 +28,8 @@ def test_our_secrets_are_masked_in_every_position(random: bytes, around: str) ->
         "signature": random[:32].hex(),
     }
     for kind, secret in secrets.items():
-        bare = secret.rpartition("/")[2]
-        assert bare not in mask_secrets(around.format(secret)), kind
+        secret_part = secret.rpartition("/")[2]
+        assert secret_part not in mask_secrets(around.format(secret)), kind
 
 
 @pytest.mark.parametrize(

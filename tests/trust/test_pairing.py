@@ -106,8 +106,8 @@ def test_two_nodes_with_the_same_name_have_different_fingerprints() -> None:
     for private in (NODE, STRANGER):
         pending.add(PendingNode("mac", public_of(private), "10.0.0.5", 1.0))
     assert len(pending.find("mac", FLEET_PUBLIC)) == 2
-    [one] = pending.find(fingerprint(public_of(STRANGER), FLEET_PUBLIC), FLEET_PUBLIC)
-    assert one.public == public_of(STRANGER)
+    [found] = pending.find(fingerprint(public_of(STRANGER), FLEET_PUBLIC), FLEET_PUBLIC)
+    assert found.public == public_of(STRANGER)
 
 
 def test_the_number_of_pending_nodes_is_limited_and_each_keeps_its_time() -> None:
@@ -116,7 +116,7 @@ def test_the_number_of_pending_nodes_is_limited_and_each_keeps_its_time() -> Non
         assert pending.add(PendingNode("n", f"{number:064x}", "10.0.0.1", float(number)))
     assert not pending.add(PendingNode("n", "f" * 64, "10.0.0.1", 0.0))
     assert pending.add(PendingNode("renamed", f"{5:064x}", "10.0.0.2", 99.0))
-    assert next(one for one in pending if one.public == f"{5:064x}").since == 5.0
+    assert next(node for node in pending if node.public == f"{5:064x}").since == 5.0
     pending.reject(f"{5:064x}")
     assert pending.add(PendingNode("n", "f" * 64, "10.0.0.1", 0.0))
 

@@ -38,11 +38,11 @@ class SettingsStore:
         self._load = load
         self._file = file
         problems: list[str] = []
-        self._stored = {name: one for name, one in read_env_file(file, problems).items() if name not in NOT_IN_FILE}
+        self._stored = {name: raw for name, raw in read_env_file(file, problems).items() if name not in NOT_IN_FILE}
         if problems:
             raise ConfigError(problems)
         self._config = load(self._stored)
-        self._at_start = {one.setting.env: one.value for one in self._config.values}
+        self._at_start = {known.setting.env: known.value for known in self._config.values}
 
     def settings(self) -> Settings:
         """The current settings, including changes that take effect at the next start."""
@@ -53,7 +53,7 @@ class SettingsStore:
         return self._config.describe()
 
     def lines(self) -> list[SettingLine]:
-        return [self._line(one, row) for one, row in zip(self._config.values, self._config.describe(), strict=True)]
+        return [self._line(known, row) for known, row in zip(self._config.values, self._config.describe(), strict=True)]
 
     def dashboard_value(self, name: str) -> str | None:
         stored = self._stored.get(name)
@@ -61,7 +61,7 @@ class SettingsStore:
 
     def change(self, name: str, value: str | None) -> SettingLine:
         """Sets a value, or removes it with None. If it raises `BadRequest`, nothing has changed."""
-        chosen = next((one for one in self._config.values if one.setting.env == name), None)
+        chosen = next((known for known in self._config.values if known.setting.env == name), None)
         if chosen is None:
             raise BadRequest(f"unknown setting {name[:80]!r}; GET /dashboard/api/settings lists all settings")
         reason = self._fixed_reason(chosen)
@@ -69,7 +69,7 @@ class SettingsStore:
             raise BadRequest(f"{name} cannot be changed here: {reason}")
         if value is not None and (len(value) > VALUE_MAX_CHARS or not value.isprintable() or '"' in value):
             raise BadRequest(f"a value must be one line of at most {VALUE_MAX_CHARS} characters, without quotes")
-        changed = {key: one for key, one in self._stored.items() if key != name}
+        changed = {key: raw for key, raw in self._stored.items() if key != name}
         if value is not None:
             changed[name] = RawValue(value, str(self._file))
         try:
@@ -82,7 +82,9 @@ class SettingsStore:
 
     def weights(self, values: dict[str, str]) -> dict[str, float]:
         """The values of these weights as numbers, by field name, without storing them. Raises `BadRequest`."""
-        names = {one.setting.env: one.setting for one in self._config.values if one.setting.record in APPLIED_AT_ONCE}
+        names = {
+            known.setting.env: known.setting for known in self._config.values if known.setting.record in APPLIED_AT_ONCE
+        }
         unknown = sorted(set(values) - set(names))
         if unknown:
             raise BadRequest(f"{unknown[0][:80]} is not a weight; the weights are: {', '.join(sorted(names))}")
@@ -92,7 +94,7 @@ class SettingsStore:
             )
         except ConfigError as error:
             raise BadRequest("; ".join(error.problems)) from error
-        found = {one.setting.env: one.value for one in tried.values}
+        found = {known.setting.env: known.value for known in tried.values}
         return {names[name].name: float(str(found[name])) for name in values}
 
     def _fixed_reason(self, chosen: SettingValue) -> str:
@@ -142,7 +144,7 @@ class SettingsStore:
 
     def _write(self, stored: Mapping[str, RawValue]) -> None:
         """Replaces the file atomically, readable by its owner only. Raises `BadRequest` if that fails."""
-        text = HEADER + "".join(f'{name}="{one.text}"\n' for name, one in sorted(stored.items()))
+        text = HEADER + "".join(f'{name}="{raw.text}"\n' for name, raw in sorted(stored.items()))
         try:
             write_atomically(self._file, text.encode())
         except OSError as error:

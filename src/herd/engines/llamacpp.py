@@ -13,7 +13,7 @@ import msgspec
 from herd.core.state.fleet import EngineAbilities, EngineEndpoint, Loaded, ModelInfo
 from herd.engines import NO_RESPONSE, EngineRequest, EngineResponse, Inventory
 from herd.engines._openai_compatible import BASIC_PATHS, OpenAICompatible
-from herd.protocols.answer_watch import decode
+from herd.protocols.answer_ends import decode
 from herd.protocols.openai import model_list
 from herd.protocols.openai.engine_requests import ServerQuirks
 

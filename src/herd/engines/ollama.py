@@ -14,7 +14,7 @@ import msgspec
 from herd.core.state.fleet import EngineAbilities, ModelInfo, ModelName, canonical
 from herd.core.state.request import RequestKind
 from herd.engines import NO_RESPONSE, Engine, EngineRequest, EngineResponse, Inventory, Reader
-from herd.protocols.answer_watch import decode
+from herd.protocols.answer_ends import decode
 from herd.protocols.conversation import Conversation
 from herd.protocols.ollama import engine_answers, engine_requests, model_list
 

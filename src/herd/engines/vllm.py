@@ -11,7 +11,7 @@ import msgspec
 from herd.core.state.fleet import EngineEndpoint
 from herd.engines import NO_RESPONSE, EngineRequest, EngineResponse, Inventory
 from herd.engines._openai_compatible import BASIC_PATHS, OpenAICompatible, always_loaded_model
-from herd.protocols.answer_watch import decode
+from herd.protocols.answer_ends import decode
 from herd.protocols.openai import model_list
 from herd.protocols.openai.engine_requests import ServerQuirks
 

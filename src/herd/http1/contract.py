@@ -53,7 +53,7 @@ class Exchange(Protocol):
     admission: object | None
     """The decision of access control on this head; equal requests of one connection share it."""
 
-    on_gone: Callable[[], None] | None
+    on_disconnect: Callable[[], None] | None
     """Called once if the client disconnects before the answer has ended."""
     on_writable: Callable[[bool], None] | None
     """Called with False when the client reads too slowly (the buffer is full), with True when it has caught up."""

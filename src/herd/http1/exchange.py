@@ -74,7 +74,7 @@ class HttpExchange:
         "client_ip",
         "headers",
         "method",
-        "on_gone",
+        "on_disconnect",
         "on_writable",
         "path",
         "query",
@@ -91,7 +91,7 @@ class HttpExchange:
         self.body = body
         self.client_ip = client_ip
         self.received_at = received_at
-        self.on_gone: Callable[[], None] | None = None
+        self.on_disconnect: Callable[[], None] | None = None
         self.on_writable: Callable[[bool], None] | None = None
         self._connection = connection
         self._head = head
@@ -209,19 +209,19 @@ class HttpExchange:
         self._connection.cut(framing == _BY_CLOSE)
 
     def client_left(self) -> None:
-        """The client has disconnected: calls `on_gone` once; nothing more is sent."""
+        """The client has disconnected: calls `on_disconnect` once; nothing more is sent."""
         if self._framing == _ENDED:
             return
-        on_gone = self.on_gone
+        on_disconnect = self.on_disconnect
         self._close()
-        if on_gone is not None:
-            on_gone()
+        if on_disconnect is not None:
+            on_disconnect()
 
     def _close(self) -> None:
         """Ignores further calls. Releases the callbacks, which refer to this exchange: this avoids reference cycles."""
         self._framing = _ENDED
         self._held = b""
-        self.on_gone = None
+        self.on_disconnect = None
         self.on_writable = None
 
     def _render(self, status: int, headers: Sequence[Header], framing: bytes, stays_open: bool) -> bytes:

@@ -27,10 +27,10 @@ def test_different_beginnings_share_no_hash() -> None:
 
 
 def test_hashes_are_equal_up_to_the_first_difference() -> None:
-    one, other = prefix_hashes(a_body(LONG + "a" + LONG)), prefix_hashes(a_body(LONG + "b" + LONG))
-    shared = len([1 for a, b in zip(one, other, strict=True) if a == b])
-    assert 0 < shared < len(one)
-    assert one[:shared] == other[:shared]
+    first, second = prefix_hashes(a_body(LONG + "a" + LONG)), prefix_hashes(a_body(LONG + "b" + LONG))
+    shared = len([1 for a, b in zip(first, second, strict=True) if a == b])
+    assert 0 < shared < len(first)
+    assert first[:shared] == second[:shared]
 
 
 def test_other_fields_before_the_messages_do_not_matter() -> None:

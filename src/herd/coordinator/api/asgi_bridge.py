@@ -51,7 +51,7 @@ class Bridge:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         exchange.on_writable = call.set_writable
-        exchange.on_gone = call.on_disconnect(task)
+        exchange.on_disconnect = call.on_disconnect(task)
 
     def _serve_websocket(self, exchange: Exchange) -> None:
         refusal = Refusal(400, "websocket_not_supported", "WebSockets are not served here")

@@ -154,7 +154,7 @@ class AutoPull:
             callbacks.client_left()
 
         task.add_done_callback(end)
-        exchange.on_gone = leave
+        exchange.on_disconnect = leave
 
     def _refusal(self, request: Request, problem: str) -> Refusal:
         reason = problem or f"not completed within {self._settings.timeout_s:.0f} s; watch it with: herd pulls"

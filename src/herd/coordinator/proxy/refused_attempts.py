@@ -1,4 +1,4 @@
-"""Decides whether an engine's error answer is a failure of the node or a mistake of the client."""
+"""Decides whether an engine's error response is a failure of the node or an error in the client's request."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from herd.http1.contract import Header
 from herd.protocols.apply_options import retry_prompt_tokens
 
 
-def judge(
-    engine: Engine, command: Dispatch, status: int, headers: list[Header], body: bytes, *, is_continuation: bool
+def classify_error(
+    engine: Engine, command: Dispatch, status: int, headers: list[Header], body: bytes, is_continuation: bool
 ) -> Failure | Refusal | None:
-    """A failure to retry on another node, a refusal to send to the client, or None: the client gets this error answer.
+    """A failure to retry on another node, a refusal to send to the client, or None to forward the error response.
 
     `is_continuation`: the client has already received a part of the answer from another node.
     """

@@ -1,13 +1,13 @@
 """Carries out one request: sends each attempt to its node and the answer to the client.
 
-    IDLE ──dispatch──> SENT ──first bytes──> OPEN ──end──> OVER
-                         │└──status >= 400──> REFUSED ──judged──> IDLE (failed) or OVER (passed on)
+    IDLE ──dispatch──> SENT ──first bytes──> OPEN ──end──> ENDED
+                         │└──status >= 400──> REFUSED ──classified──> IDLE (failed) or ENDED (passed on)
                          └──connection lost──> IDLE; the core then decides: dispatch, hold, refuse or abort
 
-If client and engine use the same protocol, bytes are passed through: the bytes of each read are shown to a watcher and
-written. Otherwise they are translated. Before the first byte of the body arrives, nothing is forwarded, not even the
-head. An answer that is not streamed is held back until it is complete, up to a limit: until then another node can
-still give it. The core chooses the node and decides about retries.
+If client and engine use the same protocol, bytes are passed through: a watcher checks them, and they are written
+unchanged. Otherwise they are translated. Before the first byte of the body arrives, nothing is forwarded, not even the
+head. An answer that is not streamed is buffered until it is complete, up to a limit: until then another node can still
+answer instead. The core chooses the node and decides about retries.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dataclasses import replace
 from typing import Final
 
 from herd.coordinator.proxy.continuation import Continuation, line_break
-from herd.coordinator.proxy.refused_attempts import judge
+from herd.coordinator.proxy.refused_attempts import classify_error
 from herd.coordinator.proxy.relay_dependencies import RelayDependencies
 from herd.coordinator.proxy.template_rendering import TemplateRendering
 from herd.coordinator.proxy.thinking_usage import thinking_headers
@@ -40,13 +40,13 @@ _IDLE: Final = 0
 _SENT: Final = 1
 _REFUSED: Final = 2
 _OPEN: Final = 3
-_OVER: Final = 4
+_ENDED: Final = 4
 
 _INCOMPLETE: Final = "the answer ended before it was complete"
 
 
 class Relay:
-    """Runs one request: takes commands from the driver, and events from the upstream call and the exchange."""
+    """Runs one request: takes commands from the driver, and events from the upstream request and the exchange."""
 
     __slots__ = (
         "_continuation",
@@ -59,7 +59,7 @@ class Relay:
         "_headers",
         "_held",
         "_held_bytes",
-        "_last",
+        "_last_forwarded",
         "_lines",
         "_parsed",
         "_request_id",
@@ -91,16 +91,16 @@ class Relay:
         self._conversation: Conversation | None = None
         self._lines: bytes | None = None
         self._forwarded_bytes = 0
-        self._last = b""
+        self._last_forwarded = b""
         self._wait = wait
         is_continuable = parsed.stream and dependencies.settings.continuation == "auto"
         self._continuation = Continuation(dialect, parsed, request_id) if is_continuable else None
-        exchange.on_gone = self._client_gone
+        exchange.on_disconnect = self._client_disconnected
 
     # --- commands of the driver ---
 
     def dispatch(self, command: Dispatch) -> None:
-        if self._step == _OVER:
+        if self._step == _ENDED:
             return
         if self._wait is not None:
             self._dependencies.wait_comments.end(self._wait)
@@ -130,7 +130,7 @@ class Relay:
             if self._forwarded_bytes:
                 self._fail(FailureKind.CANNOT_CONTINUE, "the rest of the answer cannot be requested from this engine")
             else:
-                self._refuse_here(error.refusal)
+                self._refuse_request(error.refusal)
 
     def hold(self, command: Hold) -> None:
         self._cancel_upstream()
@@ -138,13 +138,13 @@ class Relay:
         self._wait = self._dependencies.wait_comments.hold(self._wait, command, self._exchange, takes_comments)
 
     def refuse(self, command: Refuse) -> None:
-        self._end_with(command.refusal)
+        self._send_refusal(command.refusal)
 
     def abort(self, command: Abort) -> None:
         if command.refusal is not None:
-            self._end_with(command.refusal)
+            self._send_refusal(command.refusal)
         else:
-            self._over()
+            self._close()
 
     # --- sending ---
 
@@ -160,11 +160,11 @@ class Relay:
         if self._conversation is None:
             self._conversation = self._dialect.read_conversation(self._parsed)
         self._conversation.model = command.model_info.name
-        call = engine.build_request(with_engine_options(self._conversation, command.options))
+        request = engine.build_request(with_engine_options(self._conversation, command.options))
         name = command.fallback or self._parsed.model
         writer = self._dialect.writer(self._parsed, name, self._request_id, self._dependencies.timestamp())
         self._translation = Translation(engine.reader(self._conversation), writer)
-        self._send(call, forwarded_headers.OWN_LINES, self)
+        self._send(request, forwarded_headers.OWN_LINES, self)
 
     def _send_continuation(self, command: Dispatch, engine: Engine) -> None:
         """Makes this node continue the answer from what the client has received."""
@@ -189,23 +189,24 @@ class Relay:
         resumption = self._continuation.resumption
         resumed_tokens = resumption.partial_answer.chunks
         self._translation = Translation(engine.reader(conversation), resumption.writer, resumed_tokens)
-        call = engine.build_request(with_engine_options(conversation, self._dispatch.options))
-        self._send(call, forwarded_headers.OWN_LINES, self)
+        request = engine.build_request(with_engine_options(conversation, self._dispatch.options))
+        self._send(request, forwarded_headers.OWN_LINES, self)
 
-    def _send(self, call: EngineRequest, lines: bytes, sink: UpstreamSink) -> None:
+    def _send(self, request: EngineRequest, lines: bytes, sink: UpstreamSink) -> None:
         self._step = _SENT
-        url, method, path = self._dispatch.model_info.engine.url, call.method.encode("ascii"), call.path.encode("ascii")
-        self._upstream = self._dependencies.pool.send(url, method, path, lines, call.body, sink)
+        url = self._dispatch.model_info.engine.url
+        method, path = request.method.encode("ascii"), request.path.encode("ascii")
+        self._upstream = self._dependencies.pool.send(url, method, path, lines, request.body, sink)
 
     def _cancel_upstream(self) -> None:
-        """Ends an attempt that is still open."""
-        call = self._upstream
-        if call is not None:
+        """Cancels an attempt that is still open."""
+        upstream = self._upstream
+        if upstream is not None:
             self._upstream = None
             self._step = _IDLE
-            call.cancel()
+            upstream.cancel()
 
-    # --- events of the upstream call ---
+    # --- events of the upstream request ---
 
     def on_head(self, status: int, headers: list[Header]) -> None:
         self._status = status
@@ -221,24 +222,24 @@ class Relay:
         if self._step != _OPEN:
             self._hold_back(data)
             return
-        data = self._watched(data) if self._watcher is not None else self._translated(data)
+        data = self._pass_through(data) if self._watcher is not None else self._translate(data)
         data, error = self._split_at_error(data)
         if data:
             self._forward(data)
-        self._fail_with(error)
+        self._fail_on_error(error)
 
     def _split_at_error(self, data: bytes) -> tuple[bytes, bytes]:
         return split_at_error(data) if self._watcher is not None and self._parsed.stream else (data, b"")
 
-    def _fail_with(self, error: bytes) -> None:
-        """The engine answers, but reports an error in its stream: the same as a lost connection."""
+    def _fail_on_error(self, error: bytes) -> None:
+        """The engine reports an error in its stream, which has the same effect as a lost connection."""
         if error and self._step == _OPEN:
             message = error_text(error.removeprefix(b"data: "))
             self._fail(FailureKind.SERVER_ERROR, "the stream ended with an error", engine_text=message)
 
     def _forward(self, data: bytes) -> None:
         self._forwarded_bytes += len(data)
-        self._last = data
+        self._last_forwarded = data
         if self._continuation is not None:
             self._continuation.record(data)
         self._exchange.write(data)
@@ -246,11 +247,11 @@ class Relay:
     def on_end(self) -> None:
         self._upstream = None
         if self._step == _REFUSED:
-            self._judge()
+            self._end_refused()
         elif self._translation is not None:
             self._end_translated(self._translation)
         else:
-            self._end_passed()
+            self._end_passed_through()
 
     def on_error(self, kind: FailureKind, detail: str) -> None:
         self._upstream = None
@@ -268,7 +269,7 @@ class Relay:
             if self._held_bytes <= settings.refusal_max_bytes:
                 self._hold(data)
             return
-        data = self._watched(data) if self._watcher is not None else self._translated(data)
+        data = self._pass_through(data) if self._watcher is not None else self._translate(data)
         if not data:
             return
         if not self._parsed.stream:
@@ -283,20 +284,20 @@ class Relay:
             return
         data, error = self._split_at_error(data)
         self._open(data, None if self._translation is not None else forwarded_headers.body_length(self._headers))
-        self._fail_with(error)
+        self._fail_on_error(error)
 
     def _hold(self, data: bytes) -> None:
         self._held.append(data)
         self._held_bytes += len(data)
 
     def _open(self, data: bytes, length: int | None) -> None:
-        """Forwards the first bytes together with the head. After this no other node may begin the answer."""
-        if not self._is_committed():
+        """Forwards the first bytes together with the head. After this no other node may start the answer again."""
+        if not self._commit():
             return
         if self._forwarded_bytes:
-            data = line_break(self._last, data) + data
+            data = line_break(self._last_forwarded, data) + data
         else:
-            self._exchange.on_writable = self._client_reads
+            self._exchange.on_writable = self._on_client_writable
             if self._commented_wait is not None:
                 self._commented_wait.write_headers(self._answer_headers())
             else:
@@ -305,7 +306,7 @@ class Relay:
             self._continuation.nodes.append(self._dispatch.node_id)
         self._forward(data)
 
-    def _is_committed(self) -> bool:
+    def _commit(self) -> bool:
         """Reports the first byte to the core before it is sent; False if that ended the request."""
         self._step = _OPEN
         driver = self._dependencies.driver
@@ -324,10 +325,9 @@ class Relay:
 
     # --- the end of the answer ---
 
-    def _end_passed(self) -> None:
-        watcher = self._watcher
-        assert watcher is not None
-        counters = watcher.end()
+    def _end_passed_through(self) -> None:
+        assert self._watcher is not None
+        counters = self._watcher.end()
         if counters is None:
             self._fail(FailureKind.TRUNCATED, _INCOMPLETE)
         elif self._step == _OPEN:
@@ -362,7 +362,7 @@ class Relay:
         """Reports the end to the core first: the client's next request may start within `end` and need the slot."""
         rest = self._whole_lines.rest
         self._forwarded_bytes += len(rest)
-        self._over()
+        self._close()
         self._feed_finished(counters, self._status)
         if rest:
             self._exchange.write(rest)
@@ -375,7 +375,7 @@ class Relay:
 
     def _send_whole(self, counters: Counters, headers: list[Header], body: bytes) -> None:
         self._forwarded_bytes = len(body)
-        self._over()
+        self._close()
         self._feed_finished(counters, self._status)
         if self._commented_wait is not None:
             self._exchange.write(body)
@@ -389,25 +389,25 @@ class Relay:
 
     # --- the engine refuses ---
 
-    def _judge(self) -> None:
+    def _end_refused(self) -> None:
         body = b"".join(self._held)
         engine = self._dependencies.engines[self._dispatch.model_info.engine.kind]
         is_continuation = self._forwarded_bytes > 0
-        judged = judge(engine, self._dispatch, self._status, self._headers, body, is_continuation=is_continuation)
-        if judged is None:
-            self._pass_refusal_on(body)
-        elif isinstance(judged, Refusal):
-            self._refuse_here(judged)
+        result = classify_error(engine, self._dispatch, self._status, self._headers, body, is_continuation)
+        if result is None:
+            self._forward_error(body)
+        elif isinstance(result, Refusal):
+            self._refuse_request(result)
         else:
-            self._report(judged)
+            self._report(result)
 
-    def _pass_refusal_on(self, body: bytes) -> None:
+    def _forward_error(self, body: bytes) -> None:
         """Sends the engine's error answer unchanged, or translated if the client uses another protocol."""
         message = error_text(body) or f"the node answered {self._status}"
         refusal = Refusal(self._status, "invalid_request", message)
         if self._commented_wait is not None:
             self._feed_finished(Counters(), self._status)
-            self._end_with(refusal)
+            self._send_refusal(refusal)
             return
         headers = self._answer_headers()
         if self._translation is not None or not body or len(body) > self._dependencies.settings.refusal_max_bytes:
@@ -416,11 +416,11 @@ class Relay:
             body = answer.body
         self._send_whole(Counters(), headers, body)
 
-    def _refuse_here(self, refusal: Refusal) -> None:
-        """The request cannot be sent to this engine: a mistake of the client, found here instead of by the engine."""
-        if self._is_committed():
+    def _refuse_request(self, refusal: Refusal) -> None:
+        """Sends the client an error because its request is invalid for this engine; other nodes are not tried."""
+        if self._commit():
             self._feed_finished(Counters(), refusal.status)
-            self._end_with(refusal)
+            self._send_refusal(refusal)
 
     # --- failing ---
 
@@ -429,9 +429,9 @@ class Relay:
         self._report(Failure(kind=kind, detail=detail, engine_text=engine_text))
 
     def _report(self, failure: Failure) -> None:
-        """Reports the failed attempt to the core, which answers with the next command. Cancels a call that is open."""
+        """Cancels an open upstream request and reports the failed attempt to the core, which sends the next command."""
         self._cancel_upstream()
-        if self._step == _OVER:
+        if self._step == _ENDED:
             return
         self._step = _OPEN if self._forwarded_bytes else _IDLE
         is_crash = failure.kind in (FailureKind.RESET, FailureKind.CLOSED) and not self._forwarded_bytes
@@ -439,25 +439,25 @@ class Relay:
             failure,
             bytes_forwarded=self._forwarded_bytes,
             status=self._status or None,
-            continuation_kinds=self._continues_on() if self._forwarded_bytes else frozenset(),
+            continuation_kinds=self._continuation_kinds() if self._forwarded_bytes else frozenset(),
             fingerprint=hash(self._parsed.body) if is_crash else 0,
         )
         driver = self._dependencies.driver
         driver.feed(AttemptFailed(driver.now(), self._request_id, self._dispatch.attempt, failure))
 
-    def _continues_on(self) -> frozenset[str]:
+    def _continuation_kinds(self) -> frozenset[str]:
         if self._continuation is None:
             return frozenset()
         name = self._dispatch.fallback or self._parsed.model
         return self._continuation.prepare(name, self._dependencies.timestamp(), self._dependencies.engines)
 
-    def _watched(self, data: bytes) -> bytes:
+    def _pass_through(self, data: bytes) -> bytes:
         """The part of an untranslated answer that may be forwarded: of a stream, complete lines only."""
         assert self._watcher is not None
         self._watcher.feed(data)
         return self._whole_lines.feed(data) if self._parsed.stream else data
 
-    def _translated(self, data: bytes) -> bytes:
+    def _translate(self, data: bytes) -> bytes:
         assert self._translation is not None
         try:
             return self._translation.feed(data)
@@ -467,11 +467,11 @@ class Relay:
 
     # --- the client ---
 
-    def _client_gone(self) -> None:
-        """Cancels the upstream call first, so that the engine stops at once; then reports to the core."""
-        if self._step == _OVER:
+    def _client_disconnected(self) -> None:
+        """Cancels the upstream request first, so that the engine stops at once; then reports to the core."""
+        if self._step == _ENDED:
             return
-        self._over()
+        self._close()
         driver = self._dependencies.driver
         driver.feed(ClientLeft(driver.now(), self._request_id, self._forwarded_bytes, self._forwarded_tokens()))
 
@@ -485,22 +485,22 @@ class Relay:
         """The client's wait, if a comment has already sent the answer's head."""
         return self._wait if self._wait is not None and self._wait.has_sent_head else None
 
-    def _client_reads(self, is_reading: bool) -> None:
-        call = self._upstream
-        if call is not None and is_reading:
-            call.resume()
-        elif call is not None:
-            call.pause()
+    def _on_client_writable(self, is_reading: bool) -> None:
+        upstream = self._upstream
+        if upstream is not None and is_reading:
+            upstream.resume()
+        elif upstream is not None:
+            upstream.pause()
 
-    def _end_with(self, refusal: Refusal) -> None:
-        """Sends the refusal as an answer, or, if an answer has begun, ends that one visibly incomplete."""
-        if self._step == _OVER:
+    def _send_refusal(self, refusal: Refusal) -> None:
+        """Sends the refusal as an answer. If an answer has begun, ends it so that the client sees it is incomplete."""
+        if self._step == _ENDED:
             return
         exchange = self._exchange
-        self._over()
+        self._close()
         if self._forwarded_bytes or self._commented_wait is not None:
             frame = self._dialect.error_frame(self._parsed, refusal)
-            exchange.cut(line_break(self._last, frame) + frame if frame else b"")
+            exchange.cut(line_break(self._last_forwarded, frame) + frame if frame else b"")
             return
         answer = self._dialect.error(refusal, self._request_id)
         headers = forwarded_headers.refusal_headers(
@@ -510,11 +510,11 @@ class Relay:
             headers += self._wait.headers()
         exchange.respond(answer.status, headers, answer.body)
 
-    def _over(self) -> None:
-        """Ends the run. Releases the exchange, so that neither object keeps the other alive."""
+    def _close(self) -> None:
+        """Ends the relay and releases the exchange, so that neither object keeps the other alive."""
         self._cancel_upstream()
         if self._wait is not None:
             self._dependencies.wait_comments.end(self._wait)
-        self._step = _OVER
-        self._exchange.on_gone = None
+        self._step = _ENDED
+        self._exchange.on_disconnect = None
         self._exchange.on_writable = None

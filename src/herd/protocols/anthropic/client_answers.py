@@ -15,7 +15,7 @@ import msgspec
 
 from herd.core.state.request import Counters
 from herd.protocols import request_fields
-from herd.protocols.answer_watch import EventHeadAndTail, decode, is_object_without_error, read_long_document
+from herd.protocols.answer_ends import EventHeadAndTail, decode, is_object_without_error, read_long_document
 from herd.protocols.collector import CollectedAnswer
 from herd.protocols.conversation import Delta, ToolCall, Usage
 from herd.protocols.resumption import PartialAnswer

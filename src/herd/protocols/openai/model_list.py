@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import msgspec
 
-from herd.protocols.answer_watch import decode
+from herd.protocols.answer_ends import decode
 
 MODELS_MAX = 512
 """Maximum number of models in an inventory, the same as in a heartbeat."""

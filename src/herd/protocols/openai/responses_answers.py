@@ -16,7 +16,7 @@ import msgspec
 
 from herd.core.state.request import Counters
 from herd.protocols import request_fields
-from herd.protocols.answer_watch import decode, find_object, is_object_without_error
+from herd.protocols.answer_ends import decode, find_object, is_object_without_error
 from herd.protocols.collector import CollectedAnswer
 from herd.protocols.conversation import Delta, ToolCall, Usage
 from herd.protocols.openai.client_answers import EVENT_STREAM, JSON, error_body

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from herd.protocols.answer_watch import (
+from herd.protocols.answer_ends import (
     EventHeadAndTail,
     event_data,
     find_object,
