@@ -31,7 +31,7 @@ WINDOW_DEFAULT = 8192
 KEEP_ALIVE_S = 300.0
 WARM_S = 1800.0
 HEAT_STEPS = ((900.0, 0.45, "critical"), (600.0, 0.6, "serious"), (360.0, 0.85, "fair"))
-"""Seconds of work, from which on a fan-less laptop runs at this share of its speed, and the thermal state."""
+"""After these seconds of work a fan-less laptop runs at this share of its speed and reports this thermal state."""
 COOLING = 1.5
 FAULT_NEVER = float("inf")
 PREWARM = "warm-"
@@ -76,7 +76,7 @@ class Progress:
 
 
 class SimNode:
-    def __init__(self, spec: NodeSpec, at: float = 0.0) -> None:
+    def __init__(self, spec: NodeSpec, now: float = 0.0) -> None:
         self.id = NodeId(spec.name)
         self.spec = spec
         self.by_name: dict[ModelName, Model] = {canonical(model.name): model for model in spec.models}
@@ -93,7 +93,7 @@ class SimNode:
         self.is_away = False
         self.is_hanging = False
         self.boot = 1
-        self.at = at
+        self.now = now
         self._heat_s = 0.0
         self._report: Report | None = None
         self._engine = EngineEndpoint(
@@ -105,40 +105,40 @@ class SimNode:
             abilities=EngineAbilities(takes_window=True),
         )
         for model in spec.loaded:
-            self._place(canonical(model.name), spec.window, at)
+            self._place(canonical(model.name), spec.window, now)
 
     # --- work ---
 
-    def submit(self, run: Run, at: float) -> None:
+    def submit(self, run: Run, now: float) -> None:
         self.queue.append(run)
-        self._schedule(at)
+        self._schedule(now)
 
-    def cancel(self, run: Run, at: float) -> None:
+    def cancel(self, run: Run, now: float) -> None:
         """The coordinator closed the connection: the slot becomes free at once."""
         if run in self.queue:
             self.queue.remove(run)
         else:
             runner = self.runners.get(run.request.name)
             if runner is not None:
-                runner.cancel(run, at)
-        self._schedule(at)
+                runner.cancel(run, now)
+        self._schedule(now)
 
-    def advance(self, at: float) -> Progress:
+    def advance(self, now: float) -> Progress:
         """Advances the node to `at`. Must be called at every `next_at`, and before any other method."""
-        seconds, progress = at - self.at, Progress()
+        seconds, progress = now - self.now, Progress()
         is_active = False
         for runner in self.runners.values():
             if runner.prefilling or runner.decoding:
                 is_active = True
                 runner.advance(seconds)
         self._warm_up(seconds, is_active)
-        self.at = at
+        self.now = now
         for runner in self.runners.values():
             if runner.prefilling or runner.decoding:
-                begun, done = runner.ended(at)
+                begun, done = runner.ended(now)
                 progress.begun += begun
-                progress.done += [(run, self._counters(run, at)) for run in done]
-        self._schedule(at)
+                progress.done += [(run, self._counters(run, now)) for run in done]
+        self._schedule(now)
         return progress
 
     def next_at(self) -> float:
@@ -149,7 +149,7 @@ class SimNode:
             share = self.speed_share() / len(busy)
             for runner in busy:
                 runner.set_rates(share)
-                soonest = min(soonest, self.at + runner.next_s())
+                soonest = min(soonest, self.now + runner.next_s())
         if self.loading is not None:
             soonest = min(soonest, self.loading[1])
         return soonest
@@ -163,7 +163,7 @@ class SimNode:
                 min(1200.0, self._heat_s + seconds) if is_active else max(0.0, self._heat_s - COOLING * seconds)
             )
 
-    def _counters(self, run: Run, at: float) -> Counters:
+    def _counters(self, run: Run, now: float) -> Counters:
         """Counters as in Ollama: prompt tokens include cached tokens, durations are wall time, the load includes the
         time queued."""
         request, first_at = run.request, run.first_at
@@ -175,28 +175,28 @@ class SimNode:
             0 if request.is_embedding else request.output_tokens,
             load_s=run.ready_at - run.arrived_at + 0.002,
             prefill_s=first_at - run.began_at,
-            decode_s=at - first_at,
+            decode_s=now - first_at,
             finish_reason="stop",
         )
 
     # --- the engine's queue, and memory ---
 
-    def _schedule(self, at: float) -> None:
+    def _schedule(self, now: float) -> None:
         """Ends a load, unloads models that were idle for too long, and admits queued runs that can start."""
-        if self.loading is not None and self.loading[1] <= at + 1e-9:
-            self._place(self.loading[0], self._window_of_load, at)
+        if self.loading is not None and self.loading[1] <= now + 1e-9:
+            self._place(self.loading[0], self._window_of_load, now)
             self.loading = None
-        self._expire(at)
+        self._expire(now)
         waiting: deque[Run] = deque()
         while self.queue:
             run = self.queue.popleft()
             runner = self.runners.get(run.request.name)
             if runner is not None and not self._needs_other_window(runner, run):
-                runner.admit(run, at)
+                runner.admit(run, now)
                 continue
             waiting.append(run)
             if len(waiting) == 1 and self.loading is None:
-                self._try_to_load(run, at)
+                self._try_to_load(run, now)
             if self.spec.has_strict_queue:
                 break
         waiting.extend(self.queue)
@@ -206,29 +206,29 @@ class SimNode:
         wanted = run.request.wanted_window_tokens
         return wanted is not None and wanted > runner.window_tokens
 
-    def _try_to_load(self, run: Run, at: float) -> None:
+    def _try_to_load(self, run: Run, now: float) -> None:
         """Unloads idle models and starts to load; does nothing while memory is too small and no model is idle."""
         name = run.request.name
         present = self.runners.get(name)
         if present is not None:
             if present.is_busy:
                 return
-            self._unload(name, at)
+            self._unload(name, now)
         window = max(self.spec.window, run.request.wanted_window_tokens or 0)
         size = self.size_bytes(name, window)
         idle = sorted((r.idle_since, n) for n, r in self.runners.items() if not r.is_busy)
         while idle and not self._has_room(size):
-            self._unload(idle.pop(0)[1], at)
+            self._unload(idle.pop(0)[1], now)
         if not self._has_room(size):
             return
         model = self.by_name[name]
-        is_warm = at - self.warm.get(name, -WARM_S) < WARM_S
+        is_warm = now - self.warm.get(name, -WARM_S) < WARM_S
         factor = PAGE_CACHE_FACTOR if is_warm else 1.0
         load_s = RUNNER_START_S + (self.truth[name].load_s - RUNNER_START_S) / factor
         self.tally.loads += 1
         self.tally.awaited_loads += not run.request.id.startswith(PREWARM)
         self.tally.bytes_read += 0 if is_warm else model.size_bytes
-        self.loading, self._window_of_load = (name, at + load_s), window
+        self.loading, self._window_of_load = (name, now + load_s), window
 
     def _has_room(self, size_bytes: int) -> bool:
         used = sum(runner.size_bytes for runner in self.runners.values())
@@ -246,7 +246,7 @@ class SimNode:
     def _slots_of(self, model: Model) -> int:
         return 1 if model.is_embedding else self.spec.machine.slots
 
-    def _place(self, name: ModelName, window: int, at: float) -> None:
+    def _place(self, name: ModelName, window: int, now: float) -> None:
         model = self.by_name[name]
         slots = [Slot() for _ in range(self._slots_of(model))]
         self.runners[name] = Runner(
@@ -255,33 +255,33 @@ class SimNode:
             size_bytes=self.size_bytes(name, window),
             slots=slots,
             cache_entries=self.spec.cache_entries,
-            idle_since=at,
+            idle_since=now,
         )
-        self._touch(name, at)
+        self._touch(name, now)
 
-    def _unload(self, name: ModelName, at: float) -> None:
+    def _unload(self, name: ModelName, now: float) -> None:
         del self.runners[name]
-        self._touch(name, at)
+        self._touch(name, now)
 
-    def _touch(self, name: ModelName, at: float) -> None:
+    def _touch(self, name: ModelName, now: float) -> None:
         """Keeps the most recently read files in the page cache, whose size is assumed to be twice the models'
         memory."""
         self.warm.pop(name, None)
-        self.warm[name] = at
-        while sum(self.by_name[one].size_bytes for one in self.warm) > 2 * self.capacity_bytes:
+        self.warm[name] = now
+        while sum(self.by_name[cached].size_bytes for cached in self.warm) > 2 * self.capacity_bytes:
             self.warm.popitem(last=False)
         self._report = None
 
-    def _expire(self, at: float) -> None:
+    def _expire(self, now: float) -> None:
         for name in [
-            n for n, r in self.runners.items() if not r.is_busy and at - r.idle_since > self.spec.keep_alive_s
+            n for n, r in self.runners.items() if not r.is_busy and now - r.idle_since > self.spec.keep_alive_s
         ]:
-            self._unload(name, at)
+            self._unload(name, now)
 
     # --- going away and returning ---
 
     def leave(self, is_hanging: bool) -> list[Run]:
-        """The node disappears without a goodbye. Returns the runs that are lost; their clients are not notified."""
+        """The node disappears without a goodbye message. Returns the lost runs, whose clients are not notified."""
         lost = list(self.queue)
         for runner in self.runners.values():
             lost += [*runner.waiting, *runner.prefilling, *runner.decoding]
@@ -294,9 +294,9 @@ class SimNode:
         self.is_away, self.is_hanging = True, is_hanging
         return lost
 
-    def come_back(self, at: float) -> None:
+    def come_back(self, now: float) -> None:
         """The lid opens: loaded models are still loaded. After a crash the node boots with empty memory."""
-        self.at, self.is_away = at, False
+        self.now, self.is_away = now, False
         if not self.is_hanging:
             self.boot += 1
             self.runners.clear()

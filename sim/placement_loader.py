@@ -47,14 +47,14 @@ class PlacementLoader:
             commands += self._tick(event.at)
         return commands
 
-    def _tick(self, at: float) -> list[LoadModel]:
-        if at - self._planned_at >= PLAN_EVERY_S:
-            self._planned_at = at
+    def _tick(self, now: float) -> list[LoadModel]:
+        if now - self._planned_at >= PLAN_EVERY_S:
+            self._planned_at = now
             capacities = [_capacity(node) for node in self._fleet]
-            self.plan = plan(list(self._demands(at)), list(self._options()), capacities)
-        if at - self._loaded_at >= LOAD_EVERY_S:
-            self._loaded_at = at
-            return list(self._missing_loads(at))
+            self.plan = plan(list(self._demands(now)), list(self._options()), capacities)
+        if now - self._loaded_at >= LOAD_EVERY_S:
+            self._loaded_at = now
+            return list(self._missing_loads(now))
         return []
 
     # --- the inputs of the plan ---
@@ -72,9 +72,9 @@ class PlacementLoader:
         if len(self._usual) > MODELS_MAX:
             self._usual.popitem(last=False)
 
-    def _demands(self, at: float) -> Iterator[ModelDemand]:
+    def _demands(self, now: float) -> Iterator[ModelDemand]:
         for model in self._usual:
-            gap_s = self._forecast.demand.gap_s(model, at)
+            gap_s = self._forecast.demand.gap_s(model, now)
             if gap_s is not None and gap_s < GAP_MAX_S:
                 yield ModelDemand(model, 1.0 / gap_s)
 
@@ -93,7 +93,7 @@ class PlacementLoader:
 
     # --- the loads ---
 
-    def _missing_loads(self, at: float) -> Iterator[LoadModel]:
+    def _missing_loads(self, now: float) -> Iterator[LoadModel]:
         """At most one model for each idle node."""
         for node in self._fleet:
             if not _serves(node) or node.loading_until or self._dispatcher.waiting.queues.of_node(node.id):
@@ -104,7 +104,7 @@ class PlacementLoader:
             missing = (model for model in planned if not self._forecast.residency.is_loaded(node, model))
             model = next((candidate for candidate in missing if self._fits(node, candidate)), None)
             if model is not None:
-                yield self._load(node, model, at)
+                yield self._load(node, model, now)
 
     def _fits(self, node: Node, model: ModelName) -> bool:
         """Whether the model fits beside the loaded ones: evicting a model for a guess costs more than it gains
@@ -113,10 +113,10 @@ class PlacementLoader:
         fits = residency.footprint_bytes(node, model_info, model) <= residency.free_memory_bytes(node)
         return fits and not residency.is_engine_full(node, model_info)
 
-    def _load(self, node: Node, model: ModelName, at: float) -> LoadModel:
+    def _load(self, node: Node, model: ModelName, now: float) -> LoadModel:
         self._forecast.residency.record_load(node, model, ())
         self._forecast.prefixes.drop(node.id, model)
-        node.loading_until[model] = at + self._forecast.speeds.speed(node, model).load_s
+        node.loading_until[model] = now + self._forecast.speeds.speed(node, model).load_s
         return LoadModel(node.id, model, node.report.models[model])
 
 

@@ -69,22 +69,22 @@ class Runner:
     def is_busy(self) -> bool:
         return bool(self.prefilling or self.decoding or self.waiting)
 
-    def admit(self, run: Run, at: float) -> None:
+    def admit(self, run: Run, now: float) -> None:
         """Gives the run a slot of this runner, or queues it."""
-        run.ready_at = at
+        run.ready_at = now
         self.waiting.append(run)
-        self.fill(at)
+        self.fill(now)
 
-    def fill(self, at: float) -> None:
+    def fill(self, now: float) -> None:
         while self.waiting:
             free = [slot for slot in self.slots if slot.run is None]
             if not free:
                 return
-            self._begin(self.waiting.popleft(), free, at)
+            self._begin(self.waiting.popleft(), free, now)
 
-    def _begin(self, run: Run, free: list[Slot], at: float) -> None:
+    def _begin(self, run: Run, free: list[Slot], now: float) -> None:
         request = run.request
-        slot, shared = min(free, key=lambda one: one.used_at), 0
+        slot, shared = min(free, key=lambda slot: slot.used_at), 0
         if request.blocks:
             slot, shared = self._best(free, slot, request)
         cached = min(shared * BLOCK_TOKENS, max(0, request.prompt_tokens - 1))
@@ -95,8 +95,8 @@ class Runner:
                 cached = min(saved * BLOCK_TOKENS, max(0, request.prompt_tokens - 1))
                 restored_s = cached / self.speeds.prompt_per_s / RESTORE_FACTOR
             self._save(slot.blocks, request.blocks)
-        slot.blocks, slot.run, slot.used_at = request.blocks, run, at
-        run.slot, run.began_at, run.cached_tokens = slot, at, cached
+        slot.blocks, slot.run, slot.used_at = request.blocks, run, now
+        run.slot, run.began_at, run.cached_tokens = slot, now, cached
         self.hit_tokens += cached
         uncached = max(1, request.prompt_tokens - cached)
         depth = cached + uncached / 2
@@ -160,7 +160,7 @@ class Runner:
             for run in self.decoding:
                 run.left -= written
 
-    def ended(self, at: float) -> tuple[list[Run], list[Run]]:
+    def ended(self, now: float) -> tuple[list[Run], list[Run]]:
         """The runs whose first token was produced now, and the runs that ended. Free slots go to waiting runs."""
         begun: list[Run] = []
         done = [run for run in self.decoding if run.left <= TINY]
@@ -169,33 +169,33 @@ class Runner:
         while self.prefilling and self.prefilling[0].left <= TINY:
             run = self.prefilling.popleft()
             run.first_at, run.is_decoding, run.left = (
-                at,
+                now,
                 True,
                 0.0 if run.request.is_embedding else float(run.request.output_tokens - 1),
             )
             begun.append(run)
             (done if run.left <= 0 else self.decoding).append(run)
         for run in done:
-            self._release(run, at)
+            self._release(run, now)
         if done:
-            self.fill(at)
+            self.fill(now)
         return begun, done
 
-    def cancel(self, run: Run, at: float) -> None:
+    def cancel(self, run: Run, now: float) -> None:
         if run in self.waiting:
             self.waiting.remove(run)
         elif run in self.prefilling:
             self.prefilling.remove(run)
-            self._release(run, at)
+            self._release(run, now)
         elif run in self.decoding:
             self.decoding.remove(run)
-            self._release(run, at)
-        self.fill(at)
+            self._release(run, now)
+        self.fill(now)
 
-    def _release(self, run: Run, at: float) -> None:
+    def _release(self, run: Run, now: float) -> None:
         assert run.slot is not None
-        run.slot.run, run.slot.used_at = None, at
-        self.idle_since = at
+        run.slot.run, run.slot.used_at = None, now
+        self.idle_since = now
 
 
 def _common(a: tuple[int, ...], b: tuple[int, ...]) -> int:

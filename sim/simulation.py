@@ -14,7 +14,8 @@ from sim.traces import Traces
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """`node` goes away at `at` and returns at `until`. Hanging: a closed lid; connections are not even refused."""
+    """`node` disappears at `at` and returns at `until`. `is_hanging`: connections to it time out, as with a closed lid;
+    else they are refused."""
 
     node: str
     at: float
@@ -36,7 +37,7 @@ NextRequest = Callable[[SimRequest, float], "SimRequest | None"]
 
 @dataclass(slots=True)
 class Simulation:
-    """`requests` are ordered by time. `after(request, at)` returns the next request of a closed-loop client, when one
+    """`requests` are ordered by time. `after(request, now)` returns the next request of a closed-loop client, after one
     has ended."""
 
     nodes: list[NodeSpec]

@@ -157,11 +157,11 @@ class _Client:
 
     def at(self, second: float) -> tuple[float, float]:
         """Rate and burstiness at that time, or at the nearest time that is known."""
-        _, rate, cv = min(self.rates, key=lambda one: abs(one[0] - second))
+        _, rate, cv = min(self.rates, key=lambda known: abs(known[0] - second))
         return rate, cv
 
     def sample(self, second: float, column: int, rng: Random) -> int:
-        window = min(self.windows, key=lambda one: abs(one[0] - second))
+        window = min(self.windows, key=lambda known: abs(known[0] - second))
         values = window[1] if column == 1 else window[2]
         levels = [i / (len(values) - 1) for i in range(len(values))]
         return max(1, round(_quantile(values, levels, rng.random())))
@@ -205,7 +205,7 @@ def _mooncake(path: Path) -> list[Row]:
     rows: list[Row] = []
     for line in path.read_text("utf-8").splitlines():
         row = json.loads(line)
-        whole = row["input_length"] // BLOCK_TOKENS
-        blocks = tuple(h * parts + i for h in row["hash_ids"] for i in range(parts))[:whole]
+        full_blocks = row["input_length"] // BLOCK_TOKENS
+        blocks = tuple(h * parts + i for h in row["hash_ids"] for i in range(parts))[:full_blocks]
         rows.append(Row(row["timestamp"] / 1000.0, row["input_length"], max(1, row["output_length"]), blocks))
     return rows

@@ -33,8 +33,8 @@ def real_machine(machine: Machine, rng: Random) -> Machine:
 def requests_from(
     rows: Sequence[Row], popularity: Popularity, rng: Random, tag: str = "", window: int | None = None, name: str = "r"
 ) -> list[SimRequest]:
-    """One request for each row, with a model by its share. Prompts that do not fit into `window` are cut, as a client
-    would."""
+    """One request for each row, with a model by its share. Longer prompts are truncated to `window`, as a client would
+    do it."""
     requests: list[SimRequest] = []
     models, shares = [m for m, _ in popularity], [s for _, s in popularity]
     for number, row in enumerate(rows):
@@ -95,13 +95,19 @@ def capacity(nodes: Sequence[NodeSpec], requests: Sequence[SimRequest], cached_s
         of_model.setdefault(request.name, []).append(request)
     work = []
     for name in sorted(of_model):
-        mine, model = of_model[name], models[canonical(name)]
-        prompt = sum(request.prompt_tokens for request in mine) / len(mine) * (1 - cached_share)
-        output = 0.0 if model.is_embedding else sum(request.output_tokens for request in mine) / len(mine)
+        requests_of_model, model = of_model[name], models[canonical(name)]
+        prompt = (
+            sum(request.prompt_tokens for request in requests_of_model) / len(requests_of_model) * (1 - cached_share)
+        )
+        output = (
+            0.0
+            if model.is_embedding
+            else sum(request.output_tokens for request in requests_of_model) / len(requests_of_model)
+        )
         costs = [
             seconds_on(node.machine, model, prompt, output) if model in node.models else float("inf") for node in nodes
         ]
-        work.append((len(mine) / len(requests), costs))
+        work.append((len(requests_of_model) / len(requests), costs))
     load = [0.0] * len(nodes)
     for _ in range(ROUNDS):
         for share, costs in work:

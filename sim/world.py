@@ -91,19 +91,20 @@ class World:
         """Runs to the end. `checked` checks the core's invariants after every event (slow)."""
         sha = hashlib.sha256() if digest else None
         self._begin()
-        at = 0.0
+        now = 0.0
         while self._heap and (self._open or self.dispatcher.live_requests):
-            at, _, step, argument = heapq.heappop(self._heap)
-            if at > END_MAX_S:
+            now, _, step, argument = heapq.heappop(self._heap)
+            if now > END_MAX_S:
                 break
             self.result.events += 1
-            step(at, argument)
+            step(now, argument)
             if checked:
                 self.problems += self.dispatcher.problems()
-        self.result.ended_at = at
+        self.result.ended_at = now
         if sha is not None:
-            for one in self.result.served:
-                sha.update(repr((one.request.id, one.outcome.value, one.first_s, one.total_s, one.node_id)).encode())
+            for served in self.result.served:
+                values = (served.request.id, served.outcome.value, served.first_s, served.total_s, served.node_id)
+                sha.update(repr(values).encode())
             self.result.digest = sha.hexdigest()
         return self.result
 
@@ -134,129 +135,129 @@ class World:
             self._wakeup = wakeup
             self._push(wakeup, self._tick, None)
 
-    def _perform(self, command: Command, at: float) -> None:
+    def _perform(self, command: Command, now: float) -> None:
         if isinstance(command, Dispatch):
-            self._dispatch(command, at)
+            self._dispatch(command, now)
         elif isinstance(command, Abort | Refuse):
-            self._close(command.request_id, at)
+            self._close(command.request_id, now)
         elif isinstance(command, LoadModel):
-            self._load(command, at)
+            self._load(command, now)
         elif isinstance(command, Record) and command.outcome is not Outcome.RETRIED:
-            self._record(command, at)
+            self._record(command, now)
 
-    def _dispatch(self, command: Dispatch, at: float) -> None:
-        self._close(command.request_id, at)
+    def _dispatch(self, command: Dispatch, now: float) -> None:
+        self._close(command.request_id, now)
         node, request = self.nodes[command.node_id], self._requests[command.request_id]
         if node.is_away:
             pause_s = CONNECT_TIMEOUT_S if node.is_hanging else REFUSED_S
             failure = AttemptFailed(
-                at + pause_s, command.request_id, command.attempt, Failure(kind=FailureKind.CONNECT)
+                now + pause_s, command.request_id, command.attempt, Failure(kind=FailureKind.CONNECT)
             )
-            self._push(at + pause_s, self._fail, failure)
+            self._push(now + pause_s, self._fail, failure)
             return
-        self._progress(node, at)
-        run = Run(request=request, attempt=command.attempt, arrived_at=at)
+        self._progress(node, now)
+        run = Run(request=request, attempt=command.attempt, arrived_at=now)
         self._runs[command.request_id] = (node, run)
-        node.submit(run, at)
+        node.submit(run, now)
         self._expect(node)
 
-    def _load(self, command: LoadModel, at: float) -> None:
+    def _load(self, command: LoadModel, now: float) -> None:
         """Sends an empty request, which only loads the model."""
         node = self.nodes[command.node_id]
         if node.is_away:
             return
-        self._progress(node, at)
+        self._progress(node, now)
         self.result.prewarm_loads += 1
         empty = SimRequest(
             id=f"{PREWARM}{self.result.prewarm_loads}",
-            at=at,
+            at=now,
             model=command.model_info.name,
             prompt_tokens=1,
             output_tokens=1,
             estimate=1,
         )
-        node.submit(Run(request=empty, attempt=1, arrived_at=at), at)
+        node.submit(Run(request=empty, attempt=1, arrived_at=now), now)
         self._expect(node)
 
-    def _close(self, request_id: RequestId, at: float) -> None:
+    def _close(self, request_id: RequestId, now: float) -> None:
         """Closes the upstream connection of the running attempt."""
         known = self._runs.pop(request_id, None)
         if known is None or known[0].is_away:
             return
         node, run = known
-        self._progress(node, at)
-        node.cancel(run, at)
+        self._progress(node, now)
+        node.cancel(run, now)
         self._expect(node)
 
-    def _record(self, record: Record, at: float) -> None:
+    def _record(self, record: Record, now: float) -> None:
         request = self._requests.pop(record.request.id)
         self._open -= 1
         first_s = record.first_byte_at - record.arrived_at if record.first_byte_at is not None else None
         node_id = record.attempt.node_id if record.attempt is not None else ""
-        self.result.served.append(Served(request, record.outcome, first_s, at - record.arrived_at, node_id))
-        following = self.simulation.after(request, at) if self.simulation.after is not None else None
+        self.result.served.append(Served(request, record.outcome, first_s, now - record.arrived_at, node_id))
+        following = self.simulation.after(request, now) if self.simulation.after is not None else None
         if following is not None:
             self._open += 1
             self._push(following.at, self._arrive, following)
 
     # --- what happens in the world ---
 
-    def _arrive(self, at: float, request: SimRequest) -> None:
+    def _arrive(self, now: float, request: SimRequest) -> None:
         self._requests[request.id] = request
-        self._feed(RequestArrived(at, core_request(request)))
+        self._feed(RequestArrived(now, core_request(request)))
 
-    def _tick(self, at: float, _nothing: None) -> None:
-        if at == self._wakeup:
-            self._feed(Ticked(at))
+    def _tick(self, now: float, _nothing: None) -> None:
+        if now == self._wakeup:
+            self._feed(Ticked(now))
 
     def _fail(self, _at: float, event: AttemptFailed) -> None:
         self._feed(event)
 
     def _expect(self, node: SimNode) -> None:
         node.version += 1
-        at = node.next_at()
-        if at != float("inf"):
-            self._push(max(at, node.at), self._node_step, (node, node.version))
+        now = node.next_at()
+        if now != float("inf"):
+            self._push(max(now, node.now), self._node_step, (node, node.version))
 
-    def _node_step(self, at: float, what: tuple[SimNode, int]) -> None:
+    def _node_step(self, now: float, what: tuple[SimNode, int]) -> None:
         node, version = what
         if version == node.version and not node.is_away:
-            self._progress(node, at)
+            self._progress(node, now)
             self._expect(node)
 
-    def _progress(self, node: SimNode, at: float) -> None:
+    def _progress(self, node: SimNode, now: float) -> None:
         """Advances the node to the present and feeds its answers to the core, which may dispatch more requests
         meanwhile."""
         if node.is_away:
             return
-        progress = node.advance(at)
+        progress = node.advance(now)
         for run in progress.begun:
             if run.request.id in self._runs:
-                self._feed(FirstByte(at, RequestId(run.request.id), run.attempt))
+                self._feed(FirstByte(now, RequestId(run.request.id), run.attempt))
         for run, counters in progress.done:
             if self._runs.pop(run.request.id, None) is not None:
-                self._feed(AttemptFinished(at, RequestId(run.request.id), run.attempt, counters))
+                self._feed(AttemptFinished(now, RequestId(run.request.id), run.attempt, counters))
 
     # --- agents ---
 
-    def _beat(self, at: float, node: SimNode) -> None:
-        self._push(at + self.simulation.heartbeats.every_s, self._beat, node)
+    def _beat(self, now: float, node: SimNode) -> None:
+        self._push(now + self.simulation.heartbeats.every_s, self._beat, node)
         if node.is_away:
             return
-        self._progress(node, at)
+        self._progress(node, now)
         self._expect(node)
         if self._rng.random() >= self.simulation.heartbeats.lost_share:
             if self.simulation.heartbeats.delay_s:
-                self._push(at + self.simulation.heartbeats.delay_s, self._deliver, node.report())
+                self._push(now + self.simulation.heartbeats.delay_s, self._deliver, node.report())
             else:
-                self._deliver(at, node.report())
+                self._deliver(now, node.report())
 
-    def _deliver(self, at: float, report: Report) -> None:
-        self._feed(HeartbeatReceived(at, report))
+    def _deliver(self, now: float, report: Report) -> None:
+        self._feed(HeartbeatReceived(now, report))
 
-    def _leave(self, at: float, fault: Fault) -> None:
+    def _leave(self, now: float, fault: Fault) -> None:
         node = self.nodes[NodeId(fault.node)]
-        self._progress(node, at)
+        self._progress(node, now)
         for run in node.leave(fault.is_hanging):
             began = run.first_at is not None
             if fault.is_hanging and not began:
@@ -266,10 +267,10 @@ class World:
             )
             failure = Failure(kind=kind, bytes_forwarded=100 if began else 0)
             self._push(
-                at + pause_s, self._fail, AttemptFailed(at + pause_s, RequestId(run.request.id), run.attempt, failure)
+                now + pause_s, self._fail, AttemptFailed(now + pause_s, RequestId(run.request.id), run.attempt, failure)
             )
 
-    def _return(self, at: float, fault: Fault) -> None:
+    def _return(self, now: float, fault: Fault) -> None:
         node = self.nodes[NodeId(fault.node)]
-        node.come_back(at)
-        self._deliver(at, node.report())
+        node.come_back(now)
+        self._deliver(now, node.report())

@@ -1,4 +1,4 @@
-"""Runs `python -m sim.faults --seeds 100000`: schedules of faults until one fails, which is then shrunk."""
+"""Checks schedules of faults until one fails, and reduces that one to a minimal schedule (`python -m sim.faults`)."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def failure(seed: int, wrong: str) -> str:
     small = shrink(schedule(seed), lambda actions: bool(first_violation(actions, seed=seed)))
     lines = [
         f"seed {seed}: {wrong}",
-        f"shrink to {len(small)} actions, which fail with: {first_violation(small, seed=seed)}",
-        *(f"  {one}" for one in small),
+        f"reduced to {len(small)} actions, which fail with: {first_violation(small, seed=seed)}",
+        *(f"  {action}" for action in small),
     ]
     return "\n".join(lines)
 

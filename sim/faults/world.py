@@ -129,14 +129,14 @@ class SimAttempt:
 @dataclass(kw_only=True)
 class Client:
     request: ClientRequest
-    got: int = 0
+    received: int = 0
     """Tokens of the answer that the client has received."""
     is_admitted: bool = False
     arrived_at: float = 0.0
     end: Outcome | None = None
     has_left: bool = False
     crashed_nodes: set[str] = field(default_factory=set)
-    """Nodes that crashed at this request."""
+    """Nodes that crashed while processing this request."""
     attempt: SimAttempt | None = None
     startable_since: float | None = None
     dispatches: int = 0
@@ -170,14 +170,14 @@ class FaultWorld:
         for action in self._actions:
             self._later(action.at, partial(self._apply, action=action))
         self._later(HORIZON_S, self._end_faults)
-        at = 0.0
-        while self._heap and at < END_S:
-            at, _, step = heapq.heappop(self._heap)
-            if at < self._asleep_until:
+        now = 0.0
+        while self._heap and now < END_S:
+            now, _, step = heapq.heappop(self._heap)
+            if now < self._asleep_until:
                 self._later(self._asleep_until, step)
                 continue
-            step(at)
-            if at > HORIZON_S and all(client.end is not None for client in self._clients.values()):
+            step(now)
+            if now > HORIZON_S and all(client.end is not None for client in self._clients.values()):
                 break
         self._final_check()
 
@@ -187,26 +187,26 @@ class FaultWorld:
 
     # --- actions of the schedule ---
 
-    def _apply(self, at: float, action: Action) -> None:
+    def _apply(self, now: float, action: Action) -> None:
         if isinstance(action, ClientRequest):
-            self._arrive(at, action)
+            self._arrive(now, action)
         elif isinstance(action, BehaviorChange):
             self._nodes[action.node].behavior = action.behavior
         elif isinstance(action, NodeChange):
-            self._change_node(at, action)
+            self._change_node(now, action)
         elif isinstance(action, HeartbeatChange):
             self._nodes[action.node].heartbeats = action.what
         elif isinstance(action, CoordinatorPause):
-            self._asleep_until = at + action.seconds
+            self._asleep_until = now + action.seconds
         else:
             assert isinstance(action, DrainRequested)
-            self._feed(DrainStarted(at))
+            self._feed(DrainStarted(now))
 
-    def _arrive(self, at: float, wanted: ClientRequest) -> None:
+    def _arrive(self, now: float, wanted: ClientRequest) -> None:
         request_id = RequestId(f"r{wanted.number}")
-        client = self._clients[request_id] = Client(request=wanted, arrived_at=at)
+        client = self._clients[request_id] = Client(request=wanted, arrived_at=now)
         fallbacks = (canonical(wanted.fallback),) if wanted.fallback else ()
-        deadline_at = at + wanted.patience_s if wanted.patience_s is not None else None
+        deadline_at = now + wanted.patience_s if wanted.patience_s is not None else None
         request = Request(
             id=request_id,
             model=canonical(wanted.model),
@@ -220,75 +220,75 @@ class FaultWorld:
             fingerprint=wanted.number + 1 if wanted.is_poison else 0,
         )
         client.is_admitted = True
-        self._feed(RequestArrived(at, request))
+        self._feed(RequestArrived(now, request))
         if wanted.leaves_after_s is not None:
-            self._later(at + wanted.leaves_after_s, lambda now: self._leave(now, request_id))
+            self._later(now + wanted.leaves_after_s, lambda now: self._leave(now, request_id))
 
-    def _leave(self, at: float, request_id: RequestId) -> None:
+    def _leave(self, now: float, request_id: RequestId) -> None:
         client = self._clients[request_id]
         if client.end is None:
             client.has_left = True
-            self._feed(ClientLeft(at, request_id))
+            self._feed(ClientLeft(now, request_id))
 
-    def _change_node(self, at: float, change: NodeChange) -> None:
+    def _change_node(self, now: float, change: NodeChange) -> None:
         node = self._nodes[change.node]
         if change.what == "dies":
-            self._die(at, node)
+            self._die(now, node)
         elif change.what == "starts" and not node.is_alive:
             node.is_alive, node.behavior, node.slots = True, NodeBehavior.NORMAL, change.slots
             node.is_draining = node.is_paused = False
             node.boot += 1
-            self._send_heartbeat(at, node.name)
+            self._send_heartbeat(now, node.name)
         elif change.what == "leaves" and node.is_alive:
             boot = f"{node.name}-{node.boot}"
-            self._die(at, node)
-            self._feed(NodeLeft(at, NodeId(node.name), boot))
+            self._die(now, node)
+            self._feed(NodeLeft(now, NodeId(node.name), boot))
         elif change.what == "drains":
             node.is_draining = node.is_alive
         elif change.what == "pauses":
             node.is_paused = not node.is_paused
 
-    def _die(self, at: float, node: FaultNode) -> None:
+    def _die(self, now: float, node: FaultNode) -> None:
         """The operating system resets the connections of a killed process a little later."""
         node.is_alive = False
         for client in self._clients.values():
             attempt = client.attempt
             if attempt is not None and attempt.is_open and attempt.node == node.name:
-                self._later(at + 0.01, partial(self._fail, client=client, attempt=attempt, kind=FailureKind.RESET))
+                self._later(now + 0.01, partial(self._fail, client=client, attempt=attempt, kind=FailureKind.RESET))
 
-    def _end_faults(self, at: float) -> None:
+    def _end_faults(self, now: float) -> None:
         """Lets every node behave normally."""
         for node in self._nodes.values():
             node.behavior, node.heartbeats, node.is_paused, node.is_draining = NodeBehavior.NORMAL, "fine", False, False
             if not node.is_alive:
                 node.is_alive = True
                 node.boot += 1
-                self._send_heartbeat(at, node.name)
+                self._send_heartbeat(now, node.name)
 
-    def _send_heartbeat(self, at: float, name: str) -> None:
+    def _send_heartbeat(self, now: float, name: str) -> None:
         node = self._nodes[name]
         boot = node.boot
         if not node.is_alive:
             return
         if node.heartbeats in ("fine", "twice"):
-            self._deliver(at, node.report())
+            self._deliver(now, node.report())
         if node.heartbeats in ("late", "twice"):
             old = node.report()
-            self._later(at + self._rng.uniform(0.1, 3.0), lambda now: self._deliver(now, old))
+            self._later(now + self._rng.uniform(0.1, 3.0), lambda now: self._deliver(now, old))
         self._later(
-            at + BEAT_S, lambda now: self._send_heartbeat(now, name) if self._nodes[name].boot == boot else None
+            now + BEAT_S, lambda now: self._send_heartbeat(now, name) if self._nodes[name].boot == boot else None
         )
 
-    def _deliver(self, at: float, report: Report) -> None:
+    def _deliver(self, now: float, report: Report) -> None:
         """Drops heartbeats of an earlier boot, as the coordinator does."""
         if report.boot_id == f"{report.node_id}-{self._nodes[report.node_id].boot}":
-            self._feed(HeartbeatReceived(at, report))
+            self._feed(HeartbeatReceived(now, report))
 
     # --- an attempt ---
 
-    def _dispatch(self, at: float, command: Dispatch) -> None:
+    def _dispatch(self, now: float, command: Dispatch) -> None:
         client, node = self._clients[command.request_id], self._nodes[command.node_id]
-        self._check_dispatch(at, command, client)
+        self._check_dispatch(now, command, client)
         if client.attempt is not None:
             client.attempt.is_open = False
         client.dispatches += 1
@@ -297,54 +297,60 @@ class FaultWorld:
         if not node.is_alive:
             behavior = NodeBehavior.REFUSES
         if wanted.is_poison and behavior in (NodeBehavior.NORMAL, NodeBehavior.SLOW):
-            self._later(at + 0.2, lambda now: self._crash(now, client, attempt))
+            self._later(now + 0.2, lambda now: self._crash(now, client, attempt))
         elif behavior in FAILURES_BEFORE_FIRST_BYTE:
-            self._later(at + 0.01, lambda now: self._fail(now, client, attempt, FAILURES_BEFORE_FIRST_BYTE[behavior]))
+            self._later(now + 0.01, lambda now: self._fail(now, client, attempt, FAILURES_BEFORE_FIRST_BYTE[behavior]))
         elif behavior is NodeBehavior.BAD_REQUEST:
-            self._later(at + 0.05, lambda now: self._finish(now, client, attempt, 400))
+            self._later(now + 0.05, lambda now: self._finish(now, client, attempt, 400))
         elif behavior is not NodeBehavior.HANGS:
             pace = TOKEN_S * (10.0 if behavior is NodeBehavior.SLOW else 1.0)
-            stop = client.got + (wanted.tokens - client.got) // 2 if behavior in FAILURES_MIDSTREAM else wanted.tokens
-            self._later(at + pace, lambda now: self._write(now, client, attempt, pace, max(stop, client.got), behavior))
+            stop = (
+                client.received + (wanted.tokens - client.received) // 2
+                if behavior in FAILURES_MIDSTREAM
+                else wanted.tokens
+            )
+            self._later(
+                now + pace, lambda now: self._write(now, client, attempt, pace, max(stop, client.received), behavior)
+            )
 
-    def _crash(self, at: float, client: Client, attempt: SimAttempt) -> None:
-        """The node crashes at this request."""
+    def _crash(self, now: float, client: Client, attempt: SimAttempt) -> None:
+        """The node crashes while processing this request."""
         if attempt.is_open:
             client.crashed_nodes.add(attempt.node)
-        self._fail(at, client, attempt, FailureKind.RESET)
+        self._fail(now, client, attempt, FailureKind.RESET)
 
     def _write(
-        self, at: float, client: Client, attempt: SimAttempt, pace: float, stop: int, behavior: NodeBehavior
+        self, now: float, client: Client, attempt: SimAttempt, pace: float, stop: int, behavior: NodeBehavior
     ) -> None:
         if not attempt.is_open:
             return
-        if client.got >= stop and behavior in FAILURES_MIDSTREAM:
+        if client.received >= stop and behavior in FAILURES_MIDSTREAM:
             wait_s = STALL_S if behavior is NodeBehavior.STALLS else 0.0
-            self._later(at + wait_s, lambda now: self._fail(now, client, attempt, FAILURES_MIDSTREAM[behavior]))
+            self._later(now + wait_s, lambda now: self._fail(now, client, attempt, FAILURES_MIDSTREAM[behavior]))
             return
         live_request = self.core.live_requests[attempt.request_id]
         if client.request.is_stream and live_request.attempt is not None and live_request.attempt.first_byte_at is None:
-            self._feed(FirstByte(at, attempt.request_id, attempt.number))
+            self._feed(FirstByte(now, attempt.request_id, attempt.number))
         if client.request.is_stream:
-            client.got += 1
-        if not client.request.is_stream or client.got >= client.request.tokens:
-            client.got = client.request.tokens
-            self._finish(at, client, attempt, 200)
+            client.received += 1
+        if not client.request.is_stream or client.received >= client.request.tokens:
+            client.received = client.request.tokens
+            self._finish(now, client, attempt, 200)
             return
-        self._later(at + pace, lambda now: self._write(now, client, attempt, pace, stop, behavior))
+        self._later(now + pace, lambda now: self._write(now, client, attempt, pace, stop, behavior))
 
-    def _finish(self, at: float, client: Client, attempt: SimAttempt, status: int) -> None:
+    def _finish(self, now: float, client: Client, attempt: SimAttempt, status: int) -> None:
         if attempt.is_open:
             attempt.is_open = False
             self._feed(
-                AttemptFinished(at, attempt.request_id, attempt.number, Counters(10, client.request.tokens), status)
+                AttemptFinished(now, attempt.request_id, attempt.number, Counters(10, client.request.tokens), status)
             )
 
-    def _fail(self, at: float, client: Client, attempt: SimAttempt, kind: FailureKind) -> None:
+    def _fail(self, now: float, client: Client, attempt: SimAttempt, kind: FailureKind) -> None:
         if not attempt.is_open:
             return
         attempt.is_open = False
-        forwarded = client.got if client.request.is_stream else 0
+        forwarded = client.received if client.request.is_stream else 0
         continuation_kinds = frozenset({"llamacpp"}) if forwarded and client.request.may_continue else frozenset[str]()
         retry_after_s = 1.0 if kind is FailureKind.BUSY else None
         is_crash = kind in (FailureKind.RESET, FailureKind.CLOSED) and not forwarded
@@ -356,7 +362,7 @@ class FaultWorld:
             continuation_kinds=continuation_kinds,
             fingerprint=fingerprint,
         )
-        self._feed(AttemptFailed(at, attempt.request_id, attempt.number, failure))
+        self._feed(AttemptFailed(now, attempt.request_id, attempt.number, failure))
 
     # --- events and commands, as in the coordinator's driver ---
 
@@ -378,16 +384,16 @@ class FaultWorld:
         if wakeup is not None and wakeup != self._wakeup:
             self._wakeup = wakeup
             late_s = self._rng.uniform(0.0, 1.0) if self._rng.random() < 0.05 else 0.0
-            self._later(wakeup + late_s, lambda at: self._tick(at, wakeup))
+            self._later(wakeup + late_s, lambda now: self._tick(now, wakeup))
 
-    def _tick(self, at: float, wanted: float) -> None:
+    def _tick(self, now: float, wanted: float) -> None:
         if wanted == self._wakeup:
-            self._feed(Ticked(at))
-            self._check_held(at)
+            self._feed(Ticked(now))
+            self._check_held(now)
 
-    def _perform(self, at: float, command: Command) -> None:
+    def _perform(self, now: float, command: Command) -> None:
         if isinstance(command, Dispatch):
-            self._dispatch(at, command)
+            self._dispatch(now, command)
         elif isinstance(command, Refuse | Abort):
             client = self._clients[command.request_id]
             if client.attempt is not None:
@@ -395,7 +401,7 @@ class FaultWorld:
             if isinstance(command, Refuse):
                 client.refusal = command.refusal.code
         elif isinstance(command, Record):
-            self._record(at, command)
+            self._record(now, command)
         elif isinstance(command, Alarm):
             raise InvariantViolated(f"alarm: {command.message}")
         else:
@@ -406,14 +412,14 @@ class FaultWorld:
 
     # --- invariants ---
 
-    def _check_dispatch(self, at: float, command: Dispatch, client: Client) -> None:
-        """A request goes only to a node that is online, takes work and has a free slot."""
+    def _check_dispatch(self, now: float, command: Dispatch, client: Client) -> None:
+        """A request goes only to a node that is online, accepts requests and has a free slot."""
         node = self.core.fleet.nodes.get(command.node_id)
-        fact = f"{command.request_id} was sent to {command.node_id} at {at:.2f}"
+        fact = f"{command.request_id} was sent to {command.node_id} at {now:.2f}"
         if node is None or node.liveness is Liveness.OFFLINE:
             raise InvariantViolated(f"{fact}, which is offline")
         if node.report.draining or node.report.paused:
-            raise InvariantViolated(f"{fact}, which takes no work")
+            raise InvariantViolated(f"{fact}, which accepts no requests")
         if client.end is not None or client.has_left:
             raise InvariantViolated(f"{fact}, although it had ended")
         queue = self.core.waiting.queues.of_node(node.id)[command.model]
@@ -422,7 +428,7 @@ class FaultWorld:
                 f"{fact}: {len(queue.in_flight)} run in {node.report.models[command.model].engine.slots} slots"
             )
 
-    def _check(self, at: float) -> None:
+    def _check(self, now: float) -> None:
         problems = self.core.problems()
         if problems:
             raise InvariantViolated("; ".join(problems))
@@ -432,13 +438,13 @@ class FaultWorld:
                 raise InvariantViolated(f"{request_id} has ended and is still live")
             if (
                 live_request.is_waiting
-                and at - live_request.hold_until > 3.0
-                and at >= self._asleep_until + 3.0
+                and now - live_request.hold_until > 3.0
+                and now >= self._asleep_until + 3.0
                 and live_request.state.value == "held"
             ):
-                raise InvariantViolated(f"{request_id} is held {at - live_request.hold_until:.1f} s too long")
+                raise InvariantViolated(f"{request_id} is held {now - live_request.hold_until:.1f} s too long")
 
-    def _check_held(self, at: float) -> None:
+    def _check_held(self, now: float) -> None:
         """No request stays held while a node could take it, for longer than until the core tries it again."""
         for request_id, client in self._clients.items():
             live_request = self.core.live_requests.get(request_id)
@@ -446,20 +452,20 @@ class FaultWorld:
                 client.startable_since = None
                 continue
             decisions = [
-                self.core.scheduler.decide(live_request.request, model, at, live_request.tried)
+                self.core.scheduler.decide(live_request.request, model, now, live_request.tried)
                 for model in live_request.models
             ]
             if not any(decision.chosen is not None and not decision.is_panic for decision in decisions):
                 client.startable_since = None
             elif client.startable_since is None:
-                client.startable_since = at
-            elif at - max(client.startable_since, self._asleep_until) > RETRY_HELD_MAX_S:
+                client.startable_since = now
+            elif now - max(client.startable_since, self._asleep_until) > RETRY_HELD_MAX_S:
                 raise InvariantViolated(
                     f"{request_id} is held although {decisions[0].chosen} can take it"
                     f" since {client.startable_since:.2f}"
                 )
 
-    def _record(self, at: float, record: Record) -> None:
+    def _record(self, now: float, record: Record) -> None:
         client = self._clients[record.request.id]
         if client.end is not None:
             raise InvariantViolated(f"{record.request.id} ended twice: {client.end.value}, then {record.outcome.value}")
@@ -470,21 +476,21 @@ class FaultWorld:
             client.attempt.is_open = False
         if len(client.crashed_nodes) > 2:
             raise InvariantViolated(f"{record.request.id} crashed {len(client.crashed_nodes)} nodes")
-        is_whole = client.got == client.request.tokens
-        if record.outcome is Outcome.COMPLETED and not is_whole:
+        is_complete = client.received == client.request.tokens
+        if record.outcome is Outcome.COMPLETED and not is_complete:
             raise InvariantViolated(
-                f"{record.request.id} counts as completed with {client.got} of {client.request.tokens} tokens"
+                f"{record.request.id} counts as completed with {client.received} of {client.request.tokens} tokens"
             )
         if record.outcome in (Outcome.FAILED, Outcome.REJECTED, Outcome.FAILED_MIDSTREAM):
-            self._check_failure_is_justified(at, record, client)
+            self._check_failure_is_justified(now, record, client)
 
-    def _check_failure_is_justified(self, at: float, record: Record, client: Client) -> None:
+    def _check_failure_is_justified(self, now: float, record: Record, client: Client) -> None:
         """A client gets an error only if the fleet could not have served its request."""
         wanted, attempt = client.request, record.attempt
         strikes = record.retries + 1
         failure = attempt.failure if attempt is not None else None
-        waited_out = at - client.arrived_at >= HOLDING.wait_max_s - 1e-6
-        is_over_time = wanted.patience_s is not None and at - client.arrived_at >= wanted.patience_s - 1e-6
+        waited_out = now - client.arrived_at >= HOLDING.wait_max_s - 1e-6
+        is_over_time = wanted.patience_s is not None and now - client.arrived_at >= wanted.patience_s - 1e-6
         is_rejected_by_node = attempt is not None and failure is None
         tried = {*record.excluded, *((attempt.node_id,) if attempt is not None else ())}
         reasons = (
@@ -501,7 +507,7 @@ class FaultWorld:
         if not any(reasons):
             error = failure.kind.value if failure is not None else client.refusal
             raise InvariantViolated(
-                f"{record.request.id} got the error '{error}' at {at:.2f} ({record.outcome.value})"
+                f"{record.request.id} got the error '{error}' at {now:.2f} ({record.outcome.value})"
                 " although another node could have been tried"
             )
 

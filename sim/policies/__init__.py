@@ -23,7 +23,7 @@ class Ordered:
     key: Key
 
     def rank(self, request: Request, candidates: Sequence[Candidate]) -> list[Scored]:
-        ordered = sorted(candidates, key=lambda one: (self.key(request, one), one.node.id))
+        ordered = sorted(candidates, key=lambda candidate: (self.key(request, candidate), candidate.node.id))
         return [unscored(candidate) for candidate in ordered]
 
 

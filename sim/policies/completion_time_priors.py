@@ -8,13 +8,13 @@ from herd.core.state.fleet import ModelName, Node
 from sim.compose import PolicyInputs, SimPolicy
 
 
-class PriorRates(LearnedSpeeds):
+class PriorSpeeds(LearnedSpeeds):
     def learn(self, node: Node, model: ModelName, sample: SpeedSample) -> None:
         """Learns nothing."""
 
 
 def make(inputs: PolicyInputs) -> CompletionTimePolicy:
-    inputs.forecast.speeds = PriorRates()
+    inputs.forecast.speeds = PriorSpeeds()
     return CompletionTimePolicy(inputs.forecast, inputs.signals, inputs.settings)
 
 

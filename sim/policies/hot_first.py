@@ -7,7 +7,9 @@ from sim.policies import Ordered, connections, has_no_slot, is_cold
 
 
 def make(_inputs: PolicyInputs) -> Ordered:
-    return Ordered("hot_first", lambda _request, one: (has_no_slot(one), is_cold(one), connections(one)))
+    return Ordered(
+        "hot_first", lambda _request, candidate: (has_no_slot(candidate), is_cold(candidate), connections(candidate))
+    )
 
 
 POLICY = SimPolicy(name="hot_first", description="loaded model and a free slot first", make=make)

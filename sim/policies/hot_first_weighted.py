@@ -9,7 +9,11 @@ from sim.policies import Ordered, bandwidth_gbps, connections, has_no_slot, is_c
 def make(_inputs: PolicyInputs) -> Ordered:
     return Ordered(
         "hot_first_weighted",
-        lambda _request, one: (has_no_slot(one), is_cold(one), (connections(one) + 1) / bandwidth_gbps(one)),
+        lambda _request, candidate: (
+            has_no_slot(candidate),
+            is_cold(candidate),
+            (connections(candidate) + 1) / bandwidth_gbps(candidate),
+        ),
     )
 
 

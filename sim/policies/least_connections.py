@@ -7,7 +7,7 @@ from sim.policies import Ordered, connections
 
 
 def make(_inputs: PolicyInputs) -> Ordered:
-    return Ordered("least_connections", lambda _request, one: (connections(one),))
+    return Ordered("least_connections", lambda _request, candidate: (connections(candidate),))
 
 
 POLICY = SimPolicy(name="least_connections", description="fewest requests", make=make)

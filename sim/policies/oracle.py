@@ -11,7 +11,7 @@ from herd.core.state.request import Request
 from sim.compose import PolicyInputs, SimPolicy
 
 
-class TrueRates(LearnedSpeeds):
+class TrueSpeeds(LearnedSpeeds):
     def __init__(self, inputs: PolicyInputs) -> None:
         super().__init__()
         self._inputs = inputs
@@ -25,7 +25,7 @@ class TrueRates(LearnedSpeeds):
         """The true speeds are known."""
 
 
-class TrueOutputs(OutputLengths):
+class TrueOutputLengths(OutputLengths):
     def __init__(self, inputs: PolicyInputs) -> None:
         super().__init__()
         self._inputs = inputs
@@ -36,7 +36,7 @@ class TrueOutputs(OutputLengths):
 
 
 def make(inputs: PolicyInputs) -> CompletionTimePolicy:
-    inputs.forecast.speeds, inputs.forecast.outputs = TrueRates(inputs), TrueOutputs(inputs)
+    inputs.forecast.speeds, inputs.forecast.outputs = TrueSpeeds(inputs), TrueOutputLengths(inputs)
     return CompletionTimePolicy(inputs.forecast, inputs.signals, inputs.settings)
 
 

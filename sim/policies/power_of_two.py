@@ -21,7 +21,7 @@ class PowerOfTwo:
         order = list(candidates)
         self._rng.shuffle(order)
         order[:2] = sorted(order[:2], key=connections)
-        return [unscored(one) for one in order]
+        return [unscored(candidate) for candidate in order]
 
 
 def make(inputs: PolicyInputs) -> PowerOfTwo:

@@ -25,17 +25,19 @@ class PrefixHash:
         self._prefixes = forecast.prefixes
 
     def rank(self, request: Request, candidates: Sequence[Candidate]) -> list[Scored]:
-        loads = [connections(one) for one in candidates]
+        loads = [connections(candidate) for candidate in candidates]
         if not loads:
             return []
         is_unequal = max(loads) - min(loads) > UNEQUAL_BY and max(loads) > UNEQUAL_FACTOR * min(loads)
 
-        def key(one: Candidate) -> tuple[float, float, float, str]:
-            read = self._prefixes.cached_tokens(one.node.id, one.model, request.prefix) / max(1, request.prompt_tokens)
-            matched = read if read >= MATCH_MIN and not is_unequal else 0.0
-            return (float(is_cold(one)), -matched, float(connections(one)), one.node.id)
+        def key(candidate: Candidate) -> tuple[float, float, float, str]:
+            cached_share = self._prefixes.cached_tokens(candidate.node.id, candidate.model, request.prefix) / max(
+                1, request.prompt_tokens
+            )
+            matched = cached_share if cached_share >= MATCH_MIN and not is_unequal else 0.0
+            return (float(is_cold(candidate)), -matched, float(connections(candidate)), candidate.node.id)
 
-        return [unscored(one) for one in sorted(candidates, key=key)]
+        return [unscored(candidate) for candidate in sorted(candidates, key=key)]
 
 
 def make(inputs: PolicyInputs) -> PrefixHash:

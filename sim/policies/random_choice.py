@@ -20,7 +20,7 @@ class RandomChoice:
     def rank(self, _request: Request, candidates: Sequence[Candidate]) -> list[Scored]:
         order = list(candidates)
         self._rng.shuffle(order)
-        return [unscored(one) for one in order]
+        return [unscored(candidate) for candidate in order]
 
 
 def make(inputs: PolicyInputs) -> RandomChoice:

@@ -21,7 +21,7 @@ class RoundRobin:
             return []
         self._turn += 1
         first = self._turn % len(candidates)
-        return [unscored(one) for one in (*candidates[first:], *candidates[:first])]
+        return [unscored(candidate) for candidate in (*candidates[first:], *candidates[:first])]
 
 
 def make(_inputs: PolicyInputs) -> RoundRobin:

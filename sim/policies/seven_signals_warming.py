@@ -1,4 +1,4 @@
-"""Ranks by the seven signals, with what ollama-herd has besides: models loaded in advance, queued requests moved."""
+"""Ranks by the seven signals, and like ollama-herd loads models in advance and moves queued requests."""
 
 from __future__ import annotations
 

@@ -7,7 +7,10 @@ from sim.policies import Ordered, bandwidth_gbps, connections
 
 
 def make(_inputs: PolicyInputs) -> Ordered:
-    return Ordered("weighted_least_connections", lambda _request, one: ((connections(one) + 1) / bandwidth_gbps(one),))
+    return Ordered(
+        "weighted_least_connections",
+        lambda _request, candidate: ((connections(candidate) + 1) / bandwidth_gbps(candidate),),
+    )
 
 
 POLICY = SimPolicy(name="weighted_least_connections", description="fewest requests per GB/s", make=make)

@@ -170,7 +170,7 @@ def test_a_laptop_throttles_after_minutes_of_work_and_recovers() -> None:
     play(node, [a_request("a", LLAMA_8B, output=60_000)])
     assert node.speed_share() < 0.7
     assert node.report().thermal_state in ("serious", "critical")
-    node.advance(node.at + 1200)
+    node.advance(node.now + 1200)
     assert node.speed_share() == 1.0
 
 

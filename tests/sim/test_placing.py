@@ -13,8 +13,8 @@ SEEDS = range(3)
 
 def played(policy: str) -> tuple[int, float]:
     """Loads that requests waited for, and the mean seconds of an answer, over all seeds."""
-    scenario = next(one for one in SCENARIOS if one.name == "S6")
-    baseline = next(one for one in POLICIES if one.name == policy)
+    scenario = next(scenario for scenario in SCENARIOS if scenario.name == "S6")
+    baseline = next(candidate for candidate in POLICIES if candidate.name == policy)
     cold, seconds, served = 0, 0.0, 0
     for seed in SEEDS:
         play = scenario.build(Traces(None), 0.1, 250, Random(f"placing {seed}"))
@@ -22,7 +22,7 @@ def played(policy: str) -> tuple[int, float]:
         world.run()
         assert world.dispatcher.problems() == []
         cold += sum(node.tally.awaited_loads for node in world.nodes.values())
-        seconds += sum(one.total_s for one in world.result.served)
+        seconds += sum(result.total_s for result in world.result.served)
         served += len(world.result.served)
     return cold, seconds / served
 

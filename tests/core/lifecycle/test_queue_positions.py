@@ -12,8 +12,8 @@ from herd.core.state.request import RequestId
 def positions(world: World) -> dict[str, QueuePosition]:
     core = world.dispatcher
     return {
-        str(one): place
-        for one, place in compute_positions(
+        str(request_id): place
+        for request_id, place in compute_positions(
             core.live_requests, core.waiting, core.fleet, core.latencies, world.at
         ).items()
     }
@@ -40,7 +40,12 @@ def test_position_follows_turns_not_arrival() -> None:
     world = a_learned_world()
     for request_id, tenant in (("runs", "c"), ("a1", "a"), ("a2", "a"), ("a3", "a"), ("b1", "b")):
         world.arrives(request_id, tenant=tenant)
-    assert {one: place.position for one, place in positions(world).items()} == {"a1": 1, "b1": 2, "a2": 3, "a3": 4}
+    assert {request_id: place.position for request_id, place in positions(world).items()} == {
+        "a1": 1,
+        "b1": 2,
+        "a2": 3,
+        "a3": 4,
+    }
 
 
 def test_expected_wait_follows_from_running_and_earlier_requests() -> None:

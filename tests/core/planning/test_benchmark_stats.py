@@ -125,7 +125,7 @@ def test_tiny_difference_is_ignored_even_if_exact() -> None:
 def test_lower_times_are_better() -> None:
     slow, fast = Spread(0.4, 0.39, 0.41, 3), Spread(0.2, 0.19, 0.21, 3)
     found = compare([a_cell(ttft_s=slow)], [a_cell(ttft_s=fast)], {})
-    [first] = [one for one in found.differences if one.measure == "ttft_ms"]
+    [first] = [difference for difference in found.differences if difference.measure == "ttft_ms"]
     assert first.change == pytest.approx(1.0) and first.is_clear
 
 
@@ -154,7 +154,7 @@ def test_real_difference_is_usually_found() -> None:
 
     def a_run(speed: float) -> list[BenchmarkCell]:
         seen = [spread(rng.gauss(speed, 1.0) for _ in range(REPETITIONS)) for _ in range(4)]
-        return [BenchmarkCell(ALPHA, ModelName(f"m{number}"), one) for number, one in enumerate(seen)]
+        return [BenchmarkCell(ALPHA, ModelName(f"m{number}"), decode_tok_s) for number, decode_tok_s in enumerate(seen)]
 
     assert (
         sum(compare(a_run(50.0), a_run(55.0), {}).summary.partition(" %")[2].startswith(" faster") for _ in range(200))

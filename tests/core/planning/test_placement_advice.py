@@ -81,7 +81,7 @@ def past(*usages: ModelUsage, began_days: float = 60.0, last_days: dict[str, flo
 
 
 def kinds(found: list[PlacementAdvice]) -> list[tuple[str, str, str]]:
-    return [(one.kind, one.node_id, one.model) for one in found]
+    return [(advice.kind, advice.node_id, advice.model) for advice in found]
 
 
 def test_nothing_is_recommended_without_requests() -> None:
@@ -115,13 +115,15 @@ def test_no_second_copy_is_recommended_for_a_model_with_few_requests() -> None:
     ids=["no disk", "no memory", "no engine", "another engine", "unknown disk"],
 )
 def test_node_that_cannot_hold_the_model_is_not_recommended(beta: Report) -> None:
-    assert "pull" not in {one.kind for one in advise(machines(a_machine("alpha", "m"), beta), past(a_usage()), NOW)}
+    assert "pull" not in {
+        advice.kind for advice in advise(machines(a_machine("alpha", "m"), beta), past(a_usage()), NOW)
+    }
 
 
 def test_much_slower_node_is_not_recommended() -> None:
     slow = replace(a_machine("beta"), memory_bandwidth_gbps=2.0)
     assert "pull" not in {
-        one.kind for one in advise(machines(a_machine("alpha", "m"), slow), past(a_usage(requests=6000)), NOW)
+        advice.kind for advice in advise(machines(a_machine("alpha", "m"), slow), past(a_usage(requests=6000)), NOW)
     }
 
 
@@ -143,14 +145,16 @@ def test_pinning_is_recommended_after_repeated_cold_loads() -> None:
 
 def test_pinned_model_is_not_recommended_for_pinning() -> None:
     fleet = machines(a_machine("alpha", "m", loaded=False), pinned=frozenset({(ALPHA, M)}))
-    assert "pin" not in {one.kind for one in advise(fleet, past(a_usage(requests=100, cold=50, load_s=400.0)), NOW)}
+    assert "pin" not in {
+        advice.kind for advice in advise(fleet, past(a_usage(requests=100, cold=50, load_s=400.0)), NOW)
+    }
 
 
 def test_pinning_is_recommended_only_within_the_memory() -> None:
     names = [f"m{i}" for i in range(8)]
     usages = [a_usage(model=name, requests=100, cold=50, load_s=400.0) for name in names]
     found = advise(machines(a_machine("alpha", *names, loaded=False, memory_gb=16.0)), past(*usages), NOW)
-    assert len([one for one in found if one.kind == "pin"]) == 3
+    assert len([advice for advice in found if advice.kind == "pin"]) == 3
 
 
 def test_model_without_requests_for_a_month_is_reported_with_its_disk_space() -> None:
@@ -159,7 +163,7 @@ def test_model_without_requests_for_a_month_is_reported_with_its_disk_space() ->
         past(a_usage(requests=200), last_days={"m": 0, "old": 31}),
         NOW,
     )
-    [removal] = [one for one in found if one.kind == "delete"]
+    [removal] = [advice for advice in found if advice.kind == "delete"]
     assert (removal.model, removal.frees_bytes, removal.rule) == (canonical("old"), 5 * GB, "unused")
     assert removal.reason == "No requests for 31 days; it takes 5.0 GB of disk."
 
@@ -167,7 +171,7 @@ def test_model_without_requests_for_a_month_is_reported_with_its_disk_space() ->
 def test_time_before_the_first_record_does_not_count_as_unused() -> None:
     fleet = machines(a_machine("alpha", "old", loaded=False))
     assert advise(fleet, past(began_days=10), NOW) == []
-    assert [one.kind for one in advise(fleet, past(began_days=31), NOW)] == ["delete"]
+    assert [advice.kind for advice in advise(fleet, past(began_days=31), NOW)] == ["delete"]
     assert UNUSED_AFTER_S == 30 * 86400
 
 

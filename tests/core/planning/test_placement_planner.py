@@ -48,7 +48,7 @@ def result_with(
 ) -> PlacementPlan:
     """The plan's figures if exactly these models are in memory."""
     assignment = Assignment(demands, options)
-    assignment.resident = {one for one in resident if one in {option.model_on_node for option in options}}
+    assignment.resident = {pair for pair in resident if pair in {option.model_on_node for option in options}}
     return assignment.result()
 
 

@@ -93,13 +93,15 @@ def test_replay_with_any_rules_gives_the_result_of_a_live_decision(seed: int) ->
         for truth, rules in zip(truths, RULES, strict=True):
             again = rank_again(choice, rules, SIGNALS)
             assert again is not None, f"seed {seed}"
-            assert [one.node_id for one in again] == [one.node_id for one in truth.scored], (
+            assert [scored.node_id for scored in again] == [scored.node_id for scored in truth.scored], (
                 f"seed {seed}: {in_force.policy} to {rules}"
             )
             if rules.policy == "signals":
-                assert [one.terms for one in again] == [one.terms for one in truth.scored], f"seed {seed}"
+                assert [scored.terms for scored in again] == [scored.terms for scored in truth.scored], f"seed {seed}"
             else:
-                assert [one.expected_s for one in again] == [one.expected_s for one in truth.scored], f"seed {seed}"
+                assert [scored.expected_s for scored in again] == [scored.expected_s for scored in truth.scored], (
+                    f"seed {seed}"
+                )
             assert not is_incomplete(choice, rules)
 
 
@@ -122,7 +124,7 @@ def test_saved_seconds_are_the_difference_of_the_estimates() -> None:
     choice = a_choice(request, decided(world, request, DecisionRules("signals")), DecisionRules("signals"))
     replayed = replay_decision(choice, DecisionRules(), SIGNALS)
     assert replayed is not None and (replayed.before, replayed.after) == ("hot", "fast")
-    by_node = {one.node_id: one.expected_s for one in choice.scored}
+    by_node = {scored.node_id: scored.expected_s for scored in choice.scored}
     assert replayed.own_saved_s == pytest.approx(by_node[replayed.before]["total"] - by_node[replayed.after]["total"])
     assert replayed.own_saved_s is not None and replayed.own_saved_s > 10.0
     assert replayed.others_saved_s == 0.0
@@ -131,8 +133,8 @@ def test_saved_seconds_are_the_difference_of_the_estimates() -> None:
 def test_decision_without_estimates_is_not_replayed_by_time() -> None:
     world, request = a_recorded_decision(Random(3))
     recorded = decided(world, request, DecisionRules("signals"))
-    for one in recorded.scored:
-        one.expected_s = {}
+    for scored in recorded.scored:
+        scored.expected_s = {}
     result = Replay()
     assert result.add(a_choice(request, recorded, DecisionRules("signals")), DecisionRules(), SIGNALS) is None
     assert (result.undecidable, result.totals.choices) == (1, 0)
@@ -156,16 +158,16 @@ def test_missing_candidates_are_reported() -> None:
 def test_fingerprint_depends_on_every_weight_and_the_policy() -> None:
     rules = [DecisionRules(), DecisionRules("signals")]
     rules += [
-        DecisionRules().changed(None, {one.name: 7.125})
+        DecisionRules().changed(None, {weight.name: 7.125})
         for record in (Weights, CompletionTimeSettings)
-        for one in fields(record)
+        for weight in fields(record)
     ]
-    assert len({one.fingerprint for one in rules}) == len(rules)
+    assert len({rule_set.fingerprint for rule_set in rules}) == len(rules)
     assert DecisionRules().changed("completion_time", {"no_such": 1.0}).fingerprint == DecisionRules().fingerprint
 
 
 def test_estimates_with_equal_weights_are_equal_to_the_last_bit() -> None:
     for seed in range(20):
         world, request = a_recorded_decision(Random(seed))
-        for one in decided(world, request, DecisionRules()).scored:
-            assert reweighted(one, CompletionTimeSettings()) == one.expected_s, f"seed {seed}"
+        for scored in decided(world, request, DecisionRules()).scored:
+            assert reweighted(scored, CompletionTimeSettings()) == scored.expected_s, f"seed {seed}"

@@ -85,16 +85,16 @@ def test_final_state_does_not_change_and_old_downloads_are_removed() -> None:
 
 def test_least_busy_sharing_node_is_the_source() -> None:
     fleet = a_fleet(sharer("busy", cpu=90.0), sharer("idle", cpu=5.0), sharer("closed", library=""), empty())
-    assert [one.id for one, _ in transfer_queue.sources(fleet, NodeId("bare"), M, "")] == ["idle", "busy"]
-    assert [one.id for one, _ in transfer_queue.sources(fleet, NodeId("idle"), M, "")] == ["busy"], (
+    assert [node.id for node, _ in transfer_queue.sources(fleet, NodeId("bare"), M, "")] == ["idle", "busy"]
+    assert [node.id for node, _ in transfer_queue.sources(fleet, NodeId("idle"), M, "")] == ["busy"], (
         "refused copies from itself"
     )
 
 
 def test_most_common_version_is_copied_unless_a_digest_is_given() -> None:
     fleet = a_fleet(sharer("one", "a" * 64), sharer("two", "b" * 64), sharer("three", "b" * 64))
-    assert {one.id for one, _ in transfer_queue.sources(fleet, NodeId("bare"), M, "")} == {"two", "three"}
-    assert {one.id for one, _ in transfer_queue.sources(fleet, NodeId("bare"), M, "a" * 64)} == {"one"}
+    assert {node.id for node, _ in transfer_queue.sources(fleet, NodeId("bare"), M, "")} == {"two", "three"}
+    assert {node.id for node, _ in transfer_queue.sources(fleet, NodeId("bare"), M, "a" * 64)} == {"one"}
     assert transfer_queue.versions(fleet, M) == {"a" * 64: ["one"], "b" * 64: ["two", "three"]}
 
 

@@ -127,11 +127,11 @@ def test_every_candidate_has_expected_terms_and_points() -> None:
     world.arrives()
     decision = world.dispatcher.live_requests[RequestId("r1")].decision
     assert decision is not None
-    for one in decision.scored:
-        assert set(one.expected_s) == {"wait", "load", "prefill", "decode", "harm", "total"}
-        assert set(one.terms) == {signal.name for signal in all_signals()}
-        parts = sum(value for name, value in one.expected_s.items() if name != "total")
-        assert abs(parts - one.expected_s["total"]) < 1e-9
+    for scored in decision.scored:
+        assert set(scored.expected_s) == {"wait", "load", "prefill", "decode", "harm", "total"}
+        assert set(scored.terms) == {signal.name for signal in all_signals()}
+        parts = sum(value for name, value in scored.expected_s.items() if name != "total")
+        assert abs(parts - scored.expected_s["total"]) < 1e-9
 
 
 def test_points_computed_later_are_those_at_the_time_of_the_decision() -> None:
@@ -150,13 +150,13 @@ def test_points_computed_later_are_those_at_the_time_of_the_decision() -> None:
 
 def test_points_are_computed_on_access_and_equal_those_of_the_signals() -> None:
     world, points = a_world(policy="completion_time"), a_world(policy="signals")
-    for one in (world, points):
-        one.receives(a_slow_box(), a_gpu_box())
-        one.arrives()
-    [ours, theirs] = [one.dispatcher.live_requests[RequestId("r1")].decision for one in (world, points)]
+    for each in (world, points):
+        each.receives(a_slow_box(), a_gpu_box())
+        each.arrives()
+    [ours, theirs] = [each.dispatcher.live_requests[RequestId("r1")].decision for each in (world, points)]
     assert ours is not None and theirs is not None
-    assert {one.node_id: (one.total, one.terms) for one in ours.scored} == {
-        one.node_id: (one.total, one.terms) for one in theirs.scored
+    assert {scored.node_id: (scored.total, scored.terms) for scored in ours.scored} == {
+        scored.node_id: (scored.total, scored.terms) for scored in theirs.scored
     }
 
 
@@ -170,13 +170,13 @@ def test_long_prefill_delays_the_next_request() -> None:
     assert chosen(world, "short", prompt_tokens=50) != reading
     decision = world.dispatcher.live_requests[RequestId("short")].decision
     assert decision is not None
-    waits = {one.node_id: one.expected_s["wait"] for one in decision.scored}
+    waits = {scored.node_id: scored.expected_s["wait"] for scored in decision.scored}
     assert waits[reading] > 10.0
     world.first_byte("long")
     world.arrives("later", prompt_tokens=50)
     decision = world.dispatcher.live_requests[RequestId("later")].decision
     assert decision is not None
-    assert {one.node_id: one.expected_s["wait"] for one in decision.scored}[reading] == 0.0
+    assert {scored.node_id: scored.expected_s["wait"] for scored in decision.scored}[reading] == 0.0
 
 
 def test_context_window_larger_than_the_loaded_one_costs_a_reload() -> None:
@@ -186,7 +186,7 @@ def test_context_window_larger_than_the_loaded_one_costs_a_reload() -> None:
     assert chosen(world, "r1", wanted_window_tokens=65536) == "large"
     decision = world.dispatcher.live_requests[RequestId("r1")].decision
     assert decision is not None
-    loads = {one.node_id: one.expected_s["load"] for one in decision.scored}
+    loads = {scored.node_id: scored.expected_s["load"] for scored in decision.scored}
     assert loads["large"] == 0.0 and loads["small"] > 2.0
 
 

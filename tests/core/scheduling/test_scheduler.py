@@ -30,7 +30,7 @@ def test_decision_has_every_candidate_with_points_or_reason() -> None:
         a_report("other", [a_model_info("else")]),
     )
     decision = world.dispatcher.scheduler.decide(a_request(), ModelName("m:latest"), world.at)
-    assert [one.node_id for one in decision.scored] == ["hot", "cold"]
+    assert [scored.node_id for scored in decision.scored] == ["hot", "cold"]
     terms = decision.scored[0].terms
     assert set(terms) == {signal.name for signal in all_signals()}
     assert SIGNALS_OF_AN_IDLE_HOT_NODE.items() <= terms.items()

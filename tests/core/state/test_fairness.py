@@ -85,7 +85,7 @@ def test_tenants_with_waiting_requests_get_equal_shares() -> None:
         line, number, given = FairOrder(Shares()), 0, dict.fromkeys("abc", 0.0)
         for _ in range(300):
             for tenant, many in (("a", 9), ("b", 1), ("c", 3)):
-                while sum(line._tenant_of[one] == tenant for one in line._tenant_of) < many:
+                while sum(line._tenant_of[request_id] == tenant for request_id in line._tenant_of) < many:
                     number += 1
                     line.add(RequestId(f"{tenant}{number}"), tenant)
             head = line.first()

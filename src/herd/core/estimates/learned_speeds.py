@@ -351,7 +351,7 @@ def _factor_without_samples(of_node: _Effect | None, of_model: _Effect | None, n
     """The factor of a pair without measurements. A node without any measurement counts as an average node, because the
     part of a model is known only relative to the nodes on which it was measured."""
     if of_node is None or not of_node.samples:
-        known = [one.log for one in nodes if one.samples]
+        known = [node_effect.log for node_effect in nodes if node_effect.samples]
         nodes_part = sum(known) / len(known) if known else 0.0
     else:
         nodes_part = of_node.log

@@ -301,8 +301,9 @@ class Dispatcher:
         for queue in list(self.waiting.queues.of_node(node.id).values()):
             self.placement.redistribute(queue, now, out)
         lost = Failure(kind=FailureKind.NODE_LOST, detail=f"{node.id} went offline")
-        for live_request in [one for one in self.live_requests.values() if one.state is RequestState.DISPATCHED]:
-            if live_request.attempt is not None and live_request.attempt.node_id == node.id:
+        for live_request in list(self.live_requests.values()):
+            attempt = live_request.attempt
+            if live_request.state is RequestState.DISPATCHED and attempt is not None and attempt.node_id == node.id:
                 self._attempt_failed(live_request, lost, now, out)
 
     def _retry_held(self, now: float, out: list[Command]) -> None:

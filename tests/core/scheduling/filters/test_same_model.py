@@ -20,7 +20,7 @@ TURNS = (11, 12, 13)
 
 
 def dispatched(commands: list[Command]) -> Dispatch | None:
-    return next((one for one in commands if isinstance(one, Dispatch)), None)
+    return next((command for command in commands if isinstance(command, Dispatch)), None)
 
 
 def a_drifted_world() -> World:
