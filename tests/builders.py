@@ -103,7 +103,7 @@ class World:
     """A dispatcher with its parts in reach, a clock that only the test moves, and every command it ever gave."""
 
     dispatcher: Dispatcher
-    at: float = 100.0
+    now: float = 100.0
     commands: list[Command] = field(default_factory=list)
 
     def handle(self, event: Event) -> list[Command]:
@@ -119,17 +119,17 @@ class World:
     def receives(self, *reports: Report) -> list[Command]:
         out: list[Command] = []
         for report in reports:
-            out += self.feed(HeartbeatReceived(self.at, report))
+            out += self.feed(HeartbeatReceived(self.now, report))
         return out
 
     def arrives(self, request_id: str = "r1", model: str = "m", **more: Any) -> list[Command]:
-        return self.feed(RequestArrived(self.at, a_request(request_id, model, **more)))
+        return self.feed(RequestArrived(self.now, a_request(request_id, model, **more)))
 
     def first_byte(self, request_id: str = "r1", attempt: int = 1) -> list[Command]:
-        return self.feed(FirstByte(self.at, RequestId(request_id), attempt))
+        return self.feed(FirstByte(self.now, RequestId(request_id), attempt))
 
     def finishes(self, request_id: str = "r1", attempt: int = 1, status: int = 200) -> list[Command]:
-        return self.feed(AttemptFinished(self.at, RequestId(request_id), attempt, Counters(10, 20), status))
+        return self.feed(AttemptFinished(self.now, RequestId(request_id), attempt, Counters(10, 20), status))
 
     def fails(
         self,
@@ -140,7 +140,7 @@ class World:
         continuation_kinds: frozenset[str] = frozenset(),
     ) -> list[Command]:
         failure = Failure(kind=kind, bytes_forwarded=forwarded, continuation_kinds=continuation_kinds)
-        return self.feed(AttemptFailed(self.at, RequestId(request_id), attempt, failure))
+        return self.feed(AttemptFailed(self.now, RequestId(request_id), attempt, failure))
 
     def rows(self, request_id: str = "r1") -> list[Outcome]:
         return [c.outcome for c in self.commands if isinstance(c, Record) and c.request.id == request_id]

@@ -43,7 +43,7 @@ def a_record() -> Record:
         a_report("hot", [a_model_info("m", 4.0, loaded=True)], memory_bandwidth_gbps=30.0),
         a_report("fast", [a_model_info("m", 4.0)], memory_bandwidth_gbps=800.0),
     )
-    decision = world.dispatcher.scheduler.decide(request, request.model, world.at)
+    decision = world.dispatcher.scheduler.decide(request, request.model, world.now)
     return Record(
         at=101.0, request=request, outcome=Outcome.COMPLETED, arrived_at=100.0, model=request.model, decision=decision
     )

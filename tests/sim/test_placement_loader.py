@@ -22,8 +22,8 @@ class LoadingWorld(World):
 def asked(world: LoadingWorld, model: str = "m", times: int = 5) -> None:
     """Asked for and answered, every ten seconds."""
     for number in range(times):
-        world.at += 10.0
-        world.feed(RequestArrived(world.at, a_request(f"{model}{number}", model)))
+        world.now += 10.0
+        world.feed(RequestArrived(world.now, a_request(f"{model}{number}", model)))
         world.first_byte(f"{model}{number}")
         world.finishes(f"{model}{number}")
 
@@ -31,10 +31,10 @@ def asked(world: LoadingWorld, model: str = "m", times: int = 5) -> None:
 def ticks(world: LoadingWorld, seconds: float = 70.0) -> list[LoadModel]:
     out: list[Command] = []
     for _ in range(int(seconds)):
-        world.at += 1.0
+        world.now += 1.0
         for node in list(world.dispatcher.fleet):
-            node.last_heartbeat_at = world.at
-        out += world.feed(Ticked(world.at))
+            node.last_heartbeat_at = world.now
+        out += world.feed(Ticked(world.now))
     return [command for command in out if isinstance(command, LoadModel)]
 
 
@@ -67,7 +67,7 @@ def test_busy_node_loads_nothing_in_advance() -> None:
     world = LoadingWorld()
     world.receives(a_report("alpha", [a_model_info("m", loaded=True), a_model_info("n", loaded=True)]))
     asked(world)
-    world.feed(RequestArrived(world.at, a_request("long", "n")))
+    world.feed(RequestArrived(world.now, a_request("long", "n")))
     world.first_byte("long")
     world.receives(a_report("alpha", [a_model_info("m"), a_model_info("n", loaded=True)]))
     assert ticks(world) == []
@@ -86,7 +86,7 @@ def test_model_without_requests_for_an_hour_is_not_loaded() -> None:
     world.receives(a_report("alpha", [a_model_info("m", loaded=True)]))
     asked(world)
     world.receives(a_report("alpha", [a_model_info("m")]))
-    world.at += 4000.0
+    world.now += 4000.0
     assert ticks(world) == []
 
 
@@ -94,5 +94,5 @@ def test_number_of_remembered_models_is_limited() -> None:
     world = LoadingWorld()
     world.receives(a_report("alpha", [a_model_info("m", loaded=True)]))
     for number in range(MODELS_MAX + 5):
-        world.feed(RequestArrived(world.at, a_request(f"r{number}", f"x{number}")))
+        world.feed(RequestArrived(world.now, a_request(f"r{number}", f"x{number}")))
     assert len(world.loader._usual) == MODELS_MAX

@@ -58,19 +58,19 @@ def work(world: World) -> None:
         name = RequestId(f"w{number}")
         model, is_pair = ("m", "k")[number % 2], number % 5 == 0
         request = a_request(name, model, tags=("web",) if number % 3 else (), prompt_tokens=600)
-        world.feed(RequestArrived(world.at, request))
+        world.feed(RequestArrived(world.now, request))
         if is_pair:
-            world.feed(RequestArrived(world.at, a_request(f"{name}-beside", model, prompt_tokens=600)))
-        world.at += 2.0
+            world.feed(RequestArrived(world.now, a_request(f"{name}-beside", model, prompt_tokens=600)))
+        world.now += 2.0
         for one in (name, RequestId(f"{name}-beside")) if is_pair else (name,):
             if one in world.dispatcher.live_requests and world.dispatcher.live_requests[one].is_running:
-                world.feed(FirstByte(world.at, one, 1))
-                world.at += 1.5
+                world.feed(FirstByte(world.now, one, 1))
+                world.now += 1.5
                 counters = Counters(700, 60 + number, 0, 3.0 if number % 2 else None, 1.1, 0.9, "stop")
-                world.feed(AttemptFinished(world.at, one, 1, counters))
-        world.at += 10.0
+                world.feed(AttemptFinished(world.now, one, 1, counters))
+        world.now += 10.0
     for name in list(world.dispatcher.live_requests):
-        world.feed(ClientLeft(world.at, name))
+        world.feed(ClientLeft(world.now, name))
 
 
 def expectations(world: World) -> dict[str, dict[str, float]]:
@@ -79,7 +79,7 @@ def expectations(world: World) -> dict[str, dict[str, float]]:
     for model in ("m", "k", "never-run"):
         for tag in ("web", "new"):
             request = a_request("asked", model, tags=(tag,), prompt_tokens=900)
-            decision = world.dispatcher.scheduler.decide(request, request.model, world.at)
+            decision = world.dispatcher.scheduler.decide(request, request.model, world.now)
             found |= {f"{model} {tag} {one.node_id}": one.expected_s for one in decision.scored}
     return found
 

@@ -140,7 +140,7 @@ def test_completed_answers_teach_prompt_plus_answer_tokens() -> None:
     world = a_world()
     world.receives(a_report("alpha", [COLD]))
     for number in range(SAMPLES_MIN):
-        world.at += 1.0
+        world.now += 1.0
         world.arrives(f"r{number}")
-        world.feed(AttemptFinished(world.at, RequestId(f"r{number}"), 1, Counters(3000, 500)))
+        world.feed(AttemptFinished(world.now, RequestId(f"r{number}"), 1, Counters(3000, 500)))
     assert world.dispatcher.forecast.window_usage.usual_tokens(M) in range(3500, 4200)

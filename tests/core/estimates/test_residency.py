@@ -27,9 +27,9 @@ def the_node(world: World) -> Node:
 
 def serve(world: World, request_id: str, model: str, seconds: float = 2.0) -> None:
     [command] = [c for c in world.arrives(request_id, model) if isinstance(c, Dispatch)]
-    world.at += seconds
-    world.feed(FirstByte(world.at, RequestId(request_id), command.attempt))
-    world.feed(AttemptFinished(world.at, RequestId(request_id), command.attempt, Counters(100, 20)))
+    world.now += seconds
+    world.feed(FirstByte(world.now, RequestId(request_id), command.attempt))
+    world.feed(AttemptFinished(world.now, RequestId(request_id), command.attempt, Counters(100, 20)))
 
 
 def test_model_evicted_by_a_load_counts_as_unloaded_before_a_report_shows_it() -> None:

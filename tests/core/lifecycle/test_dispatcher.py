@@ -32,10 +32,10 @@ def holds(commands: list[Command]) -> list[tuple[str, int]]:
 def tick(world: World, seconds: float) -> list[Command]:
     """Lets time pass as the driver would: one tick after the other."""
     out: list[Command] = []
-    end = world.at + seconds
-    while world.at < end:
-        world.at = min(end, world.at + SWEEP_EVERY_S)
-        out += world.feed(Ticked(world.at))
+    end = world.now + seconds
+    while world.now < end:
+        world.now = min(end, world.now + SWEEP_EVERY_S)
+        out += world.feed(Ticked(world.now))
     return out
 
 
@@ -63,11 +63,11 @@ def test_complete_response_has_one_row(two_nodes: World) -> None:
 
 def test_response_forwarded_at_once_needs_no_first_byte_event(two_nodes: World) -> None:
     two_nodes.arrives()
-    two_nodes.at += 2.0
+    two_nodes.now += 2.0
     [row] = [c for c in two_nodes.finishes() if isinstance(c, Record)]
     assert row.outcome is Outcome.COMPLETED
     assert row.attempt is not None
-    assert row.first_byte_at == row.attempt.first_byte_at == two_nodes.at
+    assert row.first_byte_at == row.attempt.first_byte_at == two_nodes.now
 
 
 def test_moves_to_another_node_before_the_first_byte(two_nodes: World) -> None:
@@ -169,7 +169,7 @@ def test_a_client_that_leaves_while_queued_is_never_dispatched() -> None:
     world.receives(a_report("only", [a_model_info(loaded=True)]))
     world.arrives("r1")
     world.arrives("r2")
-    [row] = world.feed(ClientLeft(world.at, RequestId("r2")))
+    [row] = world.feed(ClientLeft(world.now, RequestId("r2")))
     assert isinstance(row, Record) and row.outcome is Outcome.CLIENT_CANCELLED
     world.first_byte("r1")
     assert dispatches(world.finishes("r1")) == []
@@ -183,7 +183,7 @@ def test_a_client_that_leaves_while_it_runs_stops_the_node_and_frees_the_slot(st
     world.arrives("r2")
     if streams:
         world.first_byte("r1")
-    commands = world.feed(ClientLeft(world.at, RequestId("r1")))
+    commands = world.feed(ClientLeft(world.now, RequestId("r1")))
     assert isinstance(commands[0], Abort) and commands[0].refusal is None
     assert dispatches(commands) == [("r2", "only", 1)]
     assert world.rows("r1") == [Outcome.CLIENT_CANCELLED]
@@ -202,7 +202,7 @@ def test_unknown_model_is_held_just_after_a_start() -> None:
     """The nodes report every five seconds: a coordinator that restarted must not say 404 before they did."""
     world = a_world(started_at=100.0)
     assert holds(world.arrives()) == [("r1", 1)]
-    world.at += 3.0
+    world.now += 3.0
     assert dispatches(world.receives(a_report("alpha", [a_model_info()]))) == [("r1", "alpha", 1)]
 
 
@@ -217,7 +217,7 @@ def test_held_requests_go_to_a_node_in_order_of_arrival() -> None:
     world.receives(a_report("only", [a_model_info(loaded=True, slots=2)], paused=True))
     assert holds(world.arrives("r1")) == [("r1", 1)]
     assert holds(world.arrives("r2")) == [("r2", 2)]
-    world.at += 5.0
+    world.now += 5.0
     commands = world.receives(a_report("only", [a_model_info(loaded=True, slots=2)]))
     assert dispatches(commands) == [("r1", "only", 1), ("r2", "only", 1)]
 
@@ -278,14 +278,14 @@ def test_queued_requests_of_a_node_that_leaves_go_to_other_nodes(two_nodes: Worl
         two_nodes.arrives(request_id)
     queued = two_nodes.dispatcher.waiting.queues.of_node(NodeId("alpha"))
     assert sum(len(q.pending) for q in queued.values()) > 0
-    commands = two_nodes.feed(NodeLeft(two_nodes.at, NodeId("alpha")))
+    commands = two_nodes.feed(NodeLeft(two_nodes.now, NodeId("alpha")))
     assert all(node == "spare" for _, node, _ in dispatches(commands))
     assert len(two_nodes.dispatcher.waiting) == 2
     assert NodeId("alpha") not in two_nodes.dispatcher.fleet.nodes
 
 
 def test_goodbye_of_an_earlier_boot_is_ignored(two_nodes: World) -> None:
-    two_nodes.feed(NodeLeft(two_nodes.at, NodeId("alpha"), boot_id="an earlier one"))
+    two_nodes.feed(NodeLeft(two_nodes.now, NodeId("alpha"), boot_id="an earlier one"))
     assert NodeId("alpha") in two_nodes.dispatcher.fleet.nodes
 
 
@@ -305,8 +305,8 @@ def test_paused_coordinator_does_not_mark_its_nodes_offline() -> None:
     world = a_world()
     world.receives(a_report("alpha", [a_model_info(loaded=True)]))
     tick(world, 1.0)
-    world.at += 120.0
-    world.feed(Ticked(world.at))
+    world.now += 120.0
+    world.feed(Ticked(world.now))
     assert world.dispatcher.fleet.nodes[NodeId("alpha")].liveness is Liveness.ONLINE
 
 
@@ -346,7 +346,7 @@ def test_4xx_of_a_node_is_passed_on_and_is_not_a_strike(two_nodes: World) -> Non
 
 def test_draining_coordinator_refuses_new_requests_and_lets_running_ones_finish(two_nodes: World) -> None:
     two_nodes.arrives("r1")
-    two_nodes.feed(DrainStarted(two_nodes.at))
+    two_nodes.feed(DrainStarted(two_nodes.now))
     assert refusals(two_nodes.arrives("r2")) == [("r2", 503)]
     two_nodes.first_byte("r1")
     two_nodes.finishes("r1")
@@ -364,7 +364,7 @@ def test_deadline_that_passes_while_waiting_is_504() -> None:
     world = a_world()
     world.receives(a_report("only", [a_model_info()]))
     world.arrives("r1")
-    world.arrives("r2", deadline_at=world.at + 2.0)
+    world.arrives("r2", deadline_at=world.now + 2.0)
     assert refusals(tick(world, 3.0)) == [("r2", 504)]
 
 
@@ -401,7 +401,7 @@ def _end_what_streams(world: World) -> None:
 def _storm(world: World, rng: Random) -> None:
     nodes = ["a", "b", "c"]
     for step in range(120):
-        world.at += rng.random()
+        world.now += rng.random()
         live_requests = list(world.dispatcher.live_requests.values())
         roll = rng.random()
         if roll < 0.3:
@@ -418,9 +418,9 @@ def _storm(world: World, rng: Random) -> None:
                 a_report(rng.choice(nodes), model_infos, draining=rng.random() < 0.1, boot_id=rng.choice(["1", "2"]))
             )
         elif roll < 0.5:
-            world.feed(NodeLeft(world.at, NodeId(rng.choice(nodes))))
+            world.feed(NodeLeft(world.now, NodeId(rng.choice(nodes))))
         elif roll < 0.6:
-            world.feed(Ticked(world.at))
+            world.feed(Ticked(world.now))
         elif live_requests:
             _something_happens(world, rng, rng.choice(live_requests))
 
@@ -437,4 +437,4 @@ def _something_happens(world: World, rng: Random, live_request: LiveRequest) -> 
             live_request.request.id, number, kind, forwarded=5 if live_request.state.value == "streaming" else 0
         )
     else:
-        world.feed(ClientLeft(world.at, live_request.request.id))
+        world.feed(ClientLeft(world.now, live_request.request.id))

@@ -14,7 +14,7 @@ def positions(world: World) -> dict[str, QueuePosition]:
     return {
         str(request_id): place
         for request_id, place in compute_positions(
-            core.live_requests, core.waiting, core.fleet, core.latencies, world.at
+            core.live_requests, core.waiting, core.fleet, core.latencies, world.now
         ).items()
     }
 
@@ -25,7 +25,7 @@ def a_learned_world(slots: int = 1) -> World:
     world.receives(a_report("alpha", [a_model_info(loaded=True, slots=slots)]))
     for number in range(3):
         world.arrives(f"past{number}")
-        world.at += 10.0
+        world.now += 10.0
         world.finishes(f"past{number}")
     return world
 
@@ -52,14 +52,14 @@ def test_expected_wait_follows_from_running_and_earlier_requests() -> None:
     world = a_learned_world()
     for request_id in ("runs", "r1", "r2"):
         world.arrives(request_id)
-    world.at += 4.0
+    world.now += 4.0
     assert [place.expected_wait_s for place in positions(world).values()] == pytest.approx([6.0, 16.0])
 
 
 def test_several_slots_become_free_one_after_the_other() -> None:
     world = a_learned_world(slots=2)
     world.arrives("s1")
-    world.at += 3.0
+    world.now += 3.0
     for request_id in ("s2", "r1", "r2", "r3"):
         world.arrives(request_id)
     assert [place.expected_wait_s for place in positions(world).values()] == pytest.approx([7.0, 10.0, 17.0])
@@ -69,7 +69,7 @@ def test_overdue_request_is_not_expected_to_end_at_once() -> None:
     world = a_learned_world()
     world.arrives("runs")
     world.arrives("r1")
-    world.at += 30.0
+    world.now += 30.0
     assert positions(world)["r1"].expected_wait_s == pytest.approx(30.0 * DISPLAYED_REMAINING_SHARE)
 
 
@@ -86,7 +86,7 @@ def test_prediction_of_the_policy_is_used_if_there_is_one() -> None:
     for request_id in ("runs", "r1", "r2"):
         world.arrives(request_id)
     queue = next(iter(world.dispatcher.waiting.queues))
-    queue.in_flight[RequestId("runs")].service_s, queue.in_flight[RequestId("runs")].end_at = 2.0, world.at + 2.0
+    queue.in_flight[RequestId("runs")].service_s, queue.in_flight[RequestId("runs")].end_at = 2.0, world.now + 2.0
     queue.pending[RequestId("r1")].service_s = 1.0
     assert [place.expected_wait_s for place in positions(world).values()] == pytest.approx([2.0, 3.0])
 

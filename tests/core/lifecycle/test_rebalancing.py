@@ -14,16 +14,16 @@ def two_nodes(is_rebalancing: bool) -> World:
     model_infos = [a_model_info("m", size_gb=5.0, loaded=True)]
     world.receives(*(a_report(name, model_infos, memory_bandwidth_gbps=100.0) for name in ("a", "b")))
     world.arrives("r1")
-    world.at += 0.5
+    world.now += 0.5
     world.arrives("r2")
     world.arrives("waits")
     return world
 
 
 def end(world: World, request_id: str) -> list[str]:
-    world.at += 1.0
-    world.feed(FirstByte(world.at, RequestId(request_id), 1))
-    commands = world.feed(AttemptFinished(world.at, RequestId(request_id), 1, Counters(100, 20)))
+    world.now += 1.0
+    world.feed(FirstByte(world.now, RequestId(request_id), 1))
+    commands = world.feed(AttemptFinished(world.now, RequestId(request_id), 1, Counters(100, 20)))
     return [f"{c.request_id} on {c.node_id}" for c in commands if isinstance(c, Dispatch)]
 
 

@@ -29,11 +29,11 @@ def beat(world: World, *names: str, slots: int = 4) -> None:
 
 def pass_time(world: World, seconds: float, *beating: str, slots: int = 4) -> None:
     """In steps of a sweep, so that no gap looks like a paused process; these nodes continue to report."""
-    end = world.at + seconds
-    while world.at < end:
-        world.at = min(end, world.at + 0.5)
+    end = world.now + seconds
+    while world.now < end:
+        world.now = min(end, world.now + 0.5)
         beat(world, *beating, slots=slots)
-        world.feed(Ticked(world.at))
+        world.feed(Ticked(world.now))
 
 
 def place_of(world: World, request_id: str) -> str:
@@ -84,7 +84,7 @@ def test_waiting_time_of_a_flapping_node_doubles_with_each_return() -> None:
     for _ in range(4):
         silent(world, "alpha", "beta")
         beat(world, "alpha")
-        trials.append(world.dispatcher.fleet.nodes[NodeId("alpha")].untrusted_until - world.at)
+        trials.append(world.dispatcher.fleet.nodes[NodeId("alpha")].untrusted_until - world.now)
     assert trials[1:] == [TRIAL_S, 2 * TRIAL_S, 4 * TRIAL_S]
 
 
@@ -93,7 +93,7 @@ def test_flapping_node_gets_requests_if_it_is_the_only_one() -> None:
     for _ in range(2):
         silent(world, "alpha", "beta")
         beat(world, "alpha")
-    world.feed(NodeLeft(world.at, NodeId("beta")))
+    world.feed(NodeLeft(world.now, NodeId("beta")))
     world.arrives("r1")
     assert place_of(world, "r1") == "alpha"
     assert world.dispatcher.live_requests[RequestId("r1")].decision.is_panic  # type: ignore[union-attr]
@@ -105,10 +105,10 @@ def test_returning_node_gets_its_slots_gradually_unless_it_is_the_only_one() -> 
     beat(world, "alpha", slots=8)
     alpha = world.dispatcher.fleet.nodes[NodeId("alpha")]
     model = next(iter(alpha.report.models))
-    shares = [world.dispatcher.slots(alpha, model, world.at + part * SLOW_START_S) for part in (0.0, 0.25, 0.5, 1.0)]
+    shares = [world.dispatcher.slots(alpha, model, world.now + part * SLOW_START_S) for part in (0.0, 0.25, 0.5, 1.0)]
     assert shares == [1, 2, 4, 8]
-    world.feed(NodeLeft(world.at, NodeId("beta")))
-    assert world.dispatcher.slots(alpha, model, world.at) == 8
+    world.feed(NodeLeft(world.now, NodeId("beta")))
+    assert world.dispatcher.slots(alpha, model, world.now) == 8
 
 
 # --- quarantine, pauses, keys ---
@@ -117,13 +117,13 @@ def test_returning_node_gets_its_slots_gradually_unless_it_is_the_only_one() -> 
 def fail_at(world: World, name: str, times: int, kind: FailureKind = FailureKind.SERVER_ERROR, **more: object) -> None:
     """Requests that this node fails; they end elsewhere."""
     for number in range(times):
-        request_id = f"f{name}{world.at}{number}"
+        request_id = f"f{name}{world.now}{number}"
         world.arrives(request_id)
         for attempt in range(1, 4):
             place = place_of(world, request_id)
             if place == name:
                 failure = Failure(kind=kind, **more)  # type: ignore[arg-type]
-                world.feed(AttemptFailed(world.at, RequestId(request_id), attempt, failure))
+                world.feed(AttemptFailed(world.now, RequestId(request_id), attempt, failure))
             elif place in ("alpha", "beta"):
                 world.finishes(request_id, attempt)
                 break
@@ -133,8 +133,8 @@ def test_quarantined_model_is_tested_by_one_request_and_the_quarantine_doubles()
     world = two_nodes(slots=8)
     fail_at(world, "alpha", 12)
     until = world.dispatcher.liveness.quarantined_until(NodeId("alpha"), next(iter(world.dispatcher.fleet.model_names)))
-    assert until > world.at
-    pass_time(world, until - world.at + 0.1, "alpha", "beta", slots=8)
+    assert until > world.now
+    pass_time(world, until - world.now + 0.1, "alpha", "beta", slots=8)
     for number in range(6):
         world.arrives(f"p{number}")
     assert [place_of(world, f"p{number}") for number in range(6)].count("alpha") == 1
@@ -170,8 +170,8 @@ def test_suspected_nodes_get_one_request_at_a_time_if_no_other_node_is_left() ->
     model = world.dispatcher.fleet.model_names[0]
     for number in range(3):
         world.arrives(f"f{number}")
-        world.feed(AttemptFailed(world.at, RequestId(f"f{number}"), 1, Failure(kind=FailureKind.SERVER_ERROR)))
-    assert world.dispatcher.liveness.quarantined_until(NodeId("alpha"), model) > world.at
+        world.feed(AttemptFailed(world.now, RequestId(f"f{number}"), 1, Failure(kind=FailureKind.SERVER_ERROR)))
+    assert world.dispatcher.liveness.quarantined_until(NodeId("alpha"), model) > world.now
     world.arrives("r1")
     world.arrives("r2")
     assert (place_of(world, "r1"), place_of(world, "r2")) == ("alpha", "held")
@@ -184,11 +184,11 @@ def test_node_that_refuses_connections_is_tried_again_after_a_heartbeat() -> Non
     world = a_world()
     world.receives(a_report("alpha", [a_model_info(loaded=True)]))
     for attempt in (1, 2, 3):
-        world.arrives("r1") if attempt == 1 else world.feed(Ticked(world.at))
+        world.arrives("r1") if attempt == 1 else world.feed(Ticked(world.now))
         if place_of(world, "r1") == "alpha":
             world.fails("r1", attempt, FailureKind.CONNECT)
     assert place_of(world, "r1") == "held"
-    world.at += 0.4
+    world.now += 0.4
     beat(world, "alpha")
     assert place_of(world, "r1") == "alpha"
 
@@ -238,7 +238,7 @@ def test_requests_of_a_lost_node_move_at_once_without_the_budget() -> None:
 
 def test_a_running_request_ends_at_its_deadline_with_504() -> None:
     world = two_nodes()
-    world.arrives("r1", deadline_at=world.at + 2.0)
+    world.arrives("r1", deadline_at=world.now + 2.0)
     pass_time(world, 1.5, "alpha", "beta")
     assert RequestId("r1") in world.dispatcher.live_requests
     pass_time(world, 1.0, "alpha", "beta")
@@ -251,8 +251,8 @@ def test_no_other_node_is_tried_that_could_not_answer_before_the_deadline() -> N
     world = a_world(policy="completion_time")
     for name in ("alpha", "beta"):
         world.receives(a_report(name, [a_model_info(size_gb=20.0)], memory_gb=64.0))
-    world.arrives("r1", deadline_at=world.at + 2.0)
-    world.at += 1.0
+    world.arrives("r1", deadline_at=world.now + 2.0)
+    world.now += 1.0
     commands = world.fails("r1", 1, FailureKind.RESET)
     assert not [c for c in commands if isinstance(c, Dispatch)] and [c for c in commands if isinstance(c, Refuse)]
 
@@ -265,7 +265,7 @@ def test_request_that_crashed_two_nodes_is_refused_for_ten_minutes_and_counts_ha
     world.arrives("r1")
     for attempt in (1, 2):
         failure = Failure(kind=FailureKind.RESET, fingerprint=77)
-        commands = world.feed(AttemptFailed(world.at, RequestId("r1"), attempt, failure))
+        commands = world.feed(AttemptFailed(world.now, RequestId("r1"), attempt, failure))
     assert [c.refusal.code for c in commands if isinstance(c, Refuse)] == ["poison_suspected"]
     assert not any(world.dispatcher.liveness._records[pair].failed_at for pair in world.dispatcher.liveness._records)
     [refused] = [c for c in world.arrives("r2", fingerprint=77) if isinstance(c, Refuse)]
@@ -284,6 +284,6 @@ def test_violated_invariant_raises_an_alarm_within_a_minute() -> None:
     world.dispatcher.retrying.add(RequestId("nobody"))
     alarms = []
     for _ in range(130):
-        world.at += 0.5
-        alarms += world.dispatcher.handle(Ticked(world.at))
+        world.now += 0.5
+        alarms += world.dispatcher.handle(Ticked(world.now))
     assert len(alarms) >= 1 and "running retries" in alarms[0].message  # type: ignore[union-attr]

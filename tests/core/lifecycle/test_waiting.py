@@ -119,7 +119,7 @@ def test_client_that_leaves_while_waiting_is_never_dispatched_and_frees_its_shar
         world.receives(a_report("alpha", [a_model_info(loaded=True)], paused=True))
     world.arrives("gone", tenant="a")
     world.arrives("stays", tenant="a")
-    world.feed(ClientLeft(world.at, RequestId("gone")))
+    world.feed(ClientLeft(world.now, RequestId("gone")))
     assert len(world.dispatcher.waiting) == 1
     world.receives(a_report("alpha", [a_model_info(loaded=True)]))
     world.finishes("busy")
@@ -157,9 +157,9 @@ def test_deadline_while_waiting_is_refused_with_reasons_and_retry_after(waits: s
     world = a_busy_world()
     if waits == "held":
         world.receives(a_report("alpha", [a_model_info(loaded=True)], paused=True))
-    world.arrives("late", deadline_at=world.at + 3.0)
-    world.at += 4.0
-    world.feed(Ticked(world.at))
+    world.arrives("late", deadline_at=world.now + 3.0)
+    world.now += 4.0
+    world.feed(Ticked(world.now))
     (refusal,) = refusals(world)
     assert (refusal.status, refusal.code, refusal.retry_after_s) == (504, "deadline_passed", DEFAULT_WAIT_S)
     assert reason in refusal.message

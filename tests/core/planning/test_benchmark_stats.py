@@ -10,8 +10,8 @@ import pytest
 from builders import a_model_info
 from herd.core.estimates.hardware_priors import Speed
 from herd.core.planning.benchmark_stats import (
+    PARALLEL_STREAMS,
     REPETITIONS,
-    SCALES,
     BenchmarkCell,
     Probe,
     ProbeKind,
@@ -55,7 +55,7 @@ def test_scaling_is_not_measured_with_one_slot() -> None:
     assert ProbeKind.CONCURRENCY not in {
         kind for kind, _ in kinds(probes_for(ALPHA, M, a_model_info("m", loaded=True), ALL))
     }
-    assert SCALES == (2, 4, 8)
+    assert PARALLEL_STREAMS == (2, 4, 8)
 
 
 def test_embedding_model_is_not_measured() -> None:

@@ -52,7 +52,7 @@ def a_recorded_decision(rng: Random) -> tuple[World, Request]:
             )
         )
     for number in range(rng.randint(0, 25)):
-        world.at += rng.random()
+        world.now += rng.random()
         world.arrives(f"before-{number}", rng.choice("mkj"), prompt_tokens=rng.randint(1, 4000))
     return world, a_request(
         "asked", "m", prompt_tokens=rng.randint(1, 9000), wanted_window_tokens=rng.choice([None, 4096])
@@ -63,7 +63,7 @@ def decided(world: World, request: Request, rules: DecisionRules) -> Decision:
     signals, scheduler = SignalPolicy(SIGNALS, rules.weights), world.dispatcher.scheduler
     times = CompletionTimePolicy(world.dispatcher.forecast, signals, rules.times)
     scheduler.policy = times if rules.policy == times.name else ObservedSignalPolicy(times, signals)
-    return scheduler.decide(request, request.model, world.at)
+    return scheduler.decide(request, request.model, world.now)
 
 
 def a_choice(request: Request, decision: Decision, rules: DecisionRules) -> RecordedDecision:

@@ -28,9 +28,9 @@ def chosen(world: World, request_id: str = "r1", **more: object) -> str:
 
 def complete(world: World, request_id: str, counters: Counters, seconds: float = 1.0) -> None:
     number = world.dispatcher.live_requests[RequestId(request_id)].attempts
-    world.feed(FirstByte(world.at, RequestId(request_id), number))
-    world.at += seconds
-    world.feed(AttemptFinished(world.at, RequestId(request_id), number, counters))
+    world.feed(FirstByte(world.now, RequestId(request_id), number))
+    world.now += seconds
+    world.feed(AttemptFinished(world.now, RequestId(request_id), number, counters))
 
 
 def test_fast_node_with_a_cold_load_beats_a_slow_node_if_it_finishes_first() -> None:
@@ -49,7 +49,7 @@ def test_load_in_progress_is_not_started_on_another_node() -> None:
     model_infos = [a_model_info(size_gb=20.0, slots=4)]
     world.receives(a_gpu_box("a", models=model_infos), a_gpu_box("b", models=model_infos))
     first = chosen(world, "r1")
-    world.at += 5.0
+    world.now += 5.0
     assert chosen(world, "r2") == first
 
 
@@ -140,8 +140,8 @@ def test_points_computed_later_are_those_at_the_time_of_the_decision() -> None:
     other = a_model_info("other", size_gb=20.0, loaded=True)
     world.receives(a_slow_box("a", models=[a_model_info(size_gb=5.0), other], memory_gb=32, used_gb=24))
     request = a_request(model="m")
-    early = world.dispatcher.scheduler.decide(request, request.model, world.at)
-    late = world.dispatcher.scheduler.decide(request, request.model, world.at)
+    early = world.dispatcher.scheduler.decide(request, request.model, world.now)
+    late = world.dispatcher.scheduler.decide(request, request.model, world.now)
     expected = dict(early.scored[0].terms)
     world.arrives("busy", model="other")
     world.receives(a_slow_box("a", models=[a_model_info(size_gb=5.0, loaded=True)], memory_gb=128, used_gb=127))
@@ -166,7 +166,7 @@ def test_long_prefill_delays_the_next_request() -> None:
     model_infos = [a_model_info(size_gb=5.0, loaded=True, slots=4, context_tokens=32768)]
     world.receives(a_slow_box("a", models=model_infos), a_slow_box("b", models=model_infos))
     reading = chosen(world, "long", prompt_tokens=8000)
-    world.at += 0.1
+    world.now += 0.1
     assert chosen(world, "short", prompt_tokens=50) != reading
     decision = world.dispatcher.live_requests[RequestId("short")].decision
     assert decision is not None
@@ -202,7 +202,7 @@ def test_expected_wait_for_a_slot_is_longer_with_unpredictable_lengths() -> None
         decision = world.dispatcher.live_requests[RequestId("r1")].decision
         assert decision is not None
         service_s = decision.scored[0].expected_s["prefill"] + decision.scored[0].expected_s["decode"]
-        world.at += 0.8 * service_s
+        world.now += 0.8 * service_s
         world.arrives("r2")
         decision = world.dispatcher.live_requests[RequestId("r2")].decision
         assert decision is not None
@@ -242,7 +242,7 @@ def test_queued_request_delays_later_requests_more_at_high_utilization() -> None
         world = a_world(policy="completion_time")
         world.receives(a_slow_box("a"))
         world.arrives("r1", output_tokens_max=100_000)
-        world.at += busy_s
+        world.now += busy_s
         found[busy_s] = harm_of_waiting(world, "r2", prompt_tokens=100)[0]
     assert found[1.0] < 1.0 < found[300.0] < found[5000.0]
 
@@ -253,7 +253,7 @@ def test_short_queued_request_delays_later_requests_less() -> None:
         world = a_world(policy="completion_time")
         world.receives(a_slow_box("a"))
         world.arrives("r1")
-        world.at += 300.0
+        world.now += 300.0
         harm_s, wait_s = harm_of_waiting(world, "r2", output_tokens_max=tokens)
         assert wait_s > 0.0
         found.append(harm_s)

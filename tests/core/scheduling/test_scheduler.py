@@ -29,7 +29,7 @@ def test_decision_has_every_candidate_with_points_or_reason() -> None:
         a_report("tiny", [a_model_info(size_gb=2)], memory_gb=1, used_gb=0),
         a_report("other", [a_model_info("else")]),
     )
-    decision = world.dispatcher.scheduler.decide(a_request(), ModelName("m:latest"), world.at)
+    decision = world.dispatcher.scheduler.decide(a_request(), ModelName("m:latest"), world.now)
     assert [scored.node_id for scored in decision.scored] == ["hot", "cold"]
     terms = decision.scored[0].terms
     assert set(terms) == {signal.name for signal in all_signals()}
@@ -51,7 +51,7 @@ def test_equal_nodes_are_chosen_by_queue_length_then_by_name() -> None:
 def test_nodes_already_tried_are_rejected_as_tried() -> None:
     world = a_world()
     world.receives(a_report("a", [a_model_info()]), a_report("b", [a_model_info()]))
-    decision = world.dispatcher.scheduler.decide(a_request(), ModelName("m:latest"), world.at, ["a"])
+    decision = world.dispatcher.scheduler.decide(a_request(), ModelName("m:latest"), world.now, ["a"])
     assert decision.chosen == "b"
     assert decision.rejected[0].filter == "tried"
 
@@ -59,7 +59,7 @@ def test_nodes_already_tried_are_rejected_as_tried() -> None:
 def test_nodes_without_the_model_cost_nothing_in_a_large_fleet() -> None:
     world = a_world()
     world.receives(*(a_report(f"n{i}", [a_model_info("else")]) for i in range(100)), a_report("has", [a_model_info()]))
-    decision = world.dispatcher.scheduler.decide(a_request(), ModelName("m:latest"), world.at)
+    decision = world.dispatcher.scheduler.decide(a_request(), ModelName("m:latest"), world.now)
     assert decision.chosen == "has"
     assert decision.rejected == []
 
@@ -73,7 +73,7 @@ for i in range(6):
     models = [a_model_info("m", loaded=i % 2 == 0, slots=2), a_model_info("k")]
     world.receives(a_report(f"n{i}", models, memory_gb=8 + 20 * i))
 for i in range(400):
-    world.at += rng.random() / 10
+    world.now += rng.random() / 10
     world.arrives(f"r{i}", rng.choice(["m", "k"]))
     if i > 8 and f"r{i-8}" in world.dispatcher.live_requests and world.dispatcher.live_requests[f"r{i-8}"].is_running:
         world.first_byte(f"r{i-8}"); world.finishes(f"r{i-8}")

@@ -71,15 +71,16 @@ class LearnedRatio:
 
 @dataclass(slots=True)
 class _Effect:
-    """The part of a node, or of a model, in the ratios of its pairs, as a logarithm."""
+    """The effect of a node on the ratios of all its models, or of a model on the ratios of all its nodes, as a
+    logarithm."""
 
     log: float = 0.0
     samples: int = 0
 
     @property
     def gain(self) -> float:
-        """Half of the difference for a new one, less with every sample: the rest is due to the other part, or to
-        chance."""
+        """The share of a new difference that is learned: a half at first, less with every sample. The rest is due to
+        the other effect, or to chance."""
         return max(SHARED_GAIN_MIN, 0.5 / (1.0 + self.samples / 4.0))
 
     def move(self, surprise: float) -> None:
@@ -272,15 +273,15 @@ class LearnedSpeeds:
         )
         prompt = learned.prompt.factor if learned is not None and learned.prompt.samples else 0.0
         if not prompt:
-            nodes_part = of_node.prompt if of_node is not None else None
+            node_effect = of_node.prompt if of_node is not None else None
             prompt = _factor_without_samples(
-                nodes_part, of_model.prompt if of_model is not None else None, [n.prompt for n in self._nodes.values()]
+                node_effect, of_model.prompt if of_model is not None else None, [n.prompt for n in self._nodes.values()]
             )
         step = learned.step.factor if learned is not None and learned.step.samples else 0.0
         if not step:
-            nodes_part = of_node.step if of_node is not None else None
+            node_effect = of_node.step if of_node is not None else None
             step = _factor_without_samples(
-                nodes_part, of_model.step if of_model is not None else None, [n.step for n in self._nodes.values()]
+                node_effect, of_model.step if of_model is not None else None, [n.step for n in self._nodes.values()]
             )
         slope = learned.slope if learned is not None and learned.slope is not None else start.batch_slope
         load_s = start.load_s * _load_factor(of_node, model in node.loaded_until or model in node.loaded)
@@ -349,13 +350,13 @@ def _learn_shared(of_node: _Effect, of_model: _Effect, ratio: float) -> None:
 
 def _factor_without_samples(of_node: _Effect | None, of_model: _Effect | None, nodes: Sequence[_Effect]) -> float:
     """The factor of a pair without measurements. A node without any measurement counts as an average node, because the
-    part of a model is known only relative to the nodes on which it was measured."""
+    effect of a model is known only relative to the nodes on which it was measured."""
     if of_node is None or not of_node.samples:
         known = [node_effect.log for node_effect in nodes if node_effect.samples]
-        nodes_part = sum(known) / len(known) if known else 0.0
+        node_log = sum(known) / len(known) if known else 0.0
     else:
-        nodes_part = of_node.log
-    return math.exp(nodes_part + (of_model.log if of_model is not None else 0.0))
+        node_log = of_node.log
+    return math.exp(node_log + (of_model.log if of_model is not None else 0.0))
 
 
 def _get_or_create(known: BoundedDict[Key, _Shared], key: Key) -> _Shared:

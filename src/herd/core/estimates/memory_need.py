@@ -33,27 +33,30 @@ class CacheShape:
 def shape_of(info: Mapping[str, object]) -> CacheShape | None:
     """The shape in `model_info` of /api/show; None if fields are missing."""
     family = info.get("general.architecture")
-    layers, heads = _whole(info.get(f"{family}.block_count")), _whole(info.get(f"{family}.attention.head_count"))
-    width = _whole(info.get(f"{family}.attention.key_length"))
+    layers, heads = (
+        _positive_int(info.get(f"{family}.block_count")),
+        _positive_int(info.get(f"{family}.attention.head_count")),
+    )
+    width = _positive_int(info.get(f"{family}.attention.key_length"))
     if not width and heads:
-        width = _whole(info.get(f"{family}.embedding_length")) // heads
-    each = _heads_of_layers(info.get(f"{family}.attention.head_count_kv"), layers)
-    if not layers or not width or not each:
+        width = _positive_int(info.get(f"{family}.embedding_length")) // heads
+    heads_of_layers = _heads_of_layers(info.get(f"{family}.attention.head_count_kv"), layers)
+    if not layers or not width or not heads_of_layers:
         return None
     per_head = 2 * width * F16_BYTES
-    window = _whole(info.get(f"{family}.attention.sliding_window"))
+    window = _positive_int(info.get(f"{family}.attention.sliding_window"))
     every = dict(_SLIDING_EVERY).get(str(family), 1) if window else 1
-    sliding = sum(count for number, count in enumerate(each) if (number + 1) % every)
-    return CacheShape((sum(each) - sliding) * per_head, sliding * per_head, window if sliding else 0)
+    sliding = sum(count for number, count in enumerate(heads_of_layers) if (number + 1) % every)
+    return CacheShape((sum(heads_of_layers) - sliding) * per_head, sliding * per_head, window if sliding else 0)
 
 
 def _heads_of_layers(value: object, layers: int) -> list[int]:
     """The KV heads of each layer: `value` is one number for all layers, or a list (hybrid models have layers
     without)."""
     if isinstance(value, Sequence) and not isinstance(value, str) and 0 < len(value) <= LAYERS_MAX:
-        return [_whole(count) for count in value]
-    return [_whole(value)] * min(layers, LAYERS_MAX) if _whole(value) else []
+        return [_positive_int(count) for count in value]
+    return [_positive_int(value)] * min(layers, LAYERS_MAX) if _positive_int(value) else []
 
 
-def _whole(value: object) -> int:
+def _positive_int(value: object) -> int:
     return int(value) if isinstance(value, int | float) and 0 < value < 1 << 40 else 0

@@ -252,7 +252,7 @@ class Dispatcher:
             return
         if live_request.is_running and live_request.attempt is not None:
             out.append(Abort(live_request.request.id, live_request.attempt.number))
-        error = f"the client left while {live_request.state.value}"
+        error = f"the client disconnected while {live_request.state.value}"
         final = record(live_request, event.at, Outcome.CLIENT_CANCELLED, event.counters, error)
         self.placement.end(live_request, Trigger.CLIENT_LEFT, event.at, final, out)
 

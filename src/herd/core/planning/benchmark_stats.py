@@ -20,8 +20,8 @@ REPETITIONS = 3
 SHORT_PROMPT_TOKENS, LONG_PROMPT_TOKENS = 16, 512
 """Prompt lengths: for time to first token and decoding, and for prefill."""
 OUTPUT_TOKENS = 64
-SCALING_TOKENS = 48
-SCALES = (2, 4, 8)
+CONCURRENCY_TOKENS = 48
+PARALLEL_STREAMS = (2, 4, 8)
 """Numbers of parallel streams, as far as the engine has slots; a single stream is measured by the decode probe."""
 PROBES_MAX = 2_000
 OVERHEAD_S = 0.2
@@ -128,8 +128,8 @@ def probes_for(node_id: NodeId, model: ModelName, model_info: ModelInfo, kinds: 
         ] * REPETITIONS
     if ProbeKind.CONCURRENCY in kinds:
         found += [
-            Probe(node_id, model, ProbeKind.CONCURRENCY, streams, output_tokens=SCALING_TOKENS)
-            for streams in SCALES
+            Probe(node_id, model, ProbeKind.CONCURRENCY, streams, output_tokens=CONCURRENCY_TOKENS)
+            for streams in PARALLEL_STREAMS
             if streams <= model_info.engine.slots
         ]
     return found

@@ -13,7 +13,7 @@ from herd.core.state.fleet import Liveness, ModelName, NodeId, Pressure, Report
 def decide(world: World) -> Decision:
     world.arrives()
     live_request = next(iter(world.dispatcher.live_requests.values()))
-    return world.dispatcher.scheduler.decide(live_request.request, ModelName("m:latest"), world.at)
+    return world.dispatcher.scheduler.decide(live_request.request, ModelName("m:latest"), world.now)
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,7 @@ def test_node_that_refuses_connections_is_rejected_despite_its_heartbeats() -> N
     world = a_world()
     world.receives(a_report(models=[a_model_info()]))
     node = world.dispatcher.fleet.nodes[NodeId("alpha")]
-    node.unreachable_until, node.connect_failures = world.at + 4.0, 3
+    node.unreachable_until, node.connect_failures = world.now + 4.0, 3
     [rejected] = decide(world).rejected
     assert rejected.filter == "reachable" and "refused 3 connections" in rejected.reason
 
