@@ -181,7 +181,9 @@ def _problem(node: Node, heartbeat_age: str, now: float) -> str:
     if now < node.unreachable_until:
         return f"connections fail; next attempt in {duration((node.unreachable_until - now) * 1000)}"
     if now < node.unauthorized_until:
-        return "the node rejects this coordinator's key; pair the node again"
+        return (
+            "answers 401 or 403: check the engine's API key or allow-list; if the node was re-installed, pair it again"
+        )
     if report.memory.pressure is Pressure.CRITICAL:
         return "critically low on memory"
     return "no inference engine responds" if not report.engines else ""

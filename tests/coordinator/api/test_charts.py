@@ -92,7 +92,7 @@ def test_percentiles_are_within_five_percent_of_the_exact_ones(
     assert checked >= 20
 
 
-def test_the_ghost_line_is_the_same_time_one_week_earlier(day: Charts) -> None:
+def test_the_comparison_line_is_the_same_time_one_week_earlier(day: Charts) -> None:
     result = msgspec.convert(get(day, "trends?range=24h"), Trends)
     [(requests,)] = day.sql(
         f"SELECT SUM({COUNTS}) FROM request_traces "

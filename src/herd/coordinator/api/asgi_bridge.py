@@ -148,7 +148,7 @@ class _Call:
         headers: Sequence[Header] = [(bytes(name), bytes(value)) for name, value in self._start.get("headers", ())]
         if not self._has_begun and not has_more and self._exchange.method != "HEAD":
             if status >= 500:
-                # On a bug Starlette sends a bare 500 and then raises: wait for the exception, to send a better answer.
+                # After a bug Starlette sends a 500 without details and then raises: wait, to send a better answer.
                 self._buffered = status, headers, body
             else:
                 self._exchange.respond(status, headers, body)

@@ -43,7 +43,7 @@ def _facts(node: NodeNow) -> Iterator[Evidence]:
     if node.report.temperature_c is not None:
         yield Evidence(f"{node.id} temperature", f"{node.report.temperature_c:.0f} °C")
     if node.samples:
-        yield Evidence(f"{node.id} hot", f"{percent(_share(node))} of the last hour")
+        yield Evidence(f"{node.id} throttled", f"{percent(_share(node))} of the last hour")
 
 
 def _sensor_command(system: str) -> str:
