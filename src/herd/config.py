@@ -47,10 +47,14 @@ RecordType = type["DataclassInstance"]
 
 
 class ConfigError(Exception):
-    """The settings are invalid. `problems` has one sentence for each problem; the message is the whole list."""
+    """The settings are invalid. `problems` has one sentence for each problem; the message is the whole list.
 
-    def __init__(self, problems: Sequence[str]) -> None:
+    `values` has every setting; an invalid one has its default.
+    """
+
+    def __init__(self, problems: Sequence[str], values: Sequence[SettingValue] = ()) -> None:
         self.problems = tuple(problems)
+        self.values = tuple(values)
         head = "1 setting is invalid" if len(problems) == 1 else f"{len(problems)} settings are invalid"
         super().__init__("\n  - ".join([f"{head}:", *problems]))
 
@@ -85,10 +89,10 @@ class Setting:
             return f"one of {', '.join(self.choices)}"
         kind = _KIND_NAMES.get(_without_none(self.kind), "text")
         if self.minimum is not None and self.maximum is not None:
-            return f"{kind} from {self.minimum:g} to {self.maximum:g}"
+            return f"{kind} from {_plain(self.minimum)} to {_plain(self.maximum)}"
         if self.minimum is not None:
-            return f"{kind} of at least {self.minimum:g}"
-        return f"{kind} of at most {self.maximum:g}" if self.maximum is not None else kind
+            return f"{kind} of at least {_plain(self.minimum)}"
+        return f"{kind} of at most {_plain(self.maximum)}" if self.maximum is not None else kind
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,18 +123,23 @@ class Config:
         return whole(**parts)
 
     def describe(self) -> list[dict[str, str]]:
-        """One row per setting for `herd config`: key, value, source, default, expects, help. Secrets are masked."""
-        return [
-            {
-                "key": known.setting.env,
-                "value": _format(known.setting, known.value),
-                "source": known.source,
-                "default": _format(known.setting, known.setting.default),
-                "expects": known.setting.expects,
-                "help": known.setting.help,
-            }
-            for known in self.values
-        ]
+        """One row per setting for `herd config`, see `describe`."""
+        return describe(self.values)
+
+
+def describe(values: Sequence[SettingValue]) -> list[dict[str, str]]:
+    """One row per setting: key, value, source, default, expects, help. Secrets are masked."""
+    return [
+        {
+            "key": value.setting.env,
+            "value": _format(value.setting, value.value),
+            "source": value.source,
+            "default": _format(value.setting, value.setting.default),
+            "expects": value.setting.expects,
+            "help": value.setting.help,
+        }
+        for value in values
+    ]
 
 
 def load(
@@ -164,7 +173,7 @@ def load(
         except ValueError as error:
             problems.append(str(error))
     if problems:
-        raise ConfigError(problems)
+        raise ConfigError(problems, values)
     return Config(types.MappingProxyType(built), tuple(values))
 
 
@@ -295,7 +304,7 @@ def _convert(setting: Setting, raw: RawValue | None, problems: list[str]) -> Set
     except (ValueError, OverflowError):
         text = "(secret)" if setting.secret else repr(raw.text[:80])
         problems.append(f"{setting.env}={text} ({raw.source}): expected {setting.expects}")
-        return SettingValue(setting, _default(setting), "default")
+        return SettingValue(setting, _default(setting), f"default, because the value from {raw.source} is invalid")
 
 
 def _converted(setting: Setting, text: str) -> object:
@@ -366,6 +375,11 @@ def _format(setting: Setting, value: object) -> str:
     if isinstance(value, tuple):
         return ",".join(map(str, value))
     return f"{value:g}" if isinstance(value, float) and value < 1e6 else str(value)
+
+
+def _plain(number: float) -> str:
+    """0.01, 1000000: never with an exponent."""
+    return f"{number:.0f}" if float(number).is_integer() else f"{number:g}"
 
 
 def _bool(text: str) -> bool:

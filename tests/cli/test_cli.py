@@ -212,6 +212,19 @@ def test_read_commands_work_with_an_invalid_setting(fleet: Fleet) -> None:
     assert herd("status", url=fleet.url, env={"FLEET_PROT": "1"}).status == 0
 
 
+def test_read_commands_report_an_invalid_setting_and_the_address_that_they_use_instead() -> None:
+    done = herd("status", env={"FLEET_PORT": "many", "FLEET_NODE_ROUTER_URL": "http://127.0.0.1:1"})
+    assert "FLEET_PORT='many' (environment): expected a whole number" in done.err
+    assert "Using http://127.0.0.1:11435." in done.err
+
+
+def test_config_shows_all_settings_and_marks_the_invalid_one() -> None:
+    done = herd("config", "port", env={"FLEET_PORT": "many"})
+    assert done.status == 1 and "FLEET_PORT='many' (environment): expected a whole number" in done.err
+    assert "FLEET_PORT = 11435  default, because the value from environment is invalid" in done.lines
+    assert "FLEET_TLS_PORT = 11443  default" in done.lines
+
+
 def test_a_port_used_by_a_coordinator_is_reported_in_one_line(fleet: Fleet, tmp_path: Path) -> None:
     done = herd("serve", "--port", str(fleet.port), "--host", "127.0.0.1", "--data-dir", str(tmp_path))
     assert done.status == 1 and "Traceback" not in done.err

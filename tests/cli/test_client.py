@@ -41,7 +41,7 @@ def test_a_coordinator_url_may_be_abbreviated(written: str, url: str) -> None:
 def test_an_invalid_url_is_reported_with_the_valid_form(written: str) -> None:
     with pytest.raises(CliError) as raised:
         coordinator_at(written)
-    assert "--url http://HOST:11435" in raised.value.remedy
+    assert "--url http://HOST:PORT" in raised.value.remedy
 
 
 def test_a_missing_coordinator_is_reported_with_the_command_that_starts_one() -> None:

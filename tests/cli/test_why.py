@@ -139,6 +139,11 @@ def test_waiting_time_and_fallback_models_are_shown() -> None:
     assert "  answered by the fallback model small:latest, because m was not available" in lines
 
 
+def test_a_rejected_request_that_waited_says_that_no_node_was_available() -> None:
+    lines = shown(a_row(status="rejected", node_id="", held_ms=504.0, error_message="no node is available"))
+    assert "  waited 504 ms for a node; none was available" in lines
+
+
 @pytest.mark.parametrize("width", [40, 60, 80, 140])
 def test_no_line_is_wider_than_the_terminal(width: int) -> None:
     lines = shown(a_row(error_message="a long sentence of what went wrong " * 5), width=width)

@@ -166,7 +166,7 @@ def models(json: Json = False, url: Url = None) -> None:
 @app.command()
 def why(
     request_id: Annotated[
-        str, typer.Argument(metavar="[REQUEST]", help='Request ID, a prefix of it, or "last".')
+        str, typer.Argument(metavar="REQUEST", help='Request ID, a prefix of it, or "last".')
     ] = "last",
     json: Json = False,
     url: Url = None,
@@ -205,7 +205,7 @@ def replay(
 def chat(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="Name of a model, from `herd models`.")],
     prompt: Annotated[
-        str | None, typer.Argument(metavar="[PROMPT]", help="A single prompt; without it, starts a conversation.")
+        str | None, typer.Argument(metavar="PROMPT", help="A single prompt; without it, starts a conversation.")
     ] = None,
     json: Json = False,
     url: Url = None,
@@ -216,7 +216,7 @@ def chat(
 
 @app.command()
 def doctor(json: Json = False, url: Url = None, data_dir: Folder = None) -> None:
-    """Diagnose problems of the set-up and suggest fixes."""
+    """Diagnose problems of the setup and suggest fixes."""
     if not doctor_command.doctor(settings.setup(url, data_dir), json):
         raise typer.Exit(1)
 
@@ -249,7 +249,8 @@ def bench(
     node: Annotated[list[str] | None, typer.Option(metavar="NODE", help="Only this node (repeatable).")] = None,
     model: Annotated[list[str] | None, typer.Option(metavar="MODEL", help="Only this model (repeatable).")] = None,
     kind: Annotated[
-        list[str] | None, typer.Option(metavar="KIND", help="Measurement: generation, prompt or scaling (repeatable).")
+        list[str] | None,
+        typer.Option(metavar="KIND", help="Measurement: generation, load, prompt or scaling (repeatable)."),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only estimate the duration.")] = False,
     listed: Annotated[bool, typer.Option("--list", help="List the stored runs.")] = False,
@@ -277,7 +278,7 @@ def diagnose(
     file: Annotated[
         Path | None,
         typer.Argument(
-            metavar="[FILE]", help="Path of the bundle; without it, herd-diagnosis-TIME.tar.gz in the current folder."
+            metavar="FILE", help="Path of the bundle; without it, herd-diagnosis-TIME.tar.gz in the current folder."
         ),
     ] = None,
     json: Json = False,
@@ -303,7 +304,7 @@ def demo(
 @app.command()
 def config(
     word: Annotated[
-        str, typer.Argument(metavar="[WORD]", help="Only settings whose name or help contains this word.")
+        str, typer.Argument(metavar="WORD", help="Only settings whose name or help contains this word.")
     ] = "",
     agent: Annotated[
         bool, typer.Option("--agent", help="Show the agent's settings instead of the coordinator's.")
@@ -373,7 +374,9 @@ def add(
     tokens_per_month: Annotated[
         int, typer.Option(metavar="N", help="Maximum tokens per month, prompt and answer; 0 means unlimited.")
     ] = 0,
-    days: Annotated[float, typer.Option(metavar="N", help="Days until the key expires; 0 means never.")] = 0.0,
+    days: Annotated[
+        float, typer.Option(metavar="N", show_default="0", help="Days until the key expires; 0 means never.")
+    ] = 0.0,
     json: Json = False,
     url: Url = None,
 ) -> None:
@@ -398,7 +401,7 @@ def revoke(name: KeyName, json: Json = False, url: Url = None) -> None:
 
 @app.command()
 def dashboard(json: Json = False, url: Url = None) -> None:
-    """Print a link that logs a browser in."""
+    """Print a one-time sign-in link for the dashboard."""
     access.dashboard(settings.coordinator(url), json)
 
 

@@ -107,7 +107,8 @@ def coordinator_at(text: str, timeout_s: float = TIMEOUT_S) -> CoordinatorClient
         host, port = None, None
     if not host or parts.scheme not in ("http", "https"):
         raise CliError(
-            f"{text!r} is not a valid coordinator URL", f"use this form: --url http://HOST:{COORDINATOR_PORT}"
+            f"{text!r} is not a valid coordinator URL",
+            f"use this form: --url http://HOST:PORT (port {COORDINATOR_PORT})",
         )
     port = port or (HTTPS_PORT if parts.scheme == "https" else COORDINATOR_PORT)
     return CoordinatorClient(f"{parts.scheme}://{host_and_port(host, port)}", timeout_s)
@@ -119,12 +120,12 @@ def not_reached(url: str, error: Exception) -> NotReached:
         return NotReached(
             f"no coordinator answers at {url}",
             "if it should run on this machine, start it with: herd\n"
-            f"if it runs on another machine, give its URL: --url http://HOST:{COORDINATOR_PORT}",
+            "if it runs on another machine, give its URL: --url http://HOST:PORT",
         )
     if isinstance(error, socket.gaierror):
         name = urllib.parse.urlsplit(url).hostname
         return NotReached(
-            f"the host name {name} cannot be resolved", "use the IP address instead: --url http://ADDRESS:11435"
+            f"the host name {name} cannot be resolved", "use the IP address instead: --url http://ADDRESS:PORT"
         )
     if isinstance(error, TimeoutError):
         return NotReached(f"{url} does not answer", "check the address and firewalls; for details run: herd doctor")
@@ -163,6 +164,8 @@ def _refused(url: str, path: str, response: http.client.HTTPResponse) -> CliErro
     if ": herd " in message:
         # The message already names the next command.
         return CliError(message)
+    if message == "invalid model name":
+        return CliError(message, "a name has the form [HOST/][NAMESPACE/]MODEL[:TAG], without spaces, e.g. qwen3:8b")
     if response.status == 401:
         return CliError(message, f"run the command with an API key: {KEY_VARIABLE}=KEY herd ...")
     if path.startswith("/fleet/nodes"):

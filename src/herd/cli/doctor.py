@@ -1,4 +1,4 @@
-"""Checks this machine's set-up and prints, for each problem, the command that fixes it (`herd doctor`).
+"""Checks this machine's setup and prints, for each problem, the command that fixes it (`herd doctor`).
 
 The checks follow the path of a request: this machine, its engines, the coordinator, the network, the nodes.
 """

@@ -11,7 +11,7 @@ from herd.cli.options import Json, Url
 
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="Name of the model as in Ollama, e.g. qwen3:8b.")]
 OptionalModel = Annotated[
-    str, typer.Argument(metavar="[MODEL]", help="Name of the model; without it, the pinned models are listed.")
+    str, typer.Argument(metavar="MODEL", help="Name of the model; without it, the pinned models are listed.")
 ]
 Node = Annotated[
     str, typer.Option("--node", metavar="NODE", help="Name of the node; without it, herd chooses the node.")
@@ -52,7 +52,12 @@ def cancel(
 def rm(
     model: Model,
     node: Annotated[
-        str, typer.Option("--node", metavar="NODE", help="Name of the node; * deletes from every node.")
+        str,
+        typer.Option(
+            "--node",
+            metavar="NODE",
+            help="Name of the node; needed if several nodes have the model. * deletes from every node.",
+        ),
     ] = "",
     yes: Annotated[bool, typer.Option("--yes", help="Delete without asking for confirmation.")] = False,
     json: Json = False,

@@ -1,4 +1,4 @@
-"""Manages nodes and API keys (`herd nodes`, `herd keys`), prints the login link and the audit log."""
+"""Manages nodes and API keys (`herd nodes`, `herd keys`), prints the sign-in link and the audit log."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from herd.cli.client import CliError, CoordinatorClient, Json
 from herd.cli.table import Cell, Column, table
 from herd.cli.terminal import console, print_lines, printable, show, wrapped
 from herd.text import duration, number
+from herd.trust.keys import Scope
 
 NODE_COLUMNS = (
     Column("node", 9, min_width=8),
@@ -36,6 +37,7 @@ NO_KEYS = (
     "There are no API keys: clients in private networks need none. To require keys, create one with: herd keys add NAME"
 )
 
+SCOPES = tuple(scope.value for scope in Scope)
 KEY_NOTE = (
     "The key is shown only once. Clients send it as: Authorization: Bearer KEY (or X-Api-Key: KEY). Every request now "
     "needs an API key, including from this machine. herd commands read the key from HERD_KEY."
@@ -139,9 +141,14 @@ def _key_row(key: Json, now: float) -> list[Cell]:
         Cell(", ".join(key["scopes"]), dim),
         Cell(printable(", ".join(key["models"]) or "all"), dim),
         Cell(_limits(key), dim),
-        Cell(duration(max(0.0, now - key["created_at"]) * 1000), "dim"),
+        Cell(age(now - key["created_at"]), "dim"),
         _key_state(key, now),
     ]
+
+
+def age(seconds: float) -> str:
+    """ "12 s", or "< 1 s"."""
+    return duration(seconds * 1000) if seconds >= 1.0 else "< 1 s"
 
 
 def _limits(key: Json) -> str:
@@ -163,6 +170,12 @@ def _key_state(key: Json, now: float) -> Cell:
 
 def add_key(coordinator: CoordinatorClient, wanted: Json, as_json: bool) -> None:
     """Creates a key. In a pipe only the key is printed, so that `KEY=$(herd keys add app)` works."""
+    unknown = [name for name in wanted["scopes"] if name not in SCOPES]
+    if unknown:
+        raise CliError(
+            f"unknown scope {unknown[0]!r}; valid scopes: {', '.join(SCOPES)}",
+            f"for example: herd keys add {wanted['name']} --scope chat",
+        )
     _, created = coordinator.post("/fleet/keys", wanted)
     if as_json or not console.is_terminal:
         show(created, as_json, lambda key: [Text(key["key"])])
@@ -175,11 +188,11 @@ def revoke_key(coordinator: CoordinatorClient, name: str, as_json: bool) -> None
     show(reply, as_json, lambda one: [Text(f"{number(len(one['keys']), 'key')} revoked: {', '.join(one['keys'])}")])
 
 
-# --- login link ---
+# --- sign-in link ---
 
 
 def dashboard(coordinator: CoordinatorClient, as_json: bool) -> None:
-    """Prints a link that logs a browser in; the link works once."""
+    """Prints a sign-in link for the dashboard; it works once."""
     try:
         _, login = coordinator.post("/fleet/logins", {})
     except CliError as error:

@@ -286,7 +286,7 @@ def _facts(result: Replay) -> Iterable[str]:
         )
     if result.undecidable:
         decisions = number(result.undecidable, "decision")
-        yield f"{decisions} cannot be replayed with this policy: its inputs were not recorded."
+        yield f"{decisions} cannot be replayed: the trace lacks values that this policy needs."
     if result.unreadable:
         yield f"{number(result.unreadable, 'row')} from an older version, or without candidates, cannot be replayed."
 

@@ -15,7 +15,7 @@ from herd.agent import app as agent_app
 from herd.agent.inventory import EMBEDDED
 from herd.cli.client import CliError, CoordinatorClient, coordinator_at
 from herd.cli.doctor import Setup
-from herd.cli.terminal import console, printable, show, wrapped
+from herd.cli.terminal import console, error_console, printable, show, wrapped
 from herd.coordinator import settings as coordinator_settings
 from herd.coordinator.settings_store import FILE_NAME, SettingsStore
 
@@ -29,13 +29,14 @@ ALL_ADDRESSES = ("0.0.0.0", "::", "")
 
 
 class InvalidSettings(CliError):
-    """All problems of the settings, one sentence each."""
+    """All problems of the settings, one sentence each. `rows` describes every setting, as for `herd config`."""
 
-    def __init__(self, problems: tuple[str, ...], command: str) -> None:
+    def __init__(self, error: config.ConfigError, command: str) -> None:
         super().__init__(
-            "\n".join(problems), f"settings are listed in docs/settings.md; check the current values with: {command}"
+            "\n".join(error.problems), f"correct or unset these settings; all settings and their values: {command}"
         )
-        self.problems = problems
+        self.problems = error.problems
+        self.rows = config.describe(error.values)
 
 
 # --- loading ---
@@ -61,7 +62,7 @@ def open_settings_store(flags: Flags) -> SettingsStore:
             folder / FILE_NAME,
         )
     except config.ConfigError as error:
-        raise InvalidSettings(error.problems, "herd config") from error
+        raise InvalidSettings(error, "herd config") from error
 
 
 def _coordinator_settings() -> coordinator_settings.Settings:
@@ -73,7 +74,7 @@ def _load(whole: type[DataclassInstance], flags: Flags, prefix: str) -> config.C
         return _load_config(whole, flags, prefix, {})
     except config.ConfigError as error:
         command = "herd config" if prefix == config.COORDINATOR_PREFIX else "herd config --agent"
-        raise InvalidSettings(error.problems, command) from error
+        raise InvalidSettings(error, command) from error
 
 
 def _load_config(
@@ -93,16 +94,20 @@ def _flag(name: str) -> str:
 # --- what other commands need ---
 
 
-def coordinator(url: str | None) -> CoordinatorClient:
+def coordinator(url: str | None, prints_problems: bool = True) -> CoordinatorClient:
     """The coordinator to use: the URL, else the one that this machine's agent reports to, else this machine's own."""
     if url is not None:
         return coordinator_at(url)
     try:
         agent = agent_settings({}, None)
         general = _coordinator_settings().general
-    except CliError:
-        # Commands that only read must work with an invalid setting; `herd doctor` reports it.
-        return coordinator_at("127.0.0.1")
+    except InvalidSettings as error:
+        # Commands that only read must work with an invalid setting.
+        default = coordinator_at("127.0.0.1")
+        if prints_problems:
+            problems = "; ".join(error.problems)
+            error_console.print(Text(f"{printable(problems)}. Using {default.url}.", "yellow"), soft_wrap=True)
+        return default
     if agent.link.router_url:
         return coordinator_at(agent.link.router_url)
     host = "127.0.0.1" if general.host in ALL_ADDRESSES else general.host
@@ -128,7 +133,7 @@ def setup(url: str | None, data_dir: Path | None) -> Setup:
         problems += error.problems
     folder = data_dir or router.general.data_dir
     return Setup(
-        coordinator(url),
+        coordinator(url, prints_problems=False),
         folder.expanduser(),
         tuple(dict.fromkeys(problems)),
         agent.link.router_url,
@@ -148,14 +153,26 @@ def describe(is_agent: bool) -> list[dict[str, str]]:
 
 
 def show_config(word: str, is_agent: bool, as_json: bool) -> None:
-    """Shows each setting whose name or help contains `word`: value, source and help."""
-    rows = [row for row in _rows(is_agent) if word.lower() in f"{row['key']} {row['help']}".lower()]
+    """Shows each setting whose name or help contains `word`: value, source and help.
+
+    If a setting is invalid, shows the settings with their defaults for the invalid ones, then raises InvalidSettings.
+    """
+    invalid: InvalidSettings | None = None
+    try:
+        found = _rows(is_agent)
+    except InvalidSettings as error:
+        if as_json or not error.rows:
+            raise
+        found, invalid = error.rows, error
+    rows = [row for row in found if word.lower() in f"{row['key']} {row['help']}".lower()]
     if not rows:
         raise CliError(
             f"no setting matches {word!r}",
             "list all settings with: herd config (coordinator) or herd config --agent (agent)",
         )
     show(rows, as_json, config_lines)
+    if invalid is not None:
+        raise invalid
 
 
 def config_lines(rows: Iterable[Mapping[str, str]]) -> Iterable[Text]:

@@ -108,7 +108,8 @@ def _facts(row: Json, width: int) -> Iterable[Text]:
         ]
         yield from wrapped(Text("  "), ", ".join(facts), width)
     if (row["held_ms"] or 0) >= 1:
-        yield from wrapped(Text("  "), f"waited {duration(row['held_ms'])} until a node was available", width)
+        end = "for a node; none was available" if row["status"] == "rejected" else "until a node was available"
+        yield from wrapped(Text("  "), f"waited {duration(row['held_ms'])} {end}", width)
     if row["fallback_used"]:
         yield from wrapped(
             Text("  "),

@@ -7,6 +7,7 @@ engine blocks only its own request. Requests to nodes use `coordinator/upstream`
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
@@ -66,6 +67,8 @@ async def request(
             return await _exchange(method, url, body, headers or {})
     except TimeoutError:
         return Response(0, problem=f"no answer within {timeout_s:g} s")
+    except socket.gaierror:
+        return Response(0, problem=f"the host name {urlsplit(url).hostname} cannot be resolved")
     except (OSError, ValueError, httptools.HttpParserError) as error:
         return Response(0, problem=str(error) or type(error).__name__)
 

@@ -354,7 +354,7 @@ class ModelsApi:
         """The nodes that have the model. Raises `UnknownModel` if no node has it."""
         have = {node.id: node.report.models[model] for node in self._fleet.with_model(model)}
         if not have:
-            raise UnknownModel(f"model '{model}' is not on any node; download it with: herd pull {model}")
+            raise UnknownModel(f"model '{model}' is not on any node; the models of each node: herd models")
         return have
 
     def _freest(self, have: Mapping[NodeId, ModelInfo]) -> NodeId:
