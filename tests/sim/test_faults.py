@@ -33,10 +33,10 @@ def test_equal_seeds_are_equal_schedules() -> None:
 
 
 class ForgetsASlot(Dispatcher):
-    def _client_left(self, event: ClientLeft, out: list[Command]) -> None:
+    def _handle_client_left(self, event: ClientLeft, out: list[Command]) -> None:
         live_request = self.live_requests.get(event.request_id)
         queue = live_request.queue if live_request is not None else None
-        super()._client_left(event, out)
+        super()._handle_client_left(event, out)
         if queue is not None and live_request is not None:
             self.waiting.queues.queue(queue.node_id, queue.model).in_flight[event.request_id] = None  # type: ignore[assignment]
 
@@ -47,7 +47,7 @@ class ForgetsTheHeld(Dispatcher):
 
 
 class GivesUpAtOnce(Dispatcher):
-    def _attempt_failed(self, live_request: LiveRequest, failure: Failure, at: float, out: list[Command]) -> None:
+    def _end_failed_attempt(self, live_request: LiveRequest, failure: Failure, at: float, out: list[Command]) -> None:
         assert live_request.attempt is not None
         live_request.attempt.failure = failure
         from herd.core.state import refusals  # noqa: PLC0415
@@ -56,16 +56,16 @@ class GivesUpAtOnce(Dispatcher):
 
 
 class CountsTheBrokenAsWhole(Dispatcher):
-    def _failed(self, event: AttemptFailed, out: list[Command]) -> None:
+    def _handle_failure(self, event: AttemptFailed, out: list[Command]) -> None:
         if event.failure.bytes_forwarded:
-            self._finished(AttemptFinished(event.at, event.request_id, event.attempt, Counters()), out)
+            self._handle_finished(AttemptFinished(event.at, event.request_id, event.attempt, Counters()), out)
         else:
-            super()._failed(event, out)
+            super()._handle_failure(event, out)
 
 
 class EndsTwice(Dispatcher):
-    def _finished(self, event: AttemptFinished, out: list[Command]) -> None:
-        super()._finished(event, out)
+    def _handle_finished(self, event: AttemptFinished, out: list[Command]) -> None:
+        super()._handle_finished(event, out)
         out += [command for command in out if not isinstance(command, Refuse)]
 
 

@@ -99,7 +99,7 @@ def test_an_offline_node_has_no_recommendations(fleet: Fleet) -> None:
     def away() -> None:
         driver = fleet.coordinator.driver
         node = driver.fleet.nodes["beta"]  # type: ignore[index]
-        driver.dispatcher._lose(node, driver.now(), [])
+        driver.dispatcher._handle_lost_node(node, driver.now(), [])
 
     fleet.on_loop(away)
     assert {one.node_id for one in asked(fleet).recommendations} <= {"alpha"}

@@ -320,7 +320,7 @@ def test_a_node_that_goes_offline_is_skipped(fleet: Fleet, fake: FakeOllama) -> 
 
     def gone() -> None:
         driver = fleet.coordinator.driver
-        driver.dispatcher._lose(driver.fleet.nodes[NodeId("alpha")], driver.now(), [])
+        driver.dispatcher._handle_lost_node(driver.fleet.nodes[NodeId("alpha")], driver.now(), [])
         fleet.coordinator.benchmarks._yield_node(NodeId("alpha"))
 
     fleet.on_loop(gone)

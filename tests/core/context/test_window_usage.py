@@ -123,7 +123,7 @@ def test_window_below_the_default_is_set_only_if_enabled() -> None:
 def test_loaded_model_is_not_reloaded_for_its_use_and_a_client_may_want_more() -> None:
     loaded = replace(COLD, loaded=Loaded(1, 32_768, context_explicit=False))
     assert pin(loaded, 8192, dynamic=True, auto_calculate=True) is None
-    assert pin(COLD, 8192, num_ctx=16_384, dynamic=True) is None, "its own num_ctx says more"
+    assert pin(COLD, 8192, num_ctx=16_384, dynamic=True) is None, "its own num_ctx is larger"
     assert pin(COLD, 8192, num_ctx=2048, dynamic=True) == EngineOptions(8192)
 
 

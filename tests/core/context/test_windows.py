@@ -56,11 +56,13 @@ def test_loaded_window_is_set_exactly_if_it_is_large_enough(num_ctx: int | None)
 
 def test_request_with_the_same_effect_is_passed_through() -> None:
     assert pin(a_request(8192), loaded(8192)) is None
-    assert pin(a_request(), loaded(4096, explicit=False)) is None, "the engine chose it by itself and would again"
+    assert pin(a_request(), loaded(4096, explicit=False)) is None, (
+        "the engine chose this window by default and will choose it again"
+    )
 
 
 def test_request_that_needs_a_larger_window_gets_it() -> None:
-    assert pin(a_request(16384), loaded(8192)) is None, "its own num_ctx says so already"
+    assert pin(a_request(16384), loaded(8192)) is None, "its own num_ctx is the same already"
     assert pin(a_request(2048, wanted_window_tokens=9000), loaded(8192), 8000.0) == EngineOptions(16384)
 
 

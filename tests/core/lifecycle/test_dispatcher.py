@@ -113,7 +113,7 @@ def test_interrupted_stream_is_continued_by_an_engine_that_supports_it() -> None
     world.arrives()
     world.first_byte()
     commands = world.fails(forwarded=100, continuation_kinds=frozenset({"llamacpp"}))
-    assert dispatches(commands) == [("r1", "c", 2)], "b's engine begins anew and is passed over"
+    assert dispatches(commands) == [("r1", "c", 2)], "b's engine cannot continue an answer, so b is skipped"
     world.first_byte(attempt=2)
     world.finishes(attempt=2)
     assert world.rows() == [Outcome.RETRIED, Outcome.COMPLETED]

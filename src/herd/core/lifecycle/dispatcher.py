@@ -37,7 +37,7 @@ from herd.core.state.liveness import PAUSE_GAP_S
 from herd.core.state.request import Attempt, Failure, FailureKind, Outcome, RequestId, RequestKind
 
 Step: TypeAlias = "Callable[..., None]"
-"""Takes an event of its own type and the list to which it adds commands."""
+"""Handles one type of event, and adds the resulting commands to a list."""
 
 AUDIT_EVERY_S = 60.0
 """How often the invariants are checked."""
@@ -66,16 +66,16 @@ class Dispatcher:
         self._swept_at = self.settings.started_at
         self._audited_at = self.settings.started_at
         self._steps: dict[type[Event], Step] = {
-            RequestArrived: self._arrived,
-            ClientLeft: self._client_left,
-            FirstByte: self._first_byte,
-            AttemptFinished: self._finished,
-            AttemptFailed: self._failed,
-            HeartbeatReceived: self._heartbeat,
-            NodeLeft: self._node_left,
-            LatencyRestored: self._latency_restored,
-            DrainStarted: self._drain,
-            Ticked: self._tick,
+            RequestArrived: self._handle_arrival,
+            ClientLeft: self._handle_client_left,
+            FirstByte: self._handle_first_byte,
+            AttemptFinished: self._handle_finished,
+            AttemptFailed: self._handle_failure,
+            HeartbeatReceived: self._handle_heartbeat,
+            NodeLeft: self._handle_node_left,
+            LatencyRestored: self._handle_restored_latency,
+            DrainStarted: self._handle_drain,
+            Ticked: self._handle_tick,
         }
 
     def handle(self, event: Event) -> list[Command]:
@@ -110,7 +110,7 @@ class Dispatcher:
 
     # --- a request arrives ---
 
-    def _arrived(self, event: RequestArrived, out: list[Command]) -> None:
+    def _handle_arrival(self, event: RequestArrived, out: list[Command]) -> None:
         request = event.request
         assert request.id not in self.live_requests
         live_request = LiveRequest(request=request, arrived_at=event.at, models=(request.model, *request.fallbacks))
@@ -131,12 +131,12 @@ class Dispatcher:
 
     # --- an attempt answers, and ends ---
 
-    def _first_byte(self, event: FirstByte, _out: list[Command]) -> None:
-        live_request = self._current(event.request_id, event.attempt)
+    def _handle_first_byte(self, event: FirstByte, _out: list[Command]) -> None:
+        live_request = self._running_request(event.request_id, event.attempt)
         if live_request is not None:
-            self._begin(live_request, event.at)
+            self._record_first_byte(live_request, event.at)
 
-    def _begin(self, live_request: LiveRequest, now: float) -> None:
+    def _record_first_byte(self, live_request: LiveRequest, now: float) -> None:
         assert live_request.attempt is not None
         live_request.move(Trigger.FIRST_BYTE, RequestState.STREAMING)
         live_request.attempt.first_byte_at = now
@@ -144,12 +144,14 @@ class Dispatcher:
         if live_request.first_byte_at is None:
             live_request.first_byte_at = now
 
-    def _finished(self, event: AttemptFinished, out: list[Command]) -> None:
-        live_request = self._current(event.request_id, event.attempt)
+    def _handle_finished(self, event: AttemptFinished, out: list[Command]) -> None:
+        live_request = self._running_request(event.request_id, event.attempt)
         if live_request is None or live_request.attempt is None:
             return
         if live_request.state is RequestState.DISPATCHED:
-            self._begin(live_request, event.at)  # forwarded as one complete response: its first byte is its last
+            self._record_first_byte(
+                live_request, event.at
+            )  # forwarded as one complete response: its first byte is its last
         attempt = live_request.attempt
         node = self.fleet.node(attempt.node_id)
         if node is not None:
@@ -175,12 +177,12 @@ class Dispatcher:
         final = record(live_request, event.at, Outcome.COMPLETED, event.counters)
         self.placement.end(live_request, Trigger.FINISHED, event.at, final, out)
 
-    def _failed(self, event: AttemptFailed, out: list[Command]) -> None:
-        live_request = self._current(event.request_id, event.attempt)
+    def _handle_failure(self, event: AttemptFailed, out: list[Command]) -> None:
+        live_request = self._running_request(event.request_id, event.attempt)
         if live_request is not None:
-            self._attempt_failed(live_request, event.failure, event.at, out)
+            self._end_failed_attempt(live_request, event.failure, event.at, out)
 
-    def _attempt_failed(self, live_request: LiveRequest, failure: Failure, now: float, out: list[Command]) -> None:
+    def _end_failed_attempt(self, live_request: LiveRequest, failure: Failure, now: float, out: list[Command]) -> None:
         attempt = live_request.attempt
         assert attempt is not None and live_request.is_running
         attempt.failure = failure
@@ -246,7 +248,7 @@ class Dispatcher:
             live_request.hold_until = max(live_request.hold_until, now + self.waiting.settings.wait_max_s)
         self.placement.place(live_request, Trigger.FAILED_RETRY, now, out)
 
-    def _client_left(self, event: ClientLeft, out: list[Command]) -> None:
+    def _handle_client_left(self, event: ClientLeft, out: list[Command]) -> None:
         live_request = self.live_requests.get(event.request_id)
         if live_request is None:
             return
@@ -256,7 +258,7 @@ class Dispatcher:
         final = record(live_request, event.at, Outcome.CLIENT_CANCELLED, event.counters, error)
         self.placement.end(live_request, Trigger.CLIENT_LEFT, event.at, final, out)
 
-    def _current(self, request_id: RequestId, attempt: int) -> LiveRequest | None:
+    def _running_request(self, request_id: RequestId, attempt: int) -> LiveRequest | None:
         """The live request of this attempt; None if the attempt ended before its event came."""
         live_request = self.live_requests.get(request_id)
         if (
@@ -270,7 +272,7 @@ class Dispatcher:
 
     # --- the fleet changes ---
 
-    def _heartbeat(self, event: HeartbeatReceived, out: list[Command]) -> None:
+    def _handle_heartbeat(self, event: HeartbeatReceived, out: list[Command]) -> None:
         known = self.fleet.node(event.report.node_id)
         windows = {model: loaded.window_tokens for model, loaded in known.loaded.items()} if known is not None else {}
         is_new_boot = known is not None and known.report.boot_id != event.report.boot_id
@@ -287,14 +289,14 @@ class Dispatcher:
             self.placement.advance(queue, event.at, out)
         self._retry_held(event.at, out)
 
-    def _node_left(self, event: NodeLeft, out: list[Command]) -> None:
+    def _handle_node_left(self, event: NodeLeft, out: list[Command]) -> None:
         node = self.fleet.node(event.node_id)
         if node is None or (event.boot_id and event.boot_id != node.report.boot_id):
             return
-        self._lose(node, event.at, out)
+        self._handle_lost_node(node, event.at, out)
         self.fleet.forget(node.id)
 
-    def _lose(self, node: Node, now: float, out: list[Command]) -> None:
+    def _handle_lost_node(self, node: Node, now: float, out: list[Command]) -> None:
         """Handles a lost node: its queue, and its requests without a first byte, go elsewhere. Streams may finish."""
         node.liveness = Liveness.OFFLINE
         self.fleet.version += 1
@@ -304,7 +306,7 @@ class Dispatcher:
         for live_request in list(self.live_requests.values()):
             attempt = live_request.attempt
             if live_request.state is RequestState.DISPATCHED and attempt is not None and attempt.node_id == node.id:
-                self._attempt_failed(live_request, lost, now, out)
+                self._end_failed_attempt(live_request, lost, now, out)
 
     def _retry_held(self, now: float, out: list[Command]) -> None:
         """Tries the first request of each class of held requests, and the next of that class only if the first found a
@@ -323,10 +325,10 @@ class Dispatcher:
                     break
                 holding.charge_turn(live_request.request.tenant)
 
-    def _latency_restored(self, event: LatencyRestored, _out: list[Command]) -> None:
+    def _handle_restored_latency(self, event: LatencyRestored, _out: list[Command]) -> None:
         self.latencies.observe(event.node_id, canonical(event.model), event.latency_s)
 
-    def _drain(self, event: DrainStarted, out: list[Command]) -> None:
+    def _handle_drain(self, event: DrainStarted, out: list[Command]) -> None:
         """Refuses new and held requests at once; requests that have a node may finish."""
         self.is_draining = True
         for request_id in list(self.waiting.holding):
@@ -334,13 +336,13 @@ class Dispatcher:
 
     # --- time passes ---
 
-    def _tick(self, event: Ticked, out: list[Command]) -> None:
+    def _handle_tick(self, event: Ticked, out: list[Command]) -> None:
         gap_s = event.at - self._swept_at - SWEEP_EVERY_S
         if gap_s > PAUSE_GAP_S:
             self._process_was_paused(gap_s)
         self._swept_at = event.at
         for node in self.liveness.sweep(self.fleet, event.at):
-            self._lose(node, event.at, out)
+            self._handle_lost_node(node, event.at, out)
         # Waiting requests first: no request may be sent to a node and reach its deadline in the same tick.
         for live_request in sorted(self.live_requests.values(), key=lambda live_request: live_request.is_running):
             self._check_deadlines(live_request, event.at, out)
@@ -389,4 +391,4 @@ class Dispatcher:
         ):
             waited_s = now - live_request.attempt.started_at
             late = Failure(kind=FailureKind.FIRST_BYTE_TIMEOUT, detail=f"no first byte within {waited_s:.0f} s")
-            self._attempt_failed(live_request, late, now, out)
+            self._end_failed_attempt(live_request, late, now, out)

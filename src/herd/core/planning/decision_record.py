@@ -20,7 +20,7 @@ REASON_MAX_CHARS = 1000
 
 
 class CandidateInputs(msgspec.Struct, omit_defaults=True, kw_only=True):
-    """What the signals read of a node. A field that is absent has its default. Sizes are in bytes."""
+    """The values of a node that the signals read. An absent field has its default. Sizes are in bytes."""
 
     in_flight: int = 0
     pending: int = 0
@@ -72,7 +72,7 @@ class RejectedRecord(msgspec.Struct):
 
 
 class DecisionRecord(msgspec.Struct, omit_defaults=True):
-    """The column. `scored` is ordered best first. `rules` is the fingerprint of policy and weights, a key of
+    """The column's content. `scored` is ordered best first. `rules` is the fingerprint of policy and weights, a key of
     `decision_rules`."""
 
     model: str
@@ -84,7 +84,7 @@ class DecisionRecord(msgspec.Struct, omit_defaults=True):
 
 
 EMPTY = DecisionRecord("", None, (), ())
-"""What a row without a readable decision is read as."""
+"""The record of a row without a readable decision."""
 
 
 class UnreadableDecision(Exception):

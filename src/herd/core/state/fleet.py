@@ -271,7 +271,7 @@ class Node:
 def _with_other_names(report: Report) -> Report:
     """Marks every name of a loaded file as loaded: engines report only the name used last, and have one runner for all
     names."""
-    there = {
+    loaded_files = {
         (model_info.engine.url, model_info.digest): model_info.loaded
         for model_info in report.models.values()
         if model_info.loaded is not None and model_info.digest
@@ -279,7 +279,8 @@ def _with_other_names(report: Report) -> Report:
     others = {
         name: replace(model_info, loaded=replace(loaded, size_bytes=0, vram_bytes=None, is_other_name=True))
         for name, model_info in report.models.items()
-        if model_info.loaded is None and (loaded := there.get((model_info.engine.url, model_info.digest))) is not None
+        if model_info.loaded is None
+        and (loaded := loaded_files.get((model_info.engine.url, model_info.digest))) is not None
     }
     return replace(report, models={**report.models, **others}) if others else report
 
