@@ -24,7 +24,7 @@ from herd.agent.coordinator_link import LinkSettings
 from herd.agent.inventory import EngineSettings
 from herd.agent.model_registry import ModelRegistrySettings
 from herd.agent.sensors import Sensor, SensorPaths
-from herd.agent_protocol.heartbeat_decode import MODELS_MAX
+from herd.agent_protocol.heartbeat_json import MODELS_MAX
 from herd.core.state.fleet import EngineEndpoint, Loaded, ModelInfo, Report
 from herd.http1.client import request
 

@@ -16,9 +16,9 @@ from fakes.coordinator import FakeCoordinator
 from herd import mdns
 from herd.agent.coordinator_link import CoordinatorLink, LinkSettings
 from herd.agent.node_identity import JoinSettings, open_identity
-from herd.agent_protocol import heartbeat_decode
+from herd.agent_protocol import heartbeat_encode
 
-HEARTBEAT = heartbeat_decode.encode(a_report("alpha"), 0.0)
+HEARTBEAT = heartbeat_encode.encode(a_report("alpha"), 0.0)
 
 
 def a_link(url: str, interval_s: float = 5.0, seed: int = 7) -> CoordinatorLink:

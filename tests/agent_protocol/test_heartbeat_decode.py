@@ -11,7 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from builders import a_report
-from herd.agent_protocol.heartbeat_decode import BODY_MAX_BYTES, MODELS_MAX, BadHeartbeat, decode, encode, with_node_id
+from herd.agent_protocol.heartbeat_decode import BadHeartbeat, decode, with_node_id
+from herd.agent_protocol.heartbeat_encode import encode
+from herd.agent_protocol.heartbeat_json import BODY_MAX_BYTES, MODELS_MAX
 from herd.core.state.fleet import (
     Capacity,
     Disk,

@@ -27,7 +27,7 @@ from fakes.ollama.models import BYTES_PER_TOKEN, rfc3339
 from fakes.ollama.runners import Runner
 from fakes.ollama.server import FakeModel, FakeOllama
 from fakes.real_ollama import RealOllama
-from herd.agent_protocol import heartbeat_decode
+from herd.agent_protocol import heartbeat_encode
 from herd.coordinator.app import Coordinator
 from herd.coordinator.auth.membership import MembershipSettings
 from herd.coordinator.proxy.auto_pull import AutoPullSettings
@@ -158,7 +158,7 @@ class Fleet:
         for node_id in node_ids or tuple(self.nodes):
             machine = self.machines.get(node_id, Machine())
             report = sharing(report_of(node_id, self.nodes[node_id], machine), self.libraries.get(node_id, ""))
-            self.ask("POST", "/heartbeat", heartbeat_decode.encode(report, time.time()))
+            self.ask("POST", "/heartbeat", heartbeat_encode.encode(report, time.time()))
 
     def join(self, node_id: str, node: FleetNode, machine: Machine | None = None) -> None:
         """Adds a node, or the same node at another address."""

@@ -13,7 +13,7 @@ import pytest
 from builders import a_model_info, a_report, an_engine
 from fakes.fleet import Fleet, running_fleet, settings_for_tests
 from fakes.loop_thread import LoopThread
-from herd.agent_protocol import heartbeat_decode
+from herd.agent_protocol import heartbeat_encode
 from herd.core.lifecycle.holding import HoldingSettings
 
 AT_ONCE = 200
@@ -63,7 +63,7 @@ def fleet() -> Iterator[Fleet]:
             for number, server in enumerate(servers):
                 engine = an_engine(AT_ONCE, url=f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
                 report = a_report(f"n{number}", [a_model_info("m:latest", engine=engine)], engines=(engine,))
-                running.ask("POST", "/heartbeat", heartbeat_decode.encode(report, time.time()))
+                running.ask("POST", "/heartbeat", heartbeat_encode.encode(report, time.time()))
             yield running
     finally:
         for server in servers:

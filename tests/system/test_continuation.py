@@ -15,7 +15,7 @@ from fakes.faults import Counting, Cut, How, RunnerDies, Status
 from fakes.fleet import Fleet, Machine, report_of, running_fleet, settings_for_tests
 from fakes.llamacpp.engines import llama_engines
 from fakes.ollama.server import FakeModel, FakeOllama
-from herd.agent_protocol import heartbeat_decode
+from herd.agent_protocol import heartbeat_encode
 from herd.coordinator.proxy.relay_dependencies import RelaySettings
 from herd.coordinator.settings import Settings
 
@@ -67,7 +67,7 @@ def a_fleet_that_can_continue(settings: Settings | None = None) -> Iterator[tupl
             report = report_of(node_id, node, Machine())
             endpoint = replace(report.engines[0], kind="llamacpp")
             models = {name: replace(model_info, engine=endpoint) for name, model_info in report.models.items()}
-            heartbeat = heartbeat_decode.encode(replace(report, engines=(endpoint,), models=models), time.time())
+            heartbeat = heartbeat_encode.encode(replace(report, engines=(endpoint,), models=models), time.time())
             fleet.ask("POST", "/heartbeat", heartbeat)
         yield fleet, bad
 
@@ -148,7 +148,7 @@ def test_a_second_node_failure_is_continued_by_a_third_node() -> None:
         fleet.ask(
             "POST",
             "/heartbeat",
-            heartbeat_decode.encode(replace(report, engines=(endpoint,), models=models), time.time()),
+            heartbeat_encode.encode(replace(report, engines=(endpoint,), models=models), time.time()),
         )
         expected = openai_text(ask(fleet, "/v1/chat/completions", body))
         bad.fail(Cut(how=How.FIN, after_bytes=800, counting=Counting.BODY, times=1))

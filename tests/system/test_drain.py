@@ -24,7 +24,7 @@ from fakes.ollama.server import FakeOllama
 from herd.agent.app import Agent, AgentSettings, Settings
 from herd.agent.coordinator_link import LinkSettings
 from herd.agent.inventory import EngineSettings
-from herd.agent_protocol import heartbeat_decode
+from herd.agent_protocol import heartbeat_encode
 from terminal import command, environment
 
 CHAT = json.dumps({"model": "m", "messages": [{"role": "user", "content": "hi"}]})
@@ -141,7 +141,7 @@ def wait_for_line(process: subprocess.Popen[str], word: str) -> str:
 @contextmanager
 def streams(engine: FakeOllama, port: int) -> Iterator[tuple[Gate, list[asyncio.Future[tuple[int, bytes]]]]]:
     """Clients whose answers have begun and wait at a gate."""
-    ask(port, "POST", "/heartbeat", heartbeat_decode.encode(report_of("alpha", engine, Machine()), time.time()))
+    ask(port, "POST", "/heartbeat", heartbeat_encode.encode(report_of("alpha", engine, Machine()), time.time()))
     gate = engine.fail(Gate(at="chunk", chunk=1))
     with ThreadPoolExecutor(STREAMS) as clients:
         answers = [clients.submit(ask, port, "POST", "/api/chat", CHAT) for _ in range(STREAMS)]
@@ -186,5 +186,5 @@ def test_a_killed_coordinator_leaves_no_client_hanging_and_serves_again_after_a_
             assert not any(answer.exception() is None and is_whole(answer.result()) for answer in answers)
         engine.heal()
         with coordinator(tmp_path) as (_, port):
-            ask(port, "POST", "/heartbeat", heartbeat_decode.encode(report_of("alpha", engine, Machine()), time.time()))
+            ask(port, "POST", "/heartbeat", heartbeat_encode.encode(report_of("alpha", engine, Machine()), time.time()))
             assert is_whole(ask(port, "POST", "/api/chat", CHAT))

@@ -36,7 +36,7 @@ from herd.agent.model_registry import ModelRegistry, ModelRegistrySettings
 from herd.agent.model_store import find_store
 from herd.agent.node_identity import JoinSettings, open_identity
 from herd.agent.sensors import Sensor, SensorPaths
-from herd.agent_protocol import heartbeat_decode
+from herd.agent_protocol import heartbeat_encode, heartbeat_json
 from herd.core.state.fleet import GB, EngineEndpoint, Memory, ModelInfo, ModelName, NodeId, Report, canonical
 from herd.discover import discover
 from herd.engines import Engine
@@ -168,7 +168,7 @@ class Agent:
             await asyncio.to_thread(self._save_availability)
         if not has_coordinator:
             return None
-        reply = await self.link.report(heartbeat_decode.encode(report, time.time()))
+        reply = await self.link.report(heartbeat_encode.encode(report, time.time()))
         if reply.is_accepted:
             self._model_registry.allow(reply.peers)
         if reply.is_accepted and reply.node_id and reply.node_id != self.node_id:
@@ -354,10 +354,10 @@ def models_by_name(reported: list[ModelInfo]) -> dict[ModelName, ModelInfo]:
         known = models.get(canonical(model.name))
         if known is None or (known.loaded is None and model.loaded is not None):
             models[canonical(model.name)] = model
-    if len(models) <= heartbeat_decode.MODELS_MAX:
+    if len(models) <= heartbeat_json.MODELS_MAX:
         return models
     ranked = sorted(models, key=lambda name: (models[name].loaded is not None, models[name].modified_at), reverse=True)
-    return {name: models[name] for name in ranked[: heartbeat_decode.MODELS_MAX]}
+    return {name: models[name] for name in ranked[: heartbeat_json.MODELS_MAX]}
 
 
 def _write(path: Path, data: bytes) -> None:

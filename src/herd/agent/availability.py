@@ -2,8 +2,8 @@
 
 A week has 168 slots, one for each hour. A slot stores average use, in which older weeks decay with a half-life of 15
 days. History, present use and trend give an availability score from 0 to 1, and the score gives a memory ceiling (the
-public numbers of capacity learning). While the fleet's own requests run, no use is recorded, because it is not the
-local user's. All times are unix seconds, all shares are from 0 to 1. Samples and times are arguments.
+public numbers of capacity learning). While the fleet's own requests run, use is not recorded, because the local user
+does not cause it. All times are unix seconds, all shares are from 0 to 1. Samples and times are arguments.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ class Slot:
 
 def idle_share(cpu: float, memory_available: float) -> float:
     """The idle share of the machine, 0 to 1: the idle share of its CPU, reduced when memory is short."""
-    return (1.0 - _share(cpu)) * min(1.0, _share(memory_available) / ENOUGH_MEMORY_SHARE)
+    return (1.0 - _clamp(cpu)) * min(1.0, _clamp(memory_available) / ENOUGH_MEMORY_SHARE)
 
 
 @dataclass(slots=True)
@@ -182,9 +182,9 @@ class AvailabilityLearner:
             else idle_share(sample.cpu, sample.memory_available)
         )
         history = idle_share(slot.cpu, slot.memory_available)
-        direction = _share(0.5 + self._change / TREND_FULL / 2.0)
+        direction = _clamp(0.5 + self._change / TREND_FULL / 2.0)
         now_weight = NOW_WEIGHT + HISTORY_WEIGHT - history_weight
-        return _share(history_weight * history + now_weight * now + TREND_WEIGHT * direction)
+        return _clamp(history_weight * history + now_weight * now + TREND_WEIGHT * direction)
 
     @property
     def trend(self) -> str:
@@ -261,7 +261,7 @@ def _reason(score: float) -> str:
     return next((reason for score_min, reason in reasons if score >= score_min), "currently_busy")
 
 
-def _share(value: float) -> float:
+def _clamp(value: float) -> float:
     return min(1.0, max(0.0, value))
 
 
@@ -329,10 +329,10 @@ def _slot(stored: _SlotJson) -> Slot:
     numbers = (stored.watched_s, stored.cpu, stored.memory_available, stored.at)
     if not all(math.isfinite(number) for number in numbers) or stored.watched_s < 0.0:
         raise ValueError("the state contains invalid numbers")
-    slot = Slot(stored.watched_s, _share(stored.cpu), _share(stored.memory_available), stored.at)
+    slot = Slot(stored.watched_s, _clamp(stored.cpu), _clamp(stored.memory_available), stored.at)
     last_at: float | None = None
     for sample in sorted(stored.observations, key=lambda sample: sample.ts):
         lasted_s = min(SAMPLE_MAX_S, sample.ts - last_at) if last_at is not None else 0.0
-        slot.add(UsageSample(sample.ts, 0, _share(sample.cpu / 100.0), _share(1.0 - sample.mem / 100.0)), lasted_s)
+        slot.add(UsageSample(sample.ts, 0, _clamp(sample.cpu / 100.0), _clamp(1.0 - sample.mem / 100.0)), lasted_s)
         last_at = sample.ts
     return slot

@@ -18,7 +18,6 @@ from urllib.parse import urlsplit
 import msgspec
 
 from herd.addresses import bracketed
-from herd.agent_protocol.heartbeat_encode import encode
 from herd.agent_protocol.heartbeat_json import (
     BODY_MAX_BYTES,
     ENGINES_MAX,
@@ -55,8 +54,6 @@ from herd.core.state.fleet import (
 )
 from herd.errors import HerdError
 
-__all__ = ["BODY_MAX_BYTES", "MODELS_MAX", "BadHeartbeat", "address", "decode", "encode", "with_node_id"]
-
 NAME_MAX = 256
 BYTES_MAX = 1 << 50
 """A petabyte: more memory or disk than any node has."""
@@ -82,7 +79,7 @@ class BadHeartbeat(HerdError):
 
 
 def decode(body: bytes, source_ip: str, abilities: Mapping[str, EngineAbilities] = NO_ENGINES) -> Report:
-    """The report in this body, sent from `source_ip`. Raises only `BadHeartbeat`, which names the invalid field."""
+    """The report in this body, sent from `source_ip`. Raises only `BadHeartbeat`, which specifies the invalid field."""
     if len(body) > BODY_MAX_BYTES:
         raise BadHeartbeat(f"the heartbeat is larger than {BODY_MAX_BYTES} bytes")
     try:

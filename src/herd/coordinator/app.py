@@ -234,9 +234,9 @@ class Coordinator:
         signals = discover(herd.core.scheduling.signals, Signal, "SIGNAL")
         routes = [
             *fleet_api.routes,
-            *AccessApi(self.membership, driver, store, self._address, self._forget_admissions).routes,
+            *AccessApi(self.membership, driver, store, self._address, self._invalidate_decisions).routes,
             *LoginApi(
-                self.logins, lambda: self.credentials.keyring, store, driver.now, time.time, self._forget_admissions
+                self.logins, lambda: self.credentials.keyring, store, driver.now, time.time, self._invalidate_decisions
             ).routes,
             *DashboardApi(driver, store, self.view, self._address).routes,
             *ChartsApi(driver, store).routes,
@@ -343,8 +343,8 @@ class Coordinator:
         self.store.record(row)
         self.view.ended(row)
 
-    def _forget_admissions(self) -> None:
-        self.access_control.forget()
+    def _invalidate_decisions(self) -> None:
+        self.access_control.invalidate_decisions()
 
     def _jobs(self) -> list[Job]:
         """Transfers and the latest benchmark."""

@@ -8,7 +8,7 @@ from typing import Final
 from herd.errors import BadRequest, TooLarge
 
 _SIZE: Final = re.compile(rb"[0-9A-Fa-f]{1,8}")
-# Tiny chunks cost much more than they carry; no ordinary client sends chunks that are this small on average.
+# Parsing many tiny chunks is expensive; ordinary clients do not send chunks that are this small on average.
 _CHUNKS_FREE: Final = 4096
 _CHUNK_MEAN_MIN_BYTES: Final = 16
 

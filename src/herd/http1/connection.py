@@ -2,7 +2,7 @@
 
     IDLE ──bytes──> HEAD ──empty line──> BODY ──complete──> BUSY ──answered──> IDLE
     BUSY ──upgraded──> UPGRADED: the bytes belong to another protocol, such as WebSocket
-    any ──refused, cut──> LINGERING ──client closed or time is up──> closed
+    any ──refused, cut──> LINGERING ──client closed or timeout──> closed
 
 A request that arrives in one read goes from IDLE to BUSY at once. While a request is answered, reading continues, so
 that a disconnect is noticed; pipelined requests are buffered up to a limit. There is no timer per request or per
@@ -20,7 +20,6 @@ from typing import Final, cast
 from herd.errors import HeadersTooLarge, HerdError, Refusal, TooLarge
 from herd.http1.chunked import ChunkedBody
 from herd.http1.connections import ClientConnections
-from herd.http1.connections import HttpSettings as HttpSettings
 from herd.http1.contract import ClientTransport, Header, UpgradedProtocol
 from herd.http1.exchange import HttpExchange, render_head
 from herd.http1.request_head import CHUNKED, RequestHead, can_never_complete, path_hint, read_head

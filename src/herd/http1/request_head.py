@@ -180,7 +180,7 @@ def _decoded(raw_path: bytes) -> str:
 
 
 def _check_host(hosts: list[bytes] | None, authority: bytes | None, is_http10: bool) -> None:
-    """RFC 9112 3.2: exactly one Host in HTTP/1.1; where the target names a host too, both must agree."""
+    """RFC 9112 3.2: exactly one Host in HTTP/1.1; if the target contains a host too, both must be equal."""
     if hosts is None:
         if is_http10:
             return
@@ -188,7 +188,7 @@ def _check_host(hosts: list[bytes] | None, authority: bytes | None, is_http10: b
     if len(hosts) != 1 or _HOST.fullmatch(hosts[0]) is None:
         raise BadRequest("exactly one valid Host header is required", "malformed_request")
     if authority is not None and authority.lower() != hosts[0].lower():
-        raise BadRequest("the request target and the Host header name different hosts", "malformed_request")
+        raise BadRequest("the request target and the Host header specify different hosts", "malformed_request")
 
 
 def _body_length(checked: dict[bytes, list[bytes]], is_http10: bool) -> int:

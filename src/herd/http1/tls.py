@@ -38,7 +38,7 @@ class TlsSettings:
 
 
 class BadCertificate(Exception):
-    """The files cannot be used; the message names them and the reason."""
+    """The files cannot be used; the message gives their paths and the reason."""
 
 
 def ssl_context(settings: TlsSettings) -> ssl.SSLContext | None:

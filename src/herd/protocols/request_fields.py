@@ -82,10 +82,10 @@ def read(body: bytes, decoder: msgspec.json.Decoder[Body]) -> Body:
             body.decode()
     except RecursionError:
         raise BadRequest("the body is nested too deeply") from None
-    except msgspec.ValidationError as wrong:
-        raise BadRequest(_readable(str(wrong))) from None
-    except msgspec.DecodeError as wrong:
-        raise BadRequest(f"the body is not valid JSON: {wrong}") from None
+    except msgspec.ValidationError as error:
+        raise BadRequest(_describe_mismatch(str(error))) from None
+    except msgspec.DecodeError as error:
+        raise BadRequest(f"the body is not valid JSON: {error}") from None
     except UnicodeDecodeError:
         raise BadRequest("the body is not valid UTF-8") from None
     return value
@@ -138,7 +138,7 @@ def read_extensions(sent: ExtensionFields, model: str) -> Extensions:
 
 
 def read_tags(values: Sequence[str], where: str) -> tuple[str, ...]:
-    """Tags without surrounding blanks and duplicates, in order. `where` names their source in the BadRequest."""
+    """Tags without surrounding blanks and duplicates, in order. `where` is their source, for the BadRequest."""
     if len(values) > TAGS_MAX:
         raise BadRequest(f"{where}: at most {TAGS_MAX} tags, not {len(values)}")
     tags = dict.fromkeys(stripped for value in values if (stripped := value.strip()))
@@ -226,13 +226,13 @@ def _user(raw: msgspec.Raw) -> str:
     return user
 
 
-def _value(raw: msgspec.Raw, decoder: msgspec.json.Decoder[Body], wrong: str) -> Body | None:
+def _value(raw: msgspec.Raw, decoder: msgspec.json.Decoder[Body], problem: str) -> Body | None:
     if not memoryview(raw).nbytes:
         return None
     try:
         return decoder.decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        raise BadRequest(wrong) from None
+        raise BadRequest(problem) from None
 
 
 def _is_object(raw: msgspec.Raw) -> bool:
@@ -250,7 +250,7 @@ _STRINGS = msgspec.json.Decoder(list[str] | None)
 _STRING = msgspec.json.Decoder(str | None)
 
 
-def _readable(text: str) -> str:
+def _describe_mismatch(text: str) -> str:
     """Turns "Expected `array | null`, got `str` - at `$.messages`" into "messages must be a list, not a string"."""
     at = _PATH.search(text)
     place = (at["path"] if at else "") or "the body"

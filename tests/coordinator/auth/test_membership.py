@@ -24,7 +24,7 @@ from herd.agent.app import Settings as AgentsSettings
 from herd.agent.coordinator_link import LinkSettings
 from herd.agent.inventory import EngineSettings
 from herd.agent.node_identity import JoinSettings
-from herd.agent_protocol import heartbeat_decode
+from herd.agent_protocol import heartbeat_encode
 from herd.coordinator.app import Coordinator
 from herd.coordinator.auth.membership import FORWARDERS_MAX, Membership, MembershipSettings, Reporter
 from herd.coordinator.settings import GeneralSettings, Settings
@@ -167,7 +167,7 @@ def test_a_recorded_forged_or_unsigned_report_changes_nothing(tmp_path: Path) ->
     async def scenario(_: Coordinator, machines: Machines) -> None:
         agent = await machines.agent(folder="herd")
         await agent.beat()
-        body = heartbeat_decode.encode(a_report("mac"), 0.0)
+        body = heartbeat_encode.encode(a_report("mac"), 0.0)
         target = "/heartbeat?from=127.0.0.1"
         stamp = agent.link._identity.sign(target, body)
         assert stamp is not None
@@ -190,7 +190,7 @@ def test_a_report_from_another_address_is_refused(tmp_path: Path) -> None:
     async def scenario(_: Coordinator, machines: Machines) -> None:
         agent = await machines.agent(folder="herd")
         await agent.beat()
-        body = heartbeat_decode.encode(a_report("mac"), 0.0)
+        body = heartbeat_encode.encode(a_report("mac"), 0.0)
         stamp = agent.link._identity.sign("/heartbeat?from=10.9.9.9", body)
         assert stamp is not None
         status, answer = await machines.ask("POST", "/heartbeat?from=10.9.9.9", body, stamp.headers)
@@ -205,7 +205,7 @@ def test_in_an_open_fleet_any_node_reports_but_not_under_a_paired_name(tmp_path:
         assert stranger is not None and stranger.is_accepted
         paired = await (await machines.agent("mac", folder="herd")).beat()
         assert paired is not None and paired.is_accepted and machines.node_ids == {"pc", "mac"}
-        status, answer = await machines.ask("POST", "/heartbeat", heartbeat_decode.encode(a_report("mac"), 0.0))
+        status, answer = await machines.ask("POST", "/heartbeat", heartbeat_encode.encode(a_report("mac"), 0.0))
         assert status == 401 and "paired" in str(answer["error"])
         assert (await machines.ask("POST", "/heartbeat/goodbye", {"node_id": "mac"}))[0] == 401
         assert machines.node_ids == {"pc", "mac"}
@@ -314,14 +314,14 @@ def test_with_two_coordinators_on_a_network_an_agent_reports_to_its_own(
 def test_an_invalid_join_request_is_refused(tmp_path: Path, body: object) -> None:
     async def scenario(coordinator: Coordinator, machines: Machines) -> None:
         assert (await machines.ask("POST", "/fleet/join", body))[0] == 400
-        assert len(coordinator.membership.applicants) == 0
+        assert len(coordinator.membership.pending_nodes) == 0
 
     run_scenario(tmp_path, scenario)
 
 
 def test_engine_addresses_outside_the_allowed_networks_are_refused(tmp_path: Path) -> None:
     async def scenario(coordinator: Coordinator, machines: Machines) -> None:
-        body = heartbeat_decode.encode(replace(a_report("pc"), engines=(an_engine(),)), 0.0).replace(
+        body = heartbeat_encode.encode(replace(a_report("pc"), engines=(an_engine(),)), 0.0).replace(
             b"http://127.0.0.1", b"http://169.254.169.254"
         )
         status, _ = await machines.ask("POST", "/heartbeat", body)
@@ -335,7 +335,7 @@ def test_a_forwarder_with_tls_needs_a_paired_node(tmp_path: Path) -> None:
     """An unpaired node shares no secret with the coordinator, so its forwarder could not get a proof."""
 
     async def scenario(coordinator: Coordinator, machines: Machines) -> None:
-        body = heartbeat_decode.encode(replace(a_report("pc"), engines=(an_engine(),)), 0.0).replace(
+        body = heartbeat_encode.encode(replace(a_report("pc"), engines=(an_engine(),)), 0.0).replace(
             b"http://127.0.0.1:11434", b"https://127.0.0.1:11434#" + b"ab" * 32
         )
         assert b"https" in body

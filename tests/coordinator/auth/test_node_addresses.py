@@ -16,7 +16,7 @@ import pytest
 
 from builders import a_model_info, a_report, an_engine
 from fakes.fleet import Fleet, running_fleet, settings_for_tests
-from herd.agent_protocol import heartbeat_decode
+from herd.agent_protocol import heartbeat_decode, heartbeat_encode
 from herd.core.lifecycle.holding import HoldingSettings
 from herd.errors import HerdError
 
@@ -133,7 +133,7 @@ def test_no_address_form_makes_the_coordinator_connect_to_a_host_other_than_the_
                 report = a_report(
                     "n", [a_model_info(f"m{number}", loaded=True)], boot_id=f"b{number}", engines=(an_engine(),)
                 )
-                body = json.loads(heartbeat_decode.encode(report, time.time()))
+                body = json.loads(heartbeat_encode.encode(report, time.time()))
                 for engine in body["herd"]["engines"]:
                     engine["url"] = text
                 accepted_reports += post(fleet, "/heartbeat", body) == 200

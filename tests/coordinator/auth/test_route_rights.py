@@ -62,7 +62,7 @@ def routes_of(fleet: Fleet) -> list[tuple[str, str, Right]]:
     api = fleet.coordinator.inference
     rights = Rights(api._dialects, ())
     found += [(route.method, path, rights(route.method, path)) for path, (_, route) in api._routes.items()]
-    found += [(method, path, Right.LIST) for path, (_, methods) in api._lists.items() for method in methods]
+    found += [(method, path, Right.LIST) for path, (_, methods) in api._listings.items() for method in methods]
     assert len(found) > 40
     return found
 

@@ -112,7 +112,7 @@ class AccessApi:
         ]
         pending = [
             {"name": one.name, "ip": one.ip, "since": one.since, "fingerprint": pairing.fingerprint(one.public, public)}
-            for one in self._membership.applicants
+            for one in self._membership.pending_nodes
         ]
         return json_response(
             {
@@ -138,7 +138,7 @@ class AccessApi:
     async def approve(self, request: Request) -> Response:
         """Approves a pending node: `{"name": name or fingerprint}`. The node is paired within one heartbeat."""
         name = (await read_body(request, NameParameter)).name
-        pending = self._membership.applicants.find(name, self._credentials.public)
+        pending = self._membership.pending_nodes.find(name, self._credentials.public)
         if not pending:
             raise UnknownModel(f"no pending node is named {name}; list them with: herd nodes", code="not_pending")
         if len(pending) > 1:
@@ -147,7 +147,7 @@ class AccessApi:
                 f"{len(pending)} pending nodes are named {name}; approve one of them by its fingerprint: {prints}",
                 code="ambiguous",
             )
-        self._membership.applicants.approve(pending[0].public)
+        self._membership.pending_nodes.approve(pending[0].public)
         self._audit(request, "approved a node", pending[0].name)
         return json_response(
             {
@@ -165,9 +165,9 @@ class AccessApi:
         name = NodeId((await read_body(request, NameParameter)).name)
         was_paired = await asyncio.to_thread(self._credentials.remove_node, name)
         self._membership.codes.revoke_all()
-        pending = self._membership.applicants.find(name, self._credentials.public)
+        pending = self._membership.pending_nodes.find(name, self._credentials.public)
         for applicant in pending:
-            self._membership.applicants.reject(applicant.public)
+            self._membership.pending_nodes.reject(applicant.public)
         if not was_paired and not pending and self._driver.fleet.node(name) is None:
             raise UnknownModel(f"no node is named {name}; list the nodes with: herd nodes", code="unknown_node")
         self._driver.feed(NodeLeft(self._driver.now(), name, ""))

@@ -138,7 +138,7 @@ class AccessControl:
         self._version = 0
         self._anthropic_key = configured_key("anthropic", "FLEET_ANTHROPIC_API_KEY", settings.anthropic_api_key)
 
-    def forget(self) -> None:
+    def invalidate_decisions(self) -> None:
         """Invalidates all stored decisions, after keys or logins have changed."""
         self._version += 1
 

@@ -112,7 +112,7 @@ class Membership:
     ) -> None:
         self.credentials = credentials
         self.settings = settings
-        self.applicants = PendingNodes()
+        self.pending_nodes = PendingNodes()
         self.codes = JoinCodes()
         self._fleet = fleet
         self._secrets = secrets
@@ -200,14 +200,14 @@ class Membership:
     def _join_by_approval(self, request: JoinRequest, ip: str) -> JoinAnswer:
         if self.settings.open and request.name not in self.credentials.nodes:
             return JoinAnswer("open", self.credentials.public)
-        if self.applicants.take_approved(request.public):
+        if self.pending_nodes.take_approved(request.public):
             return self._paired(request, "", "approved")
         if (
             pairing.shared_key(self.credentials.private, request.public, request.public, self.credentials.public, "")
             is None
         ):
             raise BadRequest("invalid public key")
-        if not self.applicants.add(PendingNode(request.name, request.public, ip, self._unix_s())):
+        if not self.pending_nodes.add(PendingNode(request.name, request.public, ip, self._unix_s())):
             raise NodeNotPaired(
                 f"{pairing.PENDING_MAX} nodes are already waiting for approval", code="too_many_pending"
             )
@@ -235,7 +235,7 @@ class Membership:
             raise BadRequest("invalid public key")
         node_id = self._name_for(request)
         self.credentials.put_node(PairedNode(node_id, request.public, key.hex(), self._unix_s(), how))
-        self.applicants.reject(request.public)
+        self.pending_nodes.reject(request.public)
         log.info("a node has joined", extra={"node_id": node_id, "how": how})
         return JoinAnswer(
             "joined", self.credentials.public, node_id, pairing.joined_proof(key, self.credentials.public, node_id)

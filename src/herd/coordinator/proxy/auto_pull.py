@@ -146,7 +146,7 @@ class AutoPull:
             else:
                 callbacks.refuse(self._refusal(request, problem), wait)
 
-        def leave() -> None:
+        def client_left() -> None:
             task.remove_done_callback(end)
             task.add_done_callback(self._tasks.discard)
             task.cancel()
@@ -154,7 +154,7 @@ class AutoPull:
             callbacks.client_left()
 
         task.add_done_callback(end)
-        exchange.on_disconnect = leave
+        exchange.on_disconnect = client_left
 
     def _refusal(self, request: Request, problem: str) -> Refusal:
         reason = problem or f"not completed within {self._settings.timeout_s:.0f} s; watch it with: herd pulls"
@@ -167,9 +167,9 @@ class AutoPull:
         try:
             async with asyncio.timeout(self._settings.timeout_s):
                 async for progress in self._transfers.follow(transfer, self._comment_every_s):
-                    at = self._loop.time()
-                    if commented is not None and at - commented.commented_at >= self._comment_every_s:
-                        commented.write_position(QueuePosition(0, describe(progress)), at)
+                    now = self._loop.time()
+                    if commented is not None and now - commented.commented_at >= self._comment_every_s:
+                        commented.write_position(QueuePosition(0, describe(progress)), now)
                 if transfer.state is TransferState.DONE:
                     await self._transfers.wait_until_reported(transfer)
         except TimeoutError:

@@ -61,7 +61,7 @@ class InferenceDependencies:
     other_routes: Callable[[Exchange], None]
     """Answers requests that are not inference."""
     capture: Callable[[str, str, bytes], None] | None = None
-    """Takes the id, path and body of every request, if the owner turned this on."""
+    """Takes the id, path and body of every request, if FLEET_CAPTURE is on."""
     auto_pull: AutoPull | None = None
 
 
@@ -84,8 +84,8 @@ class InferenceApi:
         self._routes: dict[str, tuple[Dialect, Route]] = {
             route.path: (dialect, route) for dialect in self._dialects for route in dialect.routes
         }
-        self._lists: dict[str, tuple[Dialect, list[str]]] = {}
-        self._prefixes: list[tuple[str, Dialect, list[str]]] = []
+        self._listings: dict[str, tuple[Dialect, list[str]]] = {}
+        self._listing_prefixes: list[tuple[str, Dialect, list[str]]] = []
         for dialect in self._dialects:
             self._index_listings(dialect)
         self._cache: dict[tuple[str, str], _CachedListing] = {}
@@ -93,7 +93,7 @@ class InferenceApi:
     def __call__(self, exchange: Exchange) -> None:
         found = self._routes.get(exchange.path)
         if found is None:
-            self._answer_other(exchange)
+            self._answer_listing_or_pass_on(exchange)
             return
         dialect, route = found
         try:
@@ -190,8 +190,8 @@ class InferenceApi:
         header = exchange.header(b"x-herd-tags")
         if header is None and not parsed.user:
             return parsed.tags
-        named = header.decode("ascii", "replace").split(",") if header else []
-        tags = [*parsed.tags, *(name.strip()[:TAG_CHARACTERS_MAX] for name in named)]
+        header_tags = header.decode("ascii", "replace").split(",") if header else []
+        tags = [*parsed.tags, *(name.strip()[:TAG_CHARACTERS_MAX] for name in header_tags)]
         if parsed.user:
             tags.append(f"user:{parsed.user[:TAG_CHARACTERS_MAX]}")
         return tuple(dict.fromkeys(tag for tag in tags if tag))[:TAGS_MAX]
@@ -215,14 +215,14 @@ class InferenceApi:
     def _index_listings(self, dialect: Dialect) -> None:
         for method, path in dialect.listings:
             if path.endswith("/{name}"):
-                self._prefixes.append((path.removesuffix("{name}"), dialect, [method]))
+                self._listing_prefixes.append((path.removesuffix("{name}"), dialect, [method]))
             else:
-                self._lists.setdefault(path, (dialect, []))[1].append(method)
+                self._listings.setdefault(path, (dialect, []))[1].append(method)
 
-    def _answer_other(self, exchange: Exchange) -> None:
+    def _answer_listing_or_pass_on(self, exchange: Exchange) -> None:
         """Answers a model list, or passes the request on."""
-        found = self._lists.get(exchange.path) or next(
-            ((d, methods) for prefix, d, methods in self._prefixes if exchange.path.startswith(prefix)), None
+        found = self._listings.get(exchange.path) or next(
+            ((d, methods) for prefix, d, methods in self._listing_prefixes if exchange.path.startswith(prefix)), None
         )
         if found is None:
             self._other_routes(exchange)

@@ -13,7 +13,7 @@ from herd.engines import Reader
 from herd.protocols.conversation import Delta, Usage
 
 ERROR_MAX_CHARACTERS = 300
-"""At most this much of an engine's own error text is passed on."""
+"""A longer error text of an engine is truncated."""
 
 
 class EngineFailed(Exception):
@@ -65,7 +65,7 @@ class Translation:
             self._finish_reason,
         )
 
-    def _whole_usage(self, usage: Usage) -> Usage:
+    def _usage_with_resumed_tokens(self, usage: Usage) -> Usage:
         resumed = self._resumed_tokens
         if not resumed:
             return usage
@@ -82,7 +82,7 @@ class Translation:
             if delta.error is not None:
                 raise EngineFailed(delta.error[:ERROR_MAX_CHARACTERS])
             if delta.usage is not None:
-                self._usage = delta.usage = self._whole_usage(delta.usage)
+                self._usage = delta.usage = self._usage_with_resumed_tokens(delta.usage)
             self._finish_reason = delta.finish_reason or self._finish_reason
             self.is_complete = self.is_complete or delta.is_last
             out.append(self._writer.write(delta))

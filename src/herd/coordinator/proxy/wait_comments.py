@@ -1,4 +1,4 @@
-"""Tells waiting clients about their wait: comments in the event stream on request, and headers in the final answer.
+"""Reports the wait to waiting clients: as comments in the event stream, if requested, and in the final headers.
 
 The first comment commits the status: the client has already received 200. Everything after it has to follow in the
 stream: a refusal as an error frame, the answer's `X-Fleet-` headers as a comment. So only clients that send

@@ -181,11 +181,11 @@ class StreamWriter:
         for sent in EventReader().feed(forwarded):
             forwarded_event = decode(sent.data, _FORWARDED_EVENT)
             if forwarded_event is not None:
-                self._adopt(forwarded_event, partial_answer)
+                self._add_forwarded(forwarded_event, partial_answer)
         self._note = {"fleet_note": note}
         return partial_answer
 
-    def _adopt(self, sent: _ForwardedEvent, partial_answer: PartialAnswer) -> None:
+    def _add_forwarded(self, sent: _ForwardedEvent, partial_answer: PartialAnswer) -> None:
         if sent.type == "message_start":
             self._has_begun = True
             usage = sent.message.usage if sent.message is not None else None

@@ -147,13 +147,13 @@ class AnswerWriter:
             if sent.data.strip() == DONE:
                 partial_answer.is_finished = True
                 continue
-            self._adopt_identity(sent.data)
+            self._read_identity(sent.data)
             _add_event(partial_answer, sent.data)
         self._has_role = True
         self._note = {"fleet_note": note}
         return partial_answer
 
-    def _adopt_identity(self, data: bytes) -> None:
+    def _read_identity(self, data: bytes) -> None:
         try:
             first = _IDENTITY.decode(data)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):

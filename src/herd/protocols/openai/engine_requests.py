@@ -1,7 +1,7 @@
 """Builds requests to servers with OpenAI's protocol from a neutral conversation.
 
 For a feature that the protocol lacks, the request uses the nearest equivalent (a system prompt and a prompt become a
-chat, as Ollama itself does with its template), or a BadRequest names the missing feature.
+chat, as Ollama itself does with its template), or a BadRequest states the missing feature.
 """
 
 from __future__ import annotations
