@@ -36,12 +36,12 @@ def _middle(edges: Sequence[float], number: int) -> float:
     return round(sqrt(edges[number] * high), 2)
 
 
-def largest(counts: Mapping[int, int], edges: Sequence[float]) -> float | None:
+def largest_value(counts: Mapping[int, int], edges: Sequence[float]) -> float | None:
     """The middle of the highest bin that has values; None where there are none."""
     return _middle(edges, max(counts)) if counts else None
 
 
-def merged(several: Iterable[Mapping[int, int]]) -> Counts:
+def merge_counts(several: Iterable[Mapping[int, int]]) -> Counts:
     sums: Counts = {}
     for counts in several:
         for number, count in counts.items():
@@ -49,7 +49,7 @@ def merged(several: Iterable[Mapping[int, int]]) -> Counts:
     return sums
 
 
-def doubling(
+def rebin_doubling(
     counts: Mapping[int, int], edges: Sequence[float], first: float
 ) -> tuple[tuple[float, ...], tuple[int, ...]]:
     """The same values in bins that double in width from `first` on, for display: the lower edges and the counts.

@@ -171,7 +171,7 @@ def test_other_weights_are_previewed_on_recorded_decisions_without_a_change(flee
     assert fleet.coordinator.store.flush()
     result = msgspec.convert(post(fleet, "settings/preview", {"values": {}})[1], WeightsPreview)
     assert (result.choices, result.changed, result.undecidable) == (3, 0, 0)
-    assert result.sentence == "None of the last 3 requests would have gone to another node."
+    assert result.sentence == "None of the last 3 requests would have been routed to another node."
     assert post(fleet, "settings/preview", {"values": {"FLEET_MDNS": "true"}})[0] == 400
     assert post(fleet, "settings/preview", {"values": {"FLEET_SCORE_MODEL_HOT": "much"}})[0] == 400
     assert not (tmp_path / FILE_NAME).exists()

@@ -19,7 +19,7 @@ from herd.coordinator.storage.chart_queries import APP, APP_MODEL, MODEL_NODE, C
 from herd.coordinator.storage.rollups import DAY_S, Measure
 from herd.coordinator.storage.writer import TraceStore
 from herd.core.state.fleet import Liveness
-from herd.dashboard.histograms import merged
+from herd.dashboard.histograms import merge_counts
 from herd.dashboard.pages import apps, models, trends
 from herd.dashboard.pages.models import PresentModel
 from herd.errors import BadRequest
@@ -132,7 +132,7 @@ def _trends(
     now, before = (_trend_history(connection, one, node_id, model) for one in (wanted, wanted.earlier(WEEK_S)))
     events = tuple(trends.ChartEvent(*event) for event in chart_queries.events(connection, wanted))
     busy, slots = chart_queries.by_hour(connection, wanted.to_at - HEAT_DAYS * DAY_S, wanted.to_at)
-    ttft = merged(counts for (_, measure), counts in now.bins.items() if measure == Measure.TTFT)
+    ttft = merge_counts(counts for (_, measure), counts in now.bins.items() if measure == Measure.TTFT)
     starts = wanted.starts
     return trends.Trends(
         range=wanted.name,
@@ -151,7 +151,7 @@ def _model_history(connection: sqlite3.Connection, wanted: ChartRange) -> models
     sums = chart_queries.grouped(connection, wanted, MODEL_NODE)
     bins = chart_queries.grouped_bins(connection, wanted, MODEL_NODE)
     context = {
-        model: merged(
+        model: merge_counts(
             counts for (key, measure), counts in bins.items() if measure is Measure.CONTEXT and key[0] == model
         )
         for model in {key[0] for key in sums}

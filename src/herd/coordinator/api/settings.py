@@ -221,7 +221,8 @@ def _describe(replay: Replay) -> WeightsPreview:
         else ""
     )
     sentence = (
-        f"{totals.changed or 'None'} of the last {totals.choices} requests would have gone to another node{effect}."
+        f"{f'{totals.changed:,}' if totals.changed else 'None'} of the last {totals.choices:,} requests "
+        f"would have been routed to another node{effect}."
     )
     return WeightsPreview(
         sentence if totals.choices else "There are no recorded decisions to replay yet.",

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from msgspec import Struct
 
 from herd.dashboard import DashboardRoute
-from herd.dashboard.histograms import Counts, doubling, largest, merged, percentile
+from herd.dashboard.histograms import Counts, largest_value, merge_counts, percentile, rebin_doubling
 from herd.dashboard.live import Job
 from herd.dashboard.pages import Page
 from herd.text import duration, number
@@ -186,7 +186,7 @@ def _line(name: str, present: Sequence[PresentModel], history: ModelHistory) -> 
         for node_id in sorted({*at, *(key[1] for key in history.sums if key[0] == name and key[1])})
     ]
     sums = [sums for key, sums in history.sums.items() if key[0] == name]
-    ttft = merged(counts for key, counts in history.ttft.items() if key[0] == name)
+    ttft = merge_counts(counts for key, counts in history.ttft.items() if key[0] == name)
     digests = tuple(sorted({one.digest for one in present if one.digest}))
     total = {column: sum(one[column] for one in sums) for column in _COLUMNS}
     return ModelLine(
@@ -255,10 +255,12 @@ def _on_node(name: str, node_id: str, here: PresentModel | None, history: ModelH
 def context_use(name: str, present: Sequence[PresentModel], history: ModelHistory, truncated: int) -> ContextUse:
     counts = history.context.get(name, {})
     shares = [percentile(counts, history.edges, share) for share in (0.5, 0.95)]
-    p50, p95, most = (None if value is None else int(value) for value in (*shares, largest(counts, history.edges)))
+    p50, p95, most = (
+        None if value is None else int(value) for value in (*shares, largest_value(counts, history.edges))
+    )
     windows = [one.context_tokens for one in present if one.context_tokens]
     return ContextUse(
-        Histogram(*doubling(counts, history.edges, FIRST_EDGE_TOKENS)),
+        Histogram(*rebin_doubling(counts, history.edges, FIRST_EDGE_TOKENS)),
         p50,
         p95,
         most,
