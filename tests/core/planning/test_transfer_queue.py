@@ -58,7 +58,7 @@ def test_two_requesters_share_one_download_that_ends_when_both_have_left() -> No
     assert first is second
     assert not queue.release(first, "x", 1.0) and first.state is TransferState.QUEUED
     assert queue.release(first, "y", 2.0) and (first.state, first.ended_at) == (TransferState.CANCELLED, 2.0)
-    assert wanted(queue, bare) is not first, "what is over is begun anew"
+    assert wanted(queue, bare) is not first, "an ended download is not reused"
 
 
 def test_node_downloads_one_model_at_a_time_with_a_short_queue() -> None:

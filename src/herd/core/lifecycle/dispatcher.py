@@ -149,16 +149,14 @@ class Dispatcher:
         if live_request is None or live_request.attempt is None:
             return
         if live_request.state is RequestState.DISPATCHED:
-            self._record_first_byte(
-                live_request, event.at
-            )  # forwarded as one complete response: its first byte is its last
+            # The response was forwarded in one piece, so no `FirstByte` came before.
+            self._record_first_byte(live_request, event.at)
         attempt = live_request.attempt
         node = self.fleet.node(attempt.node_id)
         if node is not None:
             self.liveness.record_success(node, attempt.model)
         if event.status >= 400:
-            # The node understood the request and rejected it: the client's mistake. The node's own answer was passed
-            # on.
+            # The node rejected the request, which is the client's mistake. The node's own answer was forwarded.
             error = f"the node answered {event.status}"
             final = record(live_request, event.at, Outcome.FAILED, event.counters, error)
             self.placement.end(live_request, Trigger.FINISHED, event.at, final, out)

@@ -44,7 +44,7 @@ class Placement:
         self._settings = settings
         self._started_at = settings.started_at
 
-    # --- finding a place ---
+    # --- finding a node ---
 
     def place(self, live_request: LiveRequest, trigger: Trigger, now: float, out: list[Command]) -> None:
         """Finds a node for the requested model, or for one of its fallbacks; else holds or refuses the request."""
@@ -94,10 +94,10 @@ class Placement:
     def _accept(
         self, live_request: LiveRequest, decision: Decision, trigger: Trigger, now: float, out: list[Command]
     ) -> None:
-        """Sends the request to the chosen node, unless it is a retry that would start after the client's deadline."""
+        """Sends the request to the chosen node, unless it is a retry that would answer after the client's deadline."""
         assert decision.chosen is not None
         live_request.decision = decision
-        if live_request.attempts and _starts_too_late(live_request, decision, now):
+        if live_request.attempts and _answers_too_late(live_request, decision, now):
             self.refuse(live_request, trigger, now, refusals.no_time_left(decision), out)
             return
         self._assign(live_request, decision.chosen, trigger, now, out)
@@ -105,6 +105,7 @@ class Placement:
     def _assign(
         self, live_request: LiveRequest, node_id: NodeId, trigger: Trigger, now: float, out: list[Command]
     ) -> None:
+        """Starts the request if the node has a free slot; else queues it there, or refuses it."""
         node = self._fleet.nodes[node_id]
         if self._has_slot(node, live_request, now):
             self._start(live_request, node, trigger, now, out)
@@ -290,7 +291,7 @@ def record(
     )
 
 
-def _starts_too_late(live_request: LiveRequest, decision: Decision, now: float) -> bool:
+def _answers_too_late(live_request: LiveRequest, decision: Decision, now: float) -> bool:
     """Whether another attempt would send its first byte after the client's deadline."""
     deadline_at, expected_s = live_request.request.deadline_at, decision.scored[0].expected_s
     if deadline_at is None or not expected_s:

@@ -1,4 +1,4 @@
-"""Takes points for each request that waits or runs on this node for this model."""
+"""Subtracts points for each request that waits or runs on this node for this model."""
 
 from __future__ import annotations
 

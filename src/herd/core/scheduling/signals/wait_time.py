@@ -1,4 +1,4 @@
-"""Takes points for the expected wait: the 75th percentile of latency times the number of requests before this one."""
+"""Subtracts points for the expected wait: the 75th percentile of latency times the number of earlier requests."""
 
 from __future__ import annotations
 
