@@ -182,6 +182,16 @@ def shapes_in_typescript() -> str:
     return "\n".join(parts)
 
 
+def signals_in_typescript() -> str:
+    """The label and the setting of each scoring signal, for the pages."""
+    lines = [
+        f'  {signal.name}: {{ label: "{signal.label}", setting: "{signal.setting}" }},\n'
+        for signal in discover(herd.core.scheduling.signals, Signal, "SIGNAL")
+    ]
+    head = f"// {GENERATED}\n\nexport const SIGNALS: Record<string, {{ label: string; setting: string }}> = {{\n"
+    return f"{head}{''.join(lines)}}};\n"
+
+
 def typescript(schema: Mapping[str, Any]) -> str:  # JSON Schema, as msgspec writes it
     if "$ref" in schema:
         return str(schema["$ref"])
@@ -281,6 +291,7 @@ PAGES: Final[Mapping[str, Callable[[], str]]] = MappingProxyType(
         "docs/health.md": checks,
         "herd.example.env": example_env,
         "frontend/src/lib/shapes.ts": shapes_in_typescript,
+        "frontend/src/lib/signals.ts": signals_in_typescript,
     }
 )
 

@@ -42,7 +42,7 @@ class EngineSettings:
         default=AUTO,
         metadata={
             "env": "FLEET_NODE_ENGINE",
-            "help": "Engine to report: auto detects engines, or ollama, openai, llamacpp, vllm, lmstudio, embedded.",
+            "help": "Engine to report: auto detects engines; or one kind of docs/engines.md, or embedded.",
         },
     )
     engine_url: str = field(
@@ -91,7 +91,7 @@ class Engines:
     def __init__(
         self, known: Sequence[Engine], settings: EngineSettings, read_setup: Callable[[], OllamaSetup] = read_setup
     ) -> None:
-        self._known = {engine.kind: engine for engine in known}
+        self._known = {engine.kind: engine for engine in sorted(known, key=lambda engine: engine.is_generic)}
         self._settings = settings
         self._found: dict[str, LocalEngine] = {}
         self._started_here: set[str] = set()

@@ -18,15 +18,17 @@ from types import MappingProxyType
 
 from rich.text import Text
 
+import herd.engines
 from herd import __version__, mdns
 from herd.cli.client import CliError, CoordinatorClient, Json, NotReached, coordinator_at
 from herd.cli.demo import embedded_requirements
 from herd.cli.models import by_model
 from herd.cli.status import node_state
 from herd.cli.terminal import console, show, wrapped
+from herd.discover import discover
+from herd.engines import Engine
 from herd.text import duration, number
 
-LOCAL_ENGINES = (("Ollama", 11434), ("llama.cpp server", 8080), ("LM Studio", 1234), ("vLLM", 8000))
 PYTHON_MIN = (3, 11)
 DISK_FREE_MIN_BYTES = 1_000_000_000
 CONNECT_TIMEOUT_S = 0.5
@@ -79,7 +81,8 @@ def doctor(setup: Setup, as_json: bool) -> bool:
 def examine(setup: Setup) -> Iterator[DoctorFinding]:
     yield from _settings(setup.problems)
     yield from _this_machine(setup.data_dir)
-    engines = [(name, port) for name, port in LOCAL_ENGINES if _accepts_connections("127.0.0.1", port)]
+    known = [engine for engine in discover(herd.engines, Engine, "ENGINE") if not engine.is_generic]
+    engines = [(one.title, one.default_port) for one in known if _accepts_connections("127.0.0.1", one.default_port)]
     yield from _local_engines(engines)
     announced = asyncio.run(_announced()) if setup.may_search else []
     coordinator = CoordinatorClient(setup.coordinator.url, REPLY_TIMEOUT_S)

@@ -9,28 +9,23 @@ from types import MappingProxyType
 
 from rich.text import Text
 
+import herd.core.scheduling.signals
 from herd.cli.client import CliError, CoordinatorClient, Json
 from herd.cli.terminal import console, printable, show, status_style, wrapped
 from herd.core.planning import decision_record
 from herd.core.planning.decision_record import CandidateRecord
+from herd.core.scheduling.signals import Signal
 from herd.core.state.fleet import GB, canonical
 from herd.dashboard.alternatives import alternatives, is_by_completion_time
+from herd.discover import discover
 from herd.text import BYTES_PER_GB, duration, gb, tokens
 
 TERMS = (("wait", "wait"), ("load", "load"), ("prefill", "prefill"), ("decode", "decode"), ("harm", "delay to others"))
 """The terms of the expected seconds with the names shown to people, in the order in which they happen."""
-SIGNALS = MappingProxyType(
-    {
-        "thermal": "model loaded",
-        "memory_fit": "free memory",
-        "queue_depth": "queue",
-        "wait_time": "expected wait",
-        "role_affinity": "machine size",
-        "availability_trend": "idle trend",
-        "context_fit": "context window",
-    }
+LABELS = MappingProxyType(
+    {signal.name: signal.label for signal in discover(herd.core.scheduling.signals, Signal, "SIGNAL")}
 )
-"""The names of the signals that are shown to people, by their public names."""
+"""The labels of the signals by their public names."""
 OUTCOMES = MappingProxyType(
     {
         "completed": "answered by",
@@ -205,6 +200,6 @@ def _seconds(scored: CandidateRecord) -> str:
 
 
 def _points(scored: CandidateRecord) -> str:
-    terms = [(round(points), SIGNALS.get(name, name)) for name, points in scored.terms.items() if points is not None]
+    terms = [(round(points), LABELS.get(name, name)) for name, points in scored.terms.items() if points is not None]
     shown = "".join(f" {'-' if points < 0 else '+'} {abs(points)} {name}" for points, name in terms if points)
     return f"{scored.points:.0f} points ={shown.removeprefix(' +')}" if shown else "0 points: no signal applies"

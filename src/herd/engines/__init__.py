@@ -74,6 +74,8 @@ class Engine(ABC):
     """Whether the engine continues a trailing assistant message, instead of starting a new turn after it."""
     can_render: bool = False
     """Whether the engine can return the prompt that its template produces (`render_request`), to continue an answer."""
+    is_generic: bool = False
+    """Whether the engine recognizes servers of many kinds. The agent asks the other engines first."""
     slots_default: int = 1
     """Parallel requests per model if neither the engine nor the node's settings report them (Ollama since 0.10: 1)."""
 

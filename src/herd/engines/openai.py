@@ -21,6 +21,7 @@ class OpenAIServer(OpenAICompatible):
     kind = "openai"
     title = "OpenAI-compatible server"
     default_port = 8000
+    is_generic = True
     quirks = ServerQuirks(has_template_kwargs=True)
 
     def probe(self) -> EngineRequest:

@@ -1,8 +1,8 @@
 """Defines the contract of a signal: a function that returns how many points a node gets for a request.
 
-There is one signal in each file, which defines `SIGNAL = Signal("name", low, high, points)`. A signal is pure: it reads
-only the request, the candidate and the weights. Names, ranges and steps are public: the names are the keys of
-`scores_breakdown` in stored traces, and the weights are the FLEET_SCORE_* settings.
+There is one signal in each file, which defines `SIGNAL = Signal("name", low, high, points, label="what people see")`.
+A signal is pure: it reads only the request, the candidate and the weights. Names, ranges and steps are public: the
+names are the keys of `scores_breakdown` in stored traces, and the weights are the FLEET_SCORE_* settings.
 """
 
 from __future__ import annotations
@@ -88,3 +88,7 @@ class Signal:
     low: float
     high: float
     points: Callable[[Request, Candidate, Weights], float]
+    label: str
+    """What people see in the terminal and on the dashboard, e.g. "free memory"."""
+    setting: str = ""
+    """The FLEET_SCORE_* setting with the maximum points; empty if the points are fixed."""

@@ -15,4 +15,6 @@ def points(request: Request, candidate: Candidate, weights: Weights) -> float:
     return weights.availability_trend_max * share
 
 
-SIGNAL = Signal("availability_trend", 0.0, 10.0, points)
+SIGNAL = Signal(
+    "availability_trend", 0.0, 10.0, points, label="idle trend", setting="FLEET_SCORE_AVAILABILITY_TREND_MAX"
+)

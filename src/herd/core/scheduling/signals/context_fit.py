@@ -18,4 +18,4 @@ def points(request: Request, candidate: Candidate, weights: Weights) -> float:
     return weights.context_fit_max * steps / 15
 
 
-SIGNAL = Signal("context_fit", -15.0, 15.0, points)
+SIGNAL = Signal("context_fit", -15.0, 15.0, points, label="context window", setting="FLEET_SCORE_CONTEXT_FIT_MAX")

@@ -16,4 +16,4 @@ def points(request: Request, candidate: Candidate, weights: Weights) -> float:
     return weights.memory_fit_max * steps / 20
 
 
-SIGNAL = Signal("memory_fit", 0.0, 20.0, points)
+SIGNAL = Signal("memory_fit", 0.0, 20.0, points, label="free memory", setting="FLEET_SCORE_MEMORY_FIT_MAX")

@@ -12,4 +12,4 @@ def points(request: Request, candidate: Candidate, weights: Weights) -> float:
     return -min(weights.queue_depth_max_penalty, weights.queue_depth_penalty_per * depth)
 
 
-SIGNAL = Signal("queue_depth", -30.0, 0.0, points)
+SIGNAL = Signal("queue_depth", -30.0, 0.0, points, label="queue", setting="FLEET_SCORE_QUEUE_DEPTH_MAX_PENALTY")

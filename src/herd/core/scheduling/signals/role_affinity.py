@@ -24,4 +24,4 @@ def points(request: Request, candidate: Candidate, weights: Weights) -> float:
     return weights.role_affinity_max * steps / 15
 
 
-SIGNAL = Signal("role_affinity", 0.0, 15.0, points)
+SIGNAL = Signal("role_affinity", 0.0, 15.0, points, label="machine size", setting="FLEET_SCORE_ROLE_AFFINITY_MAX")

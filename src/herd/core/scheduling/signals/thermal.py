@@ -15,4 +15,4 @@ def points(request: Request, candidate: Candidate, weights: Weights) -> float:
     return weights.model_cold
 
 
-SIGNAL = Signal("thermal", 0.0, 50.0, points)
+SIGNAL = Signal("thermal", 0.0, 50.0, points, label="model loaded", setting="FLEET_SCORE_MODEL_HOT")

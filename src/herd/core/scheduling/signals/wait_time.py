@@ -16,4 +16,4 @@ def points(request: Request, candidate: Candidate, weights: Weights) -> float:
     return -min(weights.wait_time_max_penalty, latency_s * candidate.depth / SECONDS_PER_POINT)
 
 
-SIGNAL = Signal("wait_time", -25.0, 0.0, points)
+SIGNAL = Signal("wait_time", -25.0, 0.0, points, label="expected wait", setting="FLEET_SCORE_WAIT_TIME_MAX_PENALTY")
