@@ -257,7 +257,7 @@ def checks() -> str:
         "Health checks",
         "The checks of `herd health` and `GET /dashboard/api/health`. Each cause is reported once, with the affected"
         " nodes, the evidence, the start time, and the command that fixes it on the operating systems of these "
-        "nodes. The health score is 100 minus 25 for each critical finding, 10 for each warning and 2 for each note.",
+        "nodes. The health score is 100 minus 25 for each critical finding, 10 for each warning and 2 for each info.",
         table(("check", "problem", "shown if the check passes"), rows),
     )
 

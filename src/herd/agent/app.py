@@ -91,7 +91,7 @@ class AgentSettings:
         default=True,
         metadata={
             "env": "FLEET_NODE_RELAY",
-            "help": "Forward a network port, open to the coordinator only, to an engine that listens on localhost.",
+            "help": "Forward a port, open to the coordinator only, to an engine on localhost (the forwarder).",
         },
     )
 

@@ -41,7 +41,7 @@ class LinkSettings:
         default="",
         metadata={
             "env": "FLEET_NODE_ROUTER_URL",
-            "help": "URL of the coordinator, e.g. http://192.168.1.10:11435; empty finds it by mDNS.",
+            "help": "URL of the coordinator (ollama-herd's router), e.g. http://192.168.1.10:11435; empty uses mDNS.",
         },
     )
     heartbeat_interval_s: float = field(

@@ -46,7 +46,11 @@ class EngineSettings:
         },
     )
     engine_url: str = field(
-        default="", metadata={"env": "FLEET_NODE_ENGINE_URL", "help": "URL of that engine, e.g. http://127.0.0.1:8000."}
+        default="",
+        metadata={
+            "env": "FLEET_NODE_ENGINE_URL",
+            "help": "URL of the engine in FLEET_NODE_ENGINE, e.g. http://127.0.0.1:8000.",
+        },
     )
     ollama_host: str = field(
         default="",

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 Flags = Mapping[str, object]
-"""Values of command line options by the name of their setting; None where an option was not given."""
+"""Values of command line options by the name of their setting; None if an option was not given."""
 
 ALL_ADDRESSES = ("0.0.0.0", "::", "")
 

@@ -56,9 +56,7 @@ class GeneralSettings:
         metadata={
             "env": "FLEET_SCHEDULER",
             "choices": ("completion_time", "signals"),
-            "help": (
-                "Scheduling policy: completion_time (earliest expected finish) or signals (points of seven signals)."
-            ),
+            "help": ("Scheduling policy: completion_time (earliest expected finish) or signals (highest score)."),
         },
     )
     drain_s: float = field(

@@ -93,7 +93,7 @@ def _by_time(scored: Sequence[CandidateRecord]) -> Iterable[str]:
 
 
 def _best_condition(one: CandidateRecord) -> tuple[float, str] | None:
-    """The shortest estimate that one condition alone would have given, and the condition; None where no term is large
+    """The shortest estimate that one condition alone would have given, and the condition; None if no term is large
     enough."""
     found = [
         (one.seconds - term_s, condition)

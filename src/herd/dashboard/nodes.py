@@ -42,7 +42,7 @@ class GpuCard(Struct, frozen=True):
 
 
 class LoadedModel(Struct, frozen=True, kw_only=True):
-    """A loaded model. `unload_in_s` is None where the engine does not unload it or reports no time; `context_tokens`
+    """A loaded model. `unload_in_s` is None if the engine does not unload it or reports no time; `context_tokens`
     is its context window."""
 
     name: str

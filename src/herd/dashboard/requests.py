@@ -58,7 +58,7 @@ class Traces(Struct, frozen=True):
 
 class CandidateLine(Struct, frozen=True, kw_only=True):
     """A node that could serve the request. `terms_ms` (wait, load, prefill, decode, harm) add up to `expected_ms`; they
-    are {} and None where no time was estimated. `signals` has the points of each signal, which add up to `points`."""
+    are {} and None if no time was estimated. `signals` has the points of each signal, which add up to `points`."""
 
     node_id: str
     is_chosen: bool

@@ -34,7 +34,7 @@ class WaitCommentSettings:
         metadata={
             "env": "FLEET_WAITING_NOTES",
             "choices": ("asked", "off"),
-            "help": "Progress comments in a queued client's event stream: asked (with X-Fleet-Waiting: notes) or off.",
+            "help": "Progress comments in a queued client's stream: asked (on request: X-Fleet-Waiting: notes) or off.",
         },
     )
     every_s: float = field(

@@ -37,7 +37,7 @@ class HoldingSettings:
             "env": "FLEET_HOLD_TENANT_SHARE",
             "min": 0.01,
             "max": 1.0,
-            "help": "Share of both limits for one tenant while others wait; alone, it may also use half of the rest.",
+            "help": "Share of each FLEET_HOLD_MAX_* limit for one tenant while others wait; a lone tenant gets half of the rest too.",
         },
     )
     start_grace_s: float = field(

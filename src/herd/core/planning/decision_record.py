@@ -155,7 +155,7 @@ def of_row(row: Mapping[str, object]) -> DecisionRecord:
 def to_recorded_decision(
     request_id: str, prompt_tokens: int, column: str | None, rules_by_fingerprint: Mapping[str, DecisionRules]
 ) -> RecordedDecision | None:
-    """The decision of one row, ready for replay; None where no node could serve. Raises `UnreadableDecision`.
+    """The decision of one row, ready for replay; None if no node could serve. Raises `UnreadableDecision`.
 
     `column` is the column's text, `rules_by_fingerprint` has all stored decision rules.
     """

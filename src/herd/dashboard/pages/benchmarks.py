@@ -25,7 +25,7 @@ class ScalePoint(Struct, frozen=True):
 
 
 class BenchmarkResult(Struct, frozen=True):
-    """The results of one model on one node; None where a value was not measured."""
+    """The results of one model on one node; None if a value was not measured."""
 
     node_id: str
     model: str

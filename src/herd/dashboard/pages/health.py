@@ -76,7 +76,7 @@ class SnoozeRequest(Struct, frozen=True):
 
 
 class SnoozeResult(Struct, frozen=True):
-    """`until` is None where the snooze was ended."""
+    """`until` is None if the snooze was ended."""
 
     finding_id: str
     until: float | None

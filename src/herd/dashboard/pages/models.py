@@ -22,7 +22,7 @@ class Histogram(Struct, frozen=True):
 
 class ContextUse(Struct, frozen=True):
     """Tokens of prompt and answer of completed requests. `allocated_tokens` is the largest context window with which a
-    node has loaded the model, None where no node has loaded it. `truncated` counts requests that reached the end
+    node has loaded the model, None if no node has loaded it. `truncated` counts requests that reached the end
     of the context window."""
 
     used: Histogram
@@ -105,7 +105,7 @@ class ContextUsage(Struct, frozen=True):
 
 
 class ModelOnDisk(Struct, frozen=True):
-    """One model on one node's disk. `last_used_at` is None where no stored request used it."""
+    """One model on one node's disk. `last_used_at` is None if no stored request used it."""
 
     name: str
     size_bytes: int

@@ -58,7 +58,7 @@ class BytesChange(Struct, frozen=True):
 
 
 class NodeChange(Struct, frozen=True):
-    """Memory and disk of the node if all recommendations were applied; `disk_bytes` counts models only, None where
+    """Memory and disk of the node if all recommendations were applied; `disk_bytes` counts models only, None if
     unknown."""
 
     node_id: str
@@ -71,7 +71,7 @@ class Recommendations(Struct, frozen=True):
 
     at: float
     since_at: float | None
-    """The time of the oldest request on record; None where there is none."""
+    """The time of the oldest request on record; None if there is none."""
     summary: str
     recommendations: tuple[Recommendation, ...]
     nodes: tuple[NodeChange, ...]

@@ -55,7 +55,7 @@ class SettingChanged(Struct, frozen=True):
 
 
 class SettingChangeLine(Struct, frozen=True, kw_only=True):
-    """One change. `before` and `after` are None where no value was set in the dashboard. Only the latest change of a
+    """One change. `before` and `after` are None if no value was set in the dashboard. Only the latest change of a
     setting `may_undo`."""
 
     change_id: int

@@ -13,7 +13,7 @@ from herd.text import duration, number
 
 
 class Series(Struct, frozen=True):
-    """`values[i]` belongs to the interval that begins at `Trends.at[i]`; None where there is no data. `ghost` has the
+    """`values[i]` belongs to the interval that begins at `Trends.at[i]`; None if there is no data. `ghost` has the
     values of one week earlier, [] where there are none. `total` is the sum of counts; None for percentiles."""
 
     name: str

@@ -1,4 +1,4 @@
-"""Subtracts points for the expected wait: the 75th percentile of latency times the number of earlier requests."""
+"""Subtracts points for the expected wait: p75 latency x requests ahead."""
 
 from __future__ import annotations
 
