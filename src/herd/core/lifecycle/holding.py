@@ -37,7 +37,7 @@ class HoldingSettings:
             "env": "FLEET_HOLD_TENANT_SHARE",
             "min": 0.01,
             "max": 1.0,
-            "help": "Share of each FLEET_HOLD_MAX_* limit for one tenant while others wait; a lone tenant gets half of the rest too.",
+            "help": "Share of both FLEET_HOLD_MAX limits for a tenant; if no other waits, half of the rest too.",
         },
     )
     start_grace_s: float = field(
