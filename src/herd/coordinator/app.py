@@ -86,8 +86,8 @@ from herd.trust.logins import Logins
 
 log = logging.getLogger("herd")
 
-ENGINE_CALL_STALL_S = 1800.0
-"""Pulls and other long engine calls: an engine that verifies a digest sends no bytes for minutes."""
+ENGINE_REQUEST_STALL_S = 1800.0
+"""For pulls and other long engine requests: an engine that verifies a digest sends no bytes for minutes."""
 
 
 class Coordinator:
@@ -130,7 +130,7 @@ class Coordinator:
         """Builds the components that load, transfer and measure models, independently of clients' requests."""
         settings, loop, fleet = self.settings, self.loop, self.driver.fleet
         self.engine_pool = Pool(
-            replace(settings.upstream, stall_timeout_s=ENGINE_CALL_STALL_S), loop, self.membership.forwarder_proof
+            replace(settings.upstream, stall_timeout_s=ENGINE_REQUEST_STALL_S), loop, self.membership.forwarder_proof
         )
         self.engine_client = EngineClient(self.engine_pool)
         self.transfers = Transfers(settings.transfers, fleet, self.engine_client, self.engines, time.time)

@@ -70,7 +70,7 @@ class Capture:
         self._unix_s = unix_s
         self._ends_at = now() + settings.lasts_s if settings.is_on else now()
         self._captured: deque[Captured] = deque()
-        self._held_bytes = 0
+        self._stored_bytes = 0
         self._dropped = 0
 
     @property
@@ -91,16 +91,16 @@ class Capture:
             return
         text = body[:ENTRY_MAX_BYTES].decode("utf-8", "replace")
         self._captured.append(Captured(request_id, self._unix_s(), path, text, len(body), len(body) > ENTRY_MAX_BYTES))
-        self._held_bytes += _cost(len(body))
-        while self._held_bytes > self._settings.max_bytes:
-            self._held_bytes -= _cost(self._captured.popleft().bytes)
+        self._stored_bytes += _cost(len(body))
+        while self._stored_bytes > self._settings.max_bytes:
+            self._stored_bytes -= _cost(self._captured.popleft().bytes)
             self._dropped += 1
 
     def end(self) -> None:
         """Ends the capture and deletes the stored prompts."""
         self._ends_at = min(self._ends_at, self._now())
         self._captured.clear()
-        self._held_bytes = 0
+        self._stored_bytes = 0
 
     def state(self) -> dict[str, object]:
         """The state for `/fleet/status`, without prompts."""
@@ -115,7 +115,7 @@ class Capture:
         """Lists the requests captured while FLEET_CAPTURE is on, oldest first."""
         if not self.is_on:
             self.end()
-        answer = {**self.state(), "bytes": self._held_bytes, "dropped": self._dropped, "captured": list(self._captured)}
+        answer = {**self.state(), "bytes": self._stored_bytes, "dropped": self._dropped, "captured": list(self._captured)}
         return Response(
             msgspec.json.encode(answer), media_type="application/json", headers={"Cache-Control": "no-store"}
         )
