@@ -63,7 +63,7 @@ def test_the_oldest_prompts_are_dropped_when_the_memory_is_full() -> None:
     for number in range(1000):
         capture.add(f"r{number}", "/api/chat", f"{number}".encode())
     assert 1 < len(captured(capture)) < 20 and captured(capture)[-1] == "999"
-    assert capture._held_bytes <= 10_000
+    assert capture._stored_bytes <= 10_000
     capture.add("big", "/api/chat", b"a" * 20_000)
     assert not captured(capture), "a prompt over the limit is not stored"
 

@@ -115,10 +115,8 @@ class Capture:
         """Lists the requests captured while FLEET_CAPTURE is on, oldest first."""
         if not self.is_on:
             self.end()
-        answer = {**self.state(), "bytes": self._stored_bytes, "dropped": self._dropped, "captured": list(self._captured)}
-        return Response(
-            msgspec.json.encode(answer), media_type="application/json", headers={"Cache-Control": "no-store"}
-        )
+        body = {**self.state(), "bytes": self._stored_bytes, "dropped": self._dropped, "captured": list(self._captured)}
+        return Response(msgspec.json.encode(body), media_type="application/json", headers={"Cache-Control": "no-store"})
 
     async def stop(self, _: Request) -> Response:
         """Ends the capture at once and deletes the stored prompts."""
