@@ -39,8 +39,6 @@ ERROR_TYPES: Mapping[int, str] = MappingProxyType(
 )
 """The error type of a status. Other 4xx are client errors, other 5xx server errors."""
 
-_EPOCH = instant("1970-01-01T00:00:00Z")
-
 
 class OpenAI(Dialect):
     name = "openai"
@@ -120,7 +118,7 @@ def _entry(models: Sequence[ModelInfo], timestamp: Timestamp) -> dict[str, Any]:
     `created` is the time of the newest file, or the current time if no engine reports one.
     """
     model = models[0]
-    created_s = max(instant(each.modified_at) for each in models) - _EPOCH
+    created_s = max(instant(each.modified_at) for each in models)
     return {
         "id": model.name,
         "object": "model",
