@@ -6,6 +6,8 @@ first estimate of a node's speed; measured speeds correct it later.
 
 from __future__ import annotations
 
+import re
+
 BANDWIDTHS_GBPS = (
     ("m1 ultra", 800.0),
     ("m1 max", 400.0),
@@ -54,10 +56,11 @@ BANDWIDTHS_GBPS = (
     ("6800 xt", 512.0),
     ("ryzen ai max", 256.0),
 )
-"""The first entry whose name occurs in the chip's name is used, so longer names come before shorter ones."""
+"""The first entry whose name occurs in the chip's name is used, so longer names come before shorter ones. A digit after
+the name makes it another chip: "RTX A1000" is not an A100."""
 
 
 def bandwidth_gbps(chip: str) -> float | None:
     """None if the chip is not in the table."""
     lower_name = chip.lower()
-    return next((value for name, value in BANDWIDTHS_GBPS if name in lower_name), None)
+    return next((value for name, value in BANDWIDTHS_GBPS if re.search(rf"\b{name}(?!\d)", lower_name)), None)

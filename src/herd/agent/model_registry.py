@@ -1,8 +1,8 @@
 """Serves this machine's models to the fleet's other machines, as an Ollama registry that their engines pull from.
 
-    GET  /v2/herd/HEX/manifests/TAG            the manifest, if all its layers are here
-    HEAD /v2/herd/HEX/blobs/sha256:HEX         the size of a layer
-    GET  /v2/herd/HEX/blobs/sha256:HEX         a layer, or the requested range of it
+    GET, HEAD /v2/herd/MANIFEST_DIGEST/manifests/ANY_TAG              the manifest, if all its layers are here
+    HEAD      /v2/herd/MANIFEST_DIGEST/blobs/sha256:LAYER_DIGEST      the size of a layer
+    GET       /v2/herd/MANIFEST_DIGEST/blobs/sha256:LAYER_DIGEST      a layer, or the requested range of it
 
 So a fleet downloads a model from the internet only once, and no agent needs permission to write into an engine's store:
 the engine itself pulls. It checks every digest, resumes interrupted downloads and writes the manifest last. It requires

@@ -36,7 +36,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="One endpoint for all machines that run models. Without a command, starts the coordinator.",
 )
-nodes_group = typer.Typer(help="Manage the fleet's nodes.")
+nodes_group = typer.Typer(help="Manage the fleet's nodes. Without a command, lists them.")
 keys_group = typer.Typer(help="Manage API keys.")
 app.add_typer(nodes_group, name="nodes")
 app.add_typer(keys_group, name="keys")
@@ -342,7 +342,7 @@ def approve(name: NodeName, json: Json = False, url: Url = None) -> None:
 
 @nodes_group.command()
 def remove(name: NodeName, json: Json = False, url: Url = None) -> None:
-    """Remove a node from the fleet; to come back, it must be invited again."""
+    """Remove a node; it must be invited to return."""
     access.remove(settings.coordinator(url), name, json)
 
 

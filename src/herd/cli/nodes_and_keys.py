@@ -39,8 +39,8 @@ NO_KEYS = (
 
 SCOPES = tuple(scope.value for scope in Scope)
 KEY_NOTE = (
-    "The key is shown only once. Clients send it as: Authorization: Bearer KEY (or X-Api-Key: KEY). Every request now "
-    "needs an API key, including from this machine. herd commands read the key from HERD_KEY."
+    "The key is shown only once. Clients send it as: Authorization: Bearer KEY (or X-Api-Key: KEY). "
+    "Chat, embeddings and model lists now need a key, also from this machine. herd commands read it from HERD_KEY."
 )
 
 

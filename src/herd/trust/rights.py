@@ -10,8 +10,8 @@
     MODELS   this machine                                           models
     ADMIN    this machine                                           admin
 
-`admin` includes every other scope. As soon as the first key exists, or FLEET_REQUIRE_KEY is set, LIST, CHAT and EMBED
-need a key.
+`admin` includes every other scope. While a valid key exists, or FLEET_REQUIRE_KEY is set, LIST, CHAT and EMBED need a
+key.
 """
 
 from __future__ import annotations

@@ -105,7 +105,7 @@ def freshen(world: World) -> None:
     """Drops the state that is not stored: current loads, recently loaded models, last uses."""
     for node in world.dispatcher.fleet:
         node.loading_until.clear()
-        node.loaded_until.clear()
+        node.unloaded_at.clear()
         world.dispatcher.forecast.residency.forget(node.id)
 
 

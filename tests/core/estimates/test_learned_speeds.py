@@ -91,7 +91,7 @@ def test_loads_from_the_page_cache_do_not_change_cold_loads() -> None:
             a_sample(node, "k", 1.0, load_s=0.2 * prior(node.report, node.report.models[K]).load_s, was_warm=True),
         )
     assert rates.speed(node, M).cold_load_s == pytest.approx(start.load_s)
-    node.loaded_until[M] = 1.0
+    node.unloaded_at[M] = 1.0
     warm = LearnedSpeeds()
     for _ in range(5):
         warm.learn(

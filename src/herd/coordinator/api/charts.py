@@ -98,7 +98,7 @@ class ChartsApi:
             PresentModel(
                 model=name,
                 node_id=node.id,
-                state="hot" if model_info.loaded else "warm" if name in node.loaded_until else "cold",
+                state="hot" if model_info.loaded else "warm" if name in node.unloaded_at else "cold",
                 digest=model_info.digest,
                 parameters=model_info.parameters,
                 quantization=model_info.quantization,

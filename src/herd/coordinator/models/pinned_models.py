@@ -96,7 +96,7 @@ class PinnedModels:
             log.warning("%s cannot be read; only the models in FLEET_PINNED_MODELS are pinned: %s", self._path, error)
 
     def preload(self, most_used: Sequence[ModelName]) -> None:
-        """Loads these models once, most used first, if free memory allows it. Called after a start."""
+        """Notes these models, most used first. Each is loaded once, after nodes have reported, if memory is free."""
         self._preload = list(most_used[: self._preload_max])
 
     def add(self, pin: PinnedModel) -> None:

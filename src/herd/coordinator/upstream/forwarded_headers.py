@@ -1,8 +1,8 @@
 """Selects the headers that are forwarded to nodes, and writes the headers of answers to clients.
 
-A node gets the client's end-to-end headers, without those about the connection, the client's identity and the browser:
-an engine needs none of them, and a node must not see a key that was sent to the coordinator. The client gets the
-answer's content type and the `X-Fleet-` headers.
+A node gets the client's end-to-end headers, without hop-by-hop headers, credentials, herd's own headers, `Origin` and
+`Referer`: an engine needs none of them, and a node must not see a key that was sent to the coordinator. The client gets
+the answer's content type and the `X-Fleet-` headers.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def request_lines(headers: Sequence[Header]) -> bytes:
     dropped: frozenset[bytes] = _DROPPED
     for name, value in headers:
         if name == b"connection":
-            dropped = _DROPPED.union(token.strip() for token in value.lower().split(b","))
+            dropped = dropped.union(token.strip() for token in value.lower().split(b","))
     kept = [b"%b: %b\r\n" % header for header in headers if header[0] not in dropped]
     if not kept:
         return OWN_LINES

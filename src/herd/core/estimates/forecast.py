@@ -96,7 +96,7 @@ class Forecast:
         slots = node.report.models[model].engine.slots
         self.utilization.record_start(node.id, model, streams, slots, now)
         attempt.queue_start_number = live_request.queue.starts
-        attempt.was_warm = model in node.loaded_until or model in node.loaded
+        attempt.was_warm = model in node.unloaded_at or model in node.loaded
         attempt.is_load_exact = attempt.is_alone and not node.loading_until
         attempt.was_loaded = self.residency.is_loaded(node, model)
         attempt.expected_cached_tokens = self.cached_tokens(request, node, model)

@@ -284,7 +284,7 @@ class LearnedSpeeds:
                 node_effect, of_model.step if of_model is not None else None, [n.step for n in self._nodes.values()]
             )
         slope = learned.slope if learned is not None and learned.slope is not None else start.batch_slope
-        load_s = start.load_s * _load_factor(of_node, model in node.loaded_until or model in node.loaded)
+        load_s = start.load_s * _load_factor(of_node, model in node.unloaded_at or model in node.loaded)
         cold_load_s = start.load_s * _load_factor(of_node, False)
         return Speed(start.prompt_tokens_per_s * prompt, start.step_s * step, slope, load_s, max(load_s, cold_load_s))
 

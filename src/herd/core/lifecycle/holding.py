@@ -37,7 +37,7 @@ class HoldingSettings:
             "env": "FLEET_HOLD_TENANT_SHARE",
             "min": 0.01,
             "max": 1.0,
-            "help": "Share of both FLEET_HOLD_MAX limits for a tenant; if no other waits, half of the rest too.",
+            "help": "Largest share of both FLEET_HOLD_MAX limits for one tenant; alone, it also gets half of the rest.",
         },
     )
     start_grace_s: float = field(

@@ -135,7 +135,7 @@ class Scheduler:
             self._liveness.quarantined_until(node.id, model),
             queues,
             queue,
-            model in node.loaded_until,
+            model in node.unloaded_at,
         )
 
     def _without(self, model: ModelName) -> list[Rejected]:

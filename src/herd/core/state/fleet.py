@@ -161,8 +161,8 @@ class Gpu:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Capacity:
-    """What the owner makes available to the fleet now, learned by the agent for 168 hours of the week; absent on other
-    nodes.
+    """The memory that models may use now. Only nodes whose agent learns when the owner uses the machine have it; the
+    agent learns one value for each of the 168 hours of the week.
 
     `ceiling_bytes` is the memory models may take, `score` 0..1, `trend` is "rising", "stable" or "falling".
     """
@@ -221,7 +221,7 @@ class Report:
 
     @property
     def memory_used_bytes(self) -> int:
-        """Used memory of the same kind."""
+        """Used memory, of the kind that `memory_ceiling_bytes` counts."""
         if self.gpus:
             return sum(gpu.memory_used_bytes for gpu in self.gpus)
         return self.memory.used_bytes
@@ -229,7 +229,7 @@ class Report:
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class Node:
-    """The state of one node. Used in every decision: with slots, not frozen, compared by identity."""
+    """The state of one node. Every decision uses it: it has `__slots__`, is not frozen, and is compared by identity."""
 
     id: NodeId
     report: Report
@@ -253,7 +253,8 @@ class Node:
     """Free memory for models, by the newest report."""
     loaded: dict[ModelName, Loaded] = field(default_factory=dict)
     """Loaded models by the newest report; stored separately because every decision reads them."""
-    loaded_until: dict[ModelName, float] = field(default_factory=dict)
+    unloaded_at: dict[ModelName, float] = field(default_factory=dict)
+    """When a heartbeat first reported that the model is no longer in memory; kept for half an hour."""
     loading_until: dict[ModelName, float] = field(default_factory=dict)
     """Models that this coordinator lets the node load, with the expected end; not confirmed by a heartbeat yet."""
     learned_at: float = -1.0
@@ -355,16 +356,16 @@ class Fleet:
     @staticmethod
     def _remember_unloaded(node: Node, report: Report, now: float) -> None:
         if report.boot_id != node.report.boot_id:
-            node.loaded_until.clear()
+            node.unloaded_at.clear()
             node.loading_until.clear()
         for model, model_info in node.report.models.items():
             newer = report.models.get(model)
             if model_info.loaded is not None and (newer is None or newer.loaded is None):
-                node.loaded_until[model] = now
+                node.unloaded_at[model] = now
             elif newer is not None and newer.loaded is not None:
-                node.loaded_until.pop(model, None)
+                node.unloaded_at.pop(model, None)
                 node.loading_until.pop(model, None)
-        for model in [m for m, since in node.loaded_until.items() if now - since > WARM_FOR_S]:
-            del node.loaded_until[model]
+        for model in [m for m, since in node.unloaded_at.items() if now - since > WARM_FOR_S]:
+            del node.unloaded_at[model]
         for model in [m for m, until in node.loading_until.items() if now - until > LOAD_OVERDUE_S]:
             del node.loading_until[model]

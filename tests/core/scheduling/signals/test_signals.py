@@ -19,8 +19,8 @@ def a_candidate(model_info: ModelInfo, report: Report | None = None, warm: bool 
     model = canonical(model_info.name)
     node = Fleet().apply_heartbeat(report or a_report(models=[model_info]), 100.0)
     if warm:
-        node.loaded_until[model] = 90.0
-    more.setdefault("is_warm", model in node.loaded_until)
+        node.unloaded_at[model] = 90.0
+    more.setdefault("is_warm", model in node.unloaded_at)
     return Candidate(node=node, report=node.report, model_info=model_info, model=model, at=100.0, **more)  # type: ignore[arg-type]
 
 

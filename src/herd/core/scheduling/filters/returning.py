@@ -1,4 +1,7 @@
-"""Rejects a node that went offline repeatedly, until it has been online for long enough."""
+"""Rejects a node that went offline repeatedly, until it has been online for long enough.
+
+The rejection is soft: if no other node is left, such a node gets one request at a time.
+"""
 
 from __future__ import annotations
 

@@ -8,8 +8,10 @@ from herd.core.state.request import Request
 
 
 def points(request: Request, candidate: Candidate, weights: Weights) -> float:
-    """The ratio of window to estimated tokens gives, as in ollama-herd: below 1 -15 points, below 1.5 3 points, below 3
-    7 points, below 8 12 points, else 15 points."""
+    """The points by the ratio of window to estimated tokens, as in ollama-herd.
+
+    < 1: -15; < 1.5: 3; < 3: 7; < 8: 12; otherwise 15.
+    """
     loaded = candidate.model_info.loaded
     if loaded is None or not loaded.window_tokens or not request.prompt_tokens:
         return 0.0

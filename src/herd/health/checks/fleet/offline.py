@@ -34,4 +34,4 @@ def find(snapshot: Snapshot) -> Iterator[Finding]:
     )
 
 
-CHECK = Check("offline", "All nodes are online", find)
+CHECK = Check("offline", "No node went offline in the last day", find)
