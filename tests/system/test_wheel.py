@@ -56,7 +56,7 @@ def test_a_wheel_built_without_node_on_path_contains_every_file_of_its_page(tmp_
     [wheel] = (tmp_path / "out").glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(tmp_path / "unpacked")
-    folder = tmp_path / "unpacked/herd/router/static"
+    folder = tmp_path / "unpacked/herd/coordinator/api/static"
     named = re.findall(r'(?:src|href)="/dashboard/assets/([^"]+)"', (folder / "index.html").read_text("utf-8"))
     served = DashboardFiles(folder)._assets
     assert len(named) >= 3 and set(named) <= set(served)
