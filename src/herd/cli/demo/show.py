@@ -61,11 +61,7 @@ def demo(port: int, stay: bool) -> None:
                 time.sleep(3600)
         except KeyboardInterrupt:
             print_lines(Text(), Text("Stopping the demo."))
-            is_stopped_by_user = True
-        else:
-            is_stopped_by_user = False
-    if is_stopped_by_user:
-        print_lines(Text("All demo processes have stopped."))
+    print_lines(Text("All demo processes have stopped."))
 
 
 def _show(fleet: DemoFleet) -> None:
