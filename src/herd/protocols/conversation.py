@@ -120,6 +120,10 @@ class Conversation:
 
     CHAT uses `messages` and `tools`; GENERATE uses `prompt`, `system`, `suffix`, `raw`, `images`; EMBED uses `inputs`
     and `dimensions`. `format` is None, "json" or a JSON schema (dict). `think` is None, a bool or an effort level.
+
+    A reader never refuses what the neutral form cannot express. It names the field, with its path in the client's
+    body, either in `ignored`, if the answer only lacks a refinement without it, or in `unsupported`, if the answer
+    would mean something else. An engine adds to both when it builds its request.
     """
 
     kind: RequestKind
@@ -143,6 +147,8 @@ class Conversation:
     truncate: bool | None = None
     """Whether the engine may truncate a prompt that exceeds the context window; None if the client did not set it."""
     sampling: Sampling = field(default_factory=Sampling)
+    ignored: list[str] = field(default_factory=list)
+    unsupported: list[str] = field(default_factory=list)
 
 
 @dataclass(slots=True)
