@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 import herd.engines
+from builders import a_model_info, an_engine
 from fakes.faults import Cut, Hang, How
 from fakes.llamacpp.engines import HAS_XLLAMACPP, LlamaEngine
 from fakes.llamacpp.engines import EngineSettings as LlamaSettings
@@ -15,7 +16,7 @@ from fakes.ollama.server import FakeOllama
 from herd.agent.inventory import MISSES_MAX, Engines, EngineSettings, LocalEngine, models_at
 from herd.agent.ollama_environment import OllamaSetup
 from herd.discover import discover
-from herd.engines import Engine
+from herd.engines import Engine, Inventory
 
 KNOWN = discover(herd.engines, Engine, "ENGINE")
 
@@ -53,6 +54,13 @@ def test_an_engine_is_found_by_its_url_and_its_models_are_reported() -> None:
         assert {model.engine for model in models_at(found[0], endpoint)} == {endpoint}
 
     with_ollama(play)
+
+
+def test_a_model_whose_name_no_client_can_send_does_not_cost_the_node_its_heartbeat() -> None:
+    local = LocalEngine(KNOWN[0], "http://127.0.0.1:1")
+    names_listed = ("My Model [Q4]", "x" * 257, "line\nbreak", "")
+    local.last = Inventory("", tuple(a_model_info(name) for name in names_listed))
+    assert [model.name for model in models_at(local, an_engine())] == ["My Model [Q4]"]
 
 
 def test_a_url_without_a_kind_is_recognized() -> None:

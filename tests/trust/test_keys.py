@@ -66,6 +66,7 @@ def test_models_are_matched_by_name_and_pattern() -> None:
     assert key.allows_model("llama3:8b") and key.allows_model("qwen3:8b")
     assert not key.allows_model("qwen3:14b")
     assert a_key()[0].allows_model("anything")
+    assert a_key(models=("my model [q4]:latest",))[0].allows_model("my model [q4]:latest")
 
 
 def test_placeholders_of_other_clients_do_not_have_our_prefix() -> None:

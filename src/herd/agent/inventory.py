@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 from herd.agent.ollama_environment import OllamaSetup, read_setup
 from herd.bounded import BoundedDict
-from herd.core.state.fleet import EngineEndpoint, ModelInfo
+from herd.core.state.fleet import EngineEndpoint, ModelInfo, is_model_name
 from herd.engines import Engine, EngineRequest, EngineResponse, Inventory
 from herd.http1.client import full_url, request
 
@@ -241,7 +241,9 @@ class Engines:
 
 
 def models_at(local: LocalEngine, endpoint: EngineEndpoint) -> list[ModelInfo]:
-    """The engine's models with the endpoint at which the coordinator reaches them."""
-    return (
-        [dataclasses.replace(model, engine=endpoint) for model in local.last.models] if local.last is not None else []
-    )
+    """The engine's models with the endpoint at which the coordinator reaches them.
+
+    A model whose name no client can send is left out: the coordinator would refuse the whole heartbeat.
+    """
+    listed = local.last.models if local.last is not None else ()
+    return [dataclasses.replace(model, engine=endpoint) for model in listed if is_model_name(model.name)]

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
-from herd.core.state.fleet import canonical
+from herd.core.state.fleet import MODEL_NAME_MAX_CHARS, canonical, is_model_name
 from herd.errors import BadRequest
 from herd.protocols.conversation import ParsedRequest
 
@@ -21,7 +21,7 @@ FALLBACKS_MAX = 8
 TAGS_MAX = 16
 TAG_MAX_CHARS = 64
 USER_MAX_CHARS = 256
-MODEL_NAME_MAX_CHARS = 256
+INVALID_MODEL_NAME = "invalid_model_name"
 NAMES_CACHED_MAX = 1024
 """Number of valid names in the cache."""
 
@@ -42,7 +42,9 @@ _NULL = msgspec.Raw(b"null")
 Body = TypeVar("Body")
 
 _SEGMENT = r"[A-Za-z0-9_](?:[A-Za-z0-9_.@-]*[A-Za-z0-9_@-])?"
-_MODEL_NAME = re.compile(rf"(?:{_SEGMENT}(?::[0-9]{{1,5}})?/)?(?:{_SEGMENT}/){{0,3}}{_SEGMENT}(?::[A-Za-z0-9_.-]+)?")
+_NEW_MODEL_NAME = re.compile(
+    rf"(?:{_SEGMENT}(?::[0-9]{{1,5}})?/)?(?:{_SEGMENT}/){{0,3}}{_SEGMENT}(?::[A-Za-z0-9_.-]+)?"
+)
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _EXPECTED = re.compile(r"Expected `(?P<wanted>[^`]+)`, got `(?P<got>[^`]+)`")
 _PATH = re.compile(r" - at `(?:key in )?\$\.?(?P<path>[^`]*)`")
@@ -114,15 +116,23 @@ def token_limit(number: float | None) -> int | None:
 
 @lru_cache(NAMES_CACHED_MAX)
 def model_name(name: str | None) -> str:
-    """The unchanged name, if it follows the grammar `[host[:port]/][namespace/...]model[:tag]`. Raises BadRequest.
-
-    Segments contain letters, digits and `. _ - @`, and do not begin or end with `.` or `-`. Names are always quoted in
-    paths and URLs; names with path traversal are rejected anyway.
-    """
+    """The unchanged name of a model that a client asks for: any name that a node can list. Raises BadRequest."""
     if not name:
         raise BadRequest("model is required")
-    if len(name) > MODEL_NAME_MAX_CHARS or ".." in name or not _MODEL_NAME.fullmatch(name):
-        raise BadRequest("invalid model name", code="invalid_model_name")
+    if not is_model_name(name):
+        message = f"invalid model name: at most {MODEL_NAME_MAX_CHARS} characters, none of them control characters"
+        raise BadRequest(message, code=INVALID_MODEL_NAME)
+    return name
+
+
+def new_model_name(name: str | None) -> str:
+    """The unchanged name of a model to download or create: `[host[:port]/][namespace/...]model[:tag]`, or BadRequest.
+
+    Segments contain letters, digits and `. _ - @`, and do not begin or end with `.` or `-`.
+    """
+    name = model_name(name)
+    if ".." in name or not _NEW_MODEL_NAME.fullmatch(name):
+        raise BadRequest("invalid model name", code=INVALID_MODEL_NAME)
     return name
 
 

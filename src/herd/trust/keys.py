@@ -58,7 +58,7 @@ class ApiKey:
 
     def allows_model(self, name: str) -> bool:
         """`name` is the canonical model name."""
-        return not self.models or any(fnmatchcase(name, pattern) for pattern in self.models)
+        return not self.models or name in self.models or any(fnmatchcase(name, pattern) for pattern in self.models)
 
 
 def configured_key(key_id: str, name: str, secret: str) -> ApiKey | None:

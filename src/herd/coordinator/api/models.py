@@ -232,7 +232,10 @@ class ModelsApi:
     async def copy(self, request: Request) -> Response:
         """Gives a model a second name, on one node or on every node that has it."""
         wanted = await read_body(request, WantedCopy)
-        source, to = canonical(request_fields.model_name(wanted.source)), request_fields.model_name(wanted.destination)
+        source, to = (
+            canonical(request_fields.model_name(wanted.source)),
+            request_fields.new_model_name(wanted.destination),
+        )
         have = self._holders(source)
         nodes = [NodeId(wanted.node_id)] if wanted.node_id else sorted(have)
         if not set(nodes) <= set(have):

@@ -18,6 +18,7 @@ from herd.core.state.fleet import EngineEndpoint, Fleet, ModelInfo, ModelName, N
 from herd.engines import Engine, EngineRequest
 from herd.errors import HerdError, Refusal, Unavailable
 from herd.protocols.pull_progress import SUCCESS, PullProgress, pulled_name, read_progress, registry_pull_name
+from herd.protocols.request_fields import new_model_name
 
 log = logging.getLogger("herd.fetching")
 
@@ -89,8 +90,9 @@ class Transfers:
         options: PullOptions = DEFAULT_OPTIONS,
         size_bytes: int = 0,
     ) -> Transfer:
-        """Starts or queues a transfer, or joins the one that exists. Raises `CannotTransfer`."""
-        model = canonical(name)
+        """Starts or queues a transfer, or joins the one that exists. Raises `CannotTransfer`, and `BadRequest` for a
+        name that no registry can have."""
+        model = canonical(new_model_name(name))
         node = self._target(model, node_id, size_bytes)
         has_source = not options.is_refresh and bool(self._sources(node.id, model, options))
         refusal = None if has_source else transfer_queue.registry_refusal(name, self._settings.allowed)

@@ -23,6 +23,8 @@ GB = 1_000_000_000
 WARM_FOR_S = 1800.0
 """How long an unloaded model is probably still in the page cache (compatibility: "unloaded within 30 min")."""
 
+MODEL_NAME_MAX_CHARS = 256
+
 NAMES_CACHED_MAX = 1024
 """Model names whose canonical form is cached: every request needs it several times."""
 
@@ -35,6 +37,15 @@ def canonical(name: str) -> ModelName:
     """The canonical name of a model: `m` is `m:latest`, and case does not matter (Ollama's rule)."""
     tail = name.rpartition("/")[2]
     return ModelName((name if ":" in tail else name + ":latest").lower())
+
+
+def is_model_name(name: str) -> bool:
+    """Whether a node can list a model with this name, and a client can request it.
+
+    Engines list what they were started with: paths, file names with spaces, adapters with several colons. So a name is
+    only bounded, and every character is printable. It is quoted wherever it becomes a part of a path or URL.
+    """
+    return 0 < len(name) <= MODEL_NAME_MAX_CHARS and name.isprintable()
 
 
 class Pressure(Enum):
