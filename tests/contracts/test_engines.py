@@ -13,7 +13,7 @@ from herd.core.state.request import RequestKind
 from herd.discover import discover
 from herd.engines import Engine, EngineResponse, Inventory
 from herd.errors import BadRequest
-from herd.protocols.conversation import Conversation, Delta, Message
+from herd.protocols.conversation import Conversation, Delta, Message, Tool
 
 ENGINES = discover(herd.engines, Engine, "ENGINE")
 each_engine = pytest.mark.parametrize("engine", ENGINES, ids=lambda engine: engine.kind)
@@ -97,3 +97,29 @@ def test_arbitrary_bytes_raise_only_value_errors(
 @pytest.mark.parametrize("stream", [True, False])
 def test_empty_answer_has_no_last_delta(engine: Engine, kind: RequestKind, stream: bool) -> None:
     assert not any(delta.is_last for delta in engine.reader(a_conversation(kind, stream)).end())
+
+
+@each_engine
+def test_engine_gets_one_system_message_and_no_system_message_later(engine: Engine) -> None:
+    roles = ("system", "developer", "user", "assistant", "system", "user")
+    conversation = a_conversation(RequestKind.CHAT, True)
+    conversation.messages = [Message(role, role) for role in roles]
+    sent = json.loads(engine.build_request(conversation).body)["messages"]
+    assert [message["role"] for message in sent] == ["system", "user", "assistant", "user"]
+
+
+@each_engine
+def test_one_tool_call_at_a_time_is_requested_or_named(engine: Engine) -> None:
+    conversation = a_conversation(RequestKind.CHAT, True)
+    conversation.tools = [Tool("f", "", {})]
+    conversation.parallel_tool_calls = False
+    sent = json.loads(engine.build_request(conversation).body)
+    assert (sent.get("parallel_tool_calls") is False) != ("parallel_tool_calls" in conversation.ignored)
+
+
+@each_engine
+def test_limit_of_thinking_is_carried_or_named(engine: Engine) -> None:
+    conversation = a_conversation(RequestKind.CHAT, True)
+    conversation.think, conversation.thinking_tokens_max = True, 1234
+    sent = json.loads(engine.build_request(conversation).body)
+    assert (1234 in sent.values()) != ("thinking.budget_tokens" in conversation.ignored)

@@ -205,19 +205,18 @@ def test_tool_choice_is_translated_to_the_neutral_form(choice: dict[str, Any], n
 @pytest.mark.parametrize(
     ("body", "word"),
     [
-        ({"messages": [{"role": "user", "content": [{"type": "search_result"}]}]}, "search_result"),
-        (
-            {"messages": [{"role": "user", "content": [{"type": "image", "source": {"type": "url", "url": "x"}}]}]},
-            "base64",
-        ),
-        ({"messages": [{"role": "user", "content": [{"type": "document", "source": {"type": "base64"}}]}]}, "document"),
-        ({"tools": [{"type": "web_search_20260209", "name": "web_search"}]}, "web_search"),
         ({"tool_choice": {"type": "tool"}}, "tool_choice"),
-        ({"output_config": {"format": {"type": "xml"}}}, "format"),
+        ({"tools": [{"input_schema": {}}]}, "name"),
+        ({"output_config": {"format": {"type": "json_schema"}}}, "schema"),
         ({"messages": [{"role": "user", "content": 5}]}, "must be"),
+        ({"messages": [{"role": "user", "content": [{"text": "no type"}]}]}, "type"),
+        ({"messages": [{"role": "user", "content": [{"type": "text", "text": 5}]}]}, "text"),
+        ({"messages": [{"role": "user", "content": [{"type": "tool_result", "content": [5]}]}]}, "tool_result"),
+        ({"messages": [{"role": "user", "content": [{"type": "tool_result", "content": 5}]}]}, "tool_result"),
+        ({"messages": [{"role": "user", "content": [{"type": "tool_use", "id": 5}]}]}, "id"),
     ],
 )
-def test_untranslatable_field_is_named_in_the_error(body: dict[str, Any], word: str) -> None:
+def test_malformed_field_is_named_in_the_error(body: dict[str, Any], word: str) -> None:
     with pytest.raises(BadRequest, match=word):
         DIALECT.read_conversation(parse(**body))
 

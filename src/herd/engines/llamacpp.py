@@ -64,6 +64,7 @@ class LlamaCpp(OpenAICompatible):
     quirks = ServerQuirks(
         repeat_penalty="repeat_penalty",
         has_template_kwargs=True,
+        thinking_limit="thinking_budget_tokens",
         options={
             **{name: name for name in ("repeat_last_n", "typical_p", "mirostat", "mirostat_tau", "mirostat_eta")},
             "num_keep": "n_keep",

@@ -39,7 +39,7 @@ class LmStudio(OpenAICompatible):
     default_port = 1234
     paths = BASIC_PATHS
     """Every version has these. LM Studio answers unknown paths with status 200 and an error, so no others are used."""
-    quirks = ServerQuirks(repeat_penalty="repeat_penalty", has_json_object=False)
+    quirks = ServerQuirks(repeat_penalty="repeat_penalty", has_json_object=False, has_parallel_tool_calls=False)
 
     def probe(self) -> EngineRequest:
         return EngineRequest("GET", "/api/v0/models")

@@ -27,7 +27,7 @@ class Route:
 
 @dataclass(slots=True, kw_only=True)
 class ParsedRequest:
-    """The features of a request body. `body` is the client's bytes, unchanged.
+    """The features of a request body. `body` is the client's bytes, without what its dialect takes out for every node.
 
     `prompt_tokens` is an estimate (text bytes / 4, images excluded). `fallback_models`, `tags` and `user` are the
     coordinator's own extensions; `has_extensions` means that they must be removed from the body before a node gets it.
@@ -89,11 +89,12 @@ class Message:
 
 @dataclass(slots=True)
 class Tool:
-    """A function that the model may call; `parameters` is a JSON schema."""
+    """A function that the model may call; `parameters` is a JSON schema, which the arguments must fit if `strict`."""
 
     name: str
     description: str
     parameters: Any
+    strict: bool = False
 
 
 @dataclass(slots=True, kw_only=True)
@@ -139,8 +140,11 @@ class Conversation:
     dimensions: int | None = None
     tools: list[Tool] = field(default_factory=list)
     tool_choice: Any = None
+    parallel_tool_calls: bool | None = None
+    """Whether one answer may contain several tool calls; None if the client did not set it."""
     format: Any = None
     think: bool | str | None = None
+    thinking_tokens_max: int | None = None
     keep_alive: Any = None
     logprobs: bool = False
     top_logprobs: int | None = None
@@ -149,6 +153,11 @@ class Conversation:
     sampling: Sampling = field(default_factory=Sampling)
     ignored: list[str] = field(default_factory=list)
     unsupported: list[str] = field(default_factory=list)
+
+    def ignore(self, path: str) -> None:
+        """Adds a field to `ignored`, once."""
+        if path not in self.ignored:
+            self.ignored.append(path)
 
 
 @dataclass(slots=True)
@@ -174,13 +183,14 @@ class Delta:
 
     `finish_reason` ("stop", "length", "tool_calls", "load", ...) ends the text, `is_last` ends the stream. A complete
     (non-streamed) answer is one Delta. `embeddings` carries an EMBED answer; `error` is an error that the engine sent
-    in the middle of a stream.
+    in the middle of a stream. `stop_sequence` is the stop text that ended the answer, if the engine reports it.
     """
 
     text: str = ""
     thinking: str = ""
     tool_calls: list[ToolCall] = field(default_factory=list)
     finish_reason: str | None = None
+    stop_sequence: str | None = None
     usage: Usage | None = None
     embeddings: list[list[float]] | None = None
     error: str | None = None

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -10,7 +11,10 @@ import msgspec
 from herd.core.state.request import RequestKind
 from herd.errors import BadRequest
 from herd.protocols import request_fields
-from herd.protocols.conversation import Conversation, Message, ParsedRequest, Route, Sampling, Tool, ToolCall
+from herd.protocols.anthropic.content_blocks import field_name
+from herd.protocols.anthropic.history import History
+from herd.protocols.anthropic.tools import read_tool_choice, read_tools
+from herd.protocols.conversation import Conversation, ParsedRequest, Route, Sampling
 
 # --- fields of every request ---
 
@@ -31,10 +35,21 @@ class _RequestFields(request_fields.ExtensionFields, kw_only=True):
 
 _REQUEST_FIELDS = msgspec.json.Decoder(_RequestFields)
 
+_FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_SYSTEM = msgspec.json.Decoder(str | list[msgspec.Raw])
+_BLOCK = msgspec.json.Decoder(dict[str, Any])
+
+_BILLING = b"x-anthropic-billing-header:"
+_BILLING_LINE = re.compile(r"\s*x-anthropic-billing-header:[^\n]*\n*")
+_BILLING_WITHIN_BYTES = 256
+"""The line is the first text of the system prompt, so only its beginning is searched for it."""
+
 
 def parse(route: Route, body: bytes) -> ParsedRequest:
     """The features of a request, without decoding its payload. Raises BadRequest."""
     fields = request_fields.read(body, _REQUEST_FIELDS)
+    if _BILLING in bytes(memoryview(fields.system)[:_BILLING_WITHIN_BYTES]):
+        body = _without_billing_line(body, fields)
     model = request_fields.model_name(fields.model)
     limit = request_fields.token_limit(fields.max_tokens)
     if route.kind is RequestKind.CHAT and limit is None:
@@ -57,6 +72,26 @@ def parse(route: Route, body: bytes) -> ParsedRequest:
         has_extensions=extensions.are_present,
         is_thinking_in_limit=request_fields.is_given(fields.thinking),
     )
+
+
+def _without_billing_line(body: bytes, fields: _RequestFields) -> bytes:
+    """The body without Claude Code's billing line, which differs between sessions and requests.
+
+    It has no meaning for a model, and the prompt cache of no engine survives a changed beginning.
+    """
+    system = request_fields.read(bytes(fields.system), _SYSTEM)
+    first = {"text": system} if isinstance(system, str) else request_fields.read(bytes(system[0]), _BLOCK)
+    text = first.get("text")
+    if not isinstance(text, str) or (line := _BILLING_LINE.match(text)) is None:
+        return body
+    rest = text[line.end() :]
+    kept: str | list[msgspec.Raw] = rest
+    if isinstance(system, list):
+        kept = [msgspec.Raw(msgspec.json.encode({**first, "text": rest}))] * bool(rest) + system[1:]
+    fields.system = msgspec.Raw(msgspec.json.encode(kept)) if kept else request_fields.ABSENT
+    given = request_fields.read(body, _FIELDS)
+    given["system"] = fields.system
+    return msgspec.json.encode({name: value for name, value in given.items() if value is not request_fields.ABSENT})
 
 
 def _prompt_bytes(fields: _RequestFields, messages: Sequence[_RawMessage]) -> int:
@@ -86,64 +121,31 @@ def _has_image(content: bytes) -> bool:
 # --- the neutral conversation ---
 
 
-class _Source(msgspec.Struct):
-    type: str = ""
-    media_type: str = "image/png"
-    data: str = ""
-
-
-class _Block(msgspec.Struct, kw_only=True):
-    type: str = ""
-    text: str | None = None
-    thinking: str | None = None
-    source: _Source | None = None
-    id: str | None = None
-    name: str | None = None
-    input: Any = None
-    tool_use_id: str | None = None
-    content: str | list[_Block] | None = None
-    is_error: bool | None = None
-
-
 class _Message(msgspec.Struct):
     role: str = "user"
-    content: str | list[_Block] | None = None
-
-
-class _Tool(msgspec.Struct):
-    name: str
-    type: str | None = None
-    description: str | None = None
-    input_schema: Any = None
-
-
-class _ToolChoice(msgspec.Struct):
-    type: str = ""
-    name: str | None = None
-
-
-class _Format(msgspec.Struct):
-    type: str = ""
-    schema: Any = None
-
-
-class _Thinking(msgspec.Struct):
-    type: str = ""
+    content: str | list[dict[str, Any]] | None = None
+    clear_at: Any = None
 
 
 class _OutputConfig(msgspec.Struct):
     effort: str | None = None
-    format: _Format | None = None
+    format: dict[str, Any] | None = None
+
+
+class _Thinking(msgspec.Struct):
+    type: str = ""
+    budget_tokens: int | float | None = None
 
 
 class _CompleteRequest(msgspec.Struct, kw_only=True):
     messages: list[_Message] | None = None
     max_tokens: int | float | None = None
-    system: str | list[_Block] | None = None
-    tools: list[_Tool] | None = None
-    tool_choice: _ToolChoice | None = None
+    system: str | list[dict[str, Any]] | None = None
+    tools: list[dict[str, Any]] | None = None
+    tool_choice: dict[str, Any] | None = None
     thinking: _Thinking | None = None
     output_config: _OutputConfig | None = None
+    output_format: dict[str, Any] | None = None
     temperature: float | None = None
     top_p: float | None = None
     top_k: int | float | None = None
@@ -151,22 +153,43 @@ class _CompleteRequest(msgspec.Struct, kw_only=True):
 
 
 _COMPLETE_REQUEST = msgspec.json.Decoder(_CompleteRequest)
+_KNOWN_FIELDS = frozenset(
+    (
+        *_CompleteRequest.__struct_fields__,
+        *("model", "stream", "fallback_models", "user", "metadata", "service_tier", "cache_control"),
+        *("billing_policy", "diagnostics", "inference_geo", "user_profile_id", "workspace_id"),
+    )
+)
+"""Fields that are translated, that the coordinator itself uses, or that would not change the text of an answer."""
 
 
 def read_conversation(request: ParsedRequest) -> Conversation:
-    """The complete request in neutral form. Raises BadRequest for what cannot be translated."""
+    """The complete request in neutral form. Raises BadRequest for a body outside Anthropic's schema only."""
     complete = request_fields.read(request.body, _COMPLETE_REQUEST)
     config = complete.output_config or _OutputConfig()
-    system = [Message("system", _text(complete.system, "system"))] if complete.system else []
+    thinking = complete.thinking or _Thinking("adaptive")
+    choice = complete.tool_choice or {}
+    history = History()
+    history.add_system(complete.system)
+    for message in _in_effect(complete.messages or ()):
+        history.add(message.role, message.content)
+    ignored = history.ignored
+    unsupported: list[str] = []
+    sent_tools = history.changed_tools(complete.tools or [])
+    offered = read_tools(sent_tools, history.referenced_tools | {str(choice.get("name"))}, ignored)
+    given_format = config.format if config.format is not None else complete.output_format
+    ignored += [field_name(name) for name in request_fields.read(request.body, _FIELDS) if name not in _KNOWN_FIELDS]
     return Conversation(
         kind=request.route.kind,
         model=request.model,
         stream=request.stream,
-        messages=system + _messages(complete.messages or ()),
-        tools=[_tool(tool) for tool in complete.tools or ()],
-        tool_choice=_tool_choice(complete.tool_choice),
-        format=_format(config.format),
-        think=_think(complete.thinking, config.effort),
+        messages=history.messages,
+        tools=offered,
+        tool_choice=read_tool_choice(complete.tool_choice, sent_tools, offered, ignored, unsupported),
+        parallel_tool_calls=False if choice.get("disable_parallel_tool_use") is True else None,
+        format=_format(given_format, unsupported),
+        think=_think(thinking.type, config.effort),
+        thinking_tokens_max=request_fields.token_limit(thinking.budget_tokens),
         sampling=Sampling(
             output_tokens_max=request_fields.token_limit(complete.max_tokens),
             temperature=complete.temperature,
@@ -174,114 +197,31 @@ def read_conversation(request: ParsedRequest) -> Conversation:
             top_k=None if complete.top_k is None else int(complete.top_k),
             stop=complete.stop_sequences or [],
         ),
+        ignored=ignored,
+        unsupported=unsupported,
     )
 
 
-def _messages(sent: Sequence[_Message]) -> list[Message]:
-    """A message of blocks becomes one neutral message, preceded by one message for each tool result in it."""
-    names: dict[str, str] = {}
-    messages: list[Message] = []
-    for message in sent:
-        blocks = message.content
-        if not isinstance(blocks, list):
-            messages.append(Message(message.role, blocks or ""))
-            continue
-        turn = Message(message.role)
-        for block in blocks:
-            _add_block(block, turn, messages, names)
-        if turn.text or turn.images or turn.tool_calls or turn.thinking or not blocks:
-            messages.append(turn)
-    return messages
+def _in_effect(sent: Sequence[_Message]) -> Iterator[_Message]:
+    """The messages without system messages that hold only until the next user message."""
+    last_user = max((at for at, message in enumerate(sent) if message.role == "user"), default=-1)
+    for at, message in enumerate(sent):
+        if not (message.role == "system" and message.clear_at == "next_user_message" and at < last_user):
+            yield message
 
 
-def _add_block(block: _Block, turn: Message, messages: list[Message], names: dict[str, str]) -> None:
-    """Adds a block to the turn. Images in a tool result become images of the turn that follows the result."""
-    if block.type == "text":
-        turn.text += block.text or ""
-    elif block.type == "thinking":
-        turn.thinking += block.thinking or ""
-    elif block.type == "image":
-        turn.images.append(_image(block))
-    elif block.type == "document":
-        turn.text += _document(block)
-    elif block.type == "tool_use":
-        call = ToolCall(len(turn.tool_calls), block.id or "", block.name or "", _arguments(block.input))
-        names[call.id] = call.name
-        turn.tool_calls.append(call)
-    elif block.type == "tool_result":
-        inner = block.content if isinstance(block.content, list) else []
-        turn.images += [_image(part) for part in inner if part.type == "image"]
-        call_id = block.tool_use_id or ""
-        messages.append(Message("tool", _result(block), tool_call_id=call_id, tool_name=names.get(call_id, "")))
-    elif block.type != "redacted_thinking":
-        raise BadRequest(
-            f"messages: a block of type {block.type!r} cannot be translated for the nodes that have this model"
-        )
-
-
-def _result(block: _Block) -> str:
-    content = block.content
-    if isinstance(content, list):
-        content = _text([part for part in content if part.type != "image"], "messages: tool_result")
-    return f"Error: {content or ''}" if block.is_error else content or ""
-
-
-def _text(content: str | list[_Block], field: str) -> str:
-    if isinstance(content, str):
-        return content
-    for block in content:
-        if block.type != "text":
-            raise BadRequest(f"{field}: a block of type {block.type!r} cannot be translated")
-    return "\n".join(block.text or "" for block in content)
-
-
-def _image(block: _Block) -> tuple[str, str]:
-    source = block.source or _Source()
-    if source.type != "base64":
-        raise BadRequest("messages: an image must have a base64 source; images are not downloaded from URLs")
-    return source.data, source.media_type
-
-
-def _document(block: _Block) -> str:
-    source = block.source or _Source()
-    if source.type != "text":
-        raise BadRequest("messages: a document must have a text source for the nodes that have this model")
-    return source.data
-
-
-def _arguments(given: object) -> str:
-    return msgspec.json.encode(given if isinstance(given, dict) else {}).decode()
-
-
-def _tool(tool: _Tool) -> Tool:
-    if tool.type not in (None, "custom"):
-        raise BadRequest(
-            f"tools: {tool.name} runs on Anthropic's servers ({tool.type}); only custom tools are supported here"
-        )
-    return Tool(tool.name, tool.description or "", tool.input_schema)
-
-
-def _tool_choice(choice: _ToolChoice | None) -> str | dict[str, Any] | None:
-    """The tool choice in OpenAI's form, which is the neutral form."""
-    if choice is None:
-        return None
-    if choice.type == "tool" and choice.name:
-        return {"type": "function", "function": {"name": choice.name}}
-    neutral = {"auto": "auto", "any": "required", "none": "none"}.get(choice.type)
-    if neutral is None:
-        raise BadRequest("tool_choice: type must be auto, any, none, or tool with a name")
-    return neutral
-
-
-def _format(given: _Format | None) -> object:
+def _format(given: dict[str, Any] | None, unsupported: list[str]) -> object:
     if given is None:
         return None
-    if given.type == "json_schema" and isinstance(given.schema, dict):
-        return given.schema
-    raise BadRequest("output_config.format: type must be json_schema with a schema")
+    if given.get("type") != "json_schema":
+        unsupported.append("output_config.format")
+        return None
+    if isinstance(given.get("schema"), dict):
+        return given["schema"]
+    raise BadRequest("output_config.format: a json_schema must have a schema, which is an object")
 
 
-def _think(thinking: _Thinking | None, effort: str | None) -> bool | str | None:
-    if thinking is None or thinking.type == "adaptive":
-        return effort
-    return (effort or True) if thinking.type == "enabled" else False
+def _think(kind: str, effort: str | None) -> bool | str | None:
+    if kind == "disabled":
+        return False
+    return effort or True if kind == "enabled" else effort

@@ -10,6 +10,7 @@ from herd.core.state.request import RequestKind
 from herd.errors import BadRequest
 from herd.protocols.conversation import Conversation, Message, Sampling
 from herd.protocols.ollama import chat_json
+from herd.protocols.system_messages import with_one_system_message
 
 
 def build_request(conversation: Conversation) -> tuple[str, bytes]:
@@ -28,15 +29,24 @@ def build_request(conversation: Conversation) -> tuple[str, bytes]:
 
 
 def _chat(conversation: Conversation) -> dict[str, Any]:
+    _name_lost_fields(conversation)
     tools = [
         {"type": "function", "function": {"name": t.name, "description": t.description, "parameters": t.parameters}}
         for t in conversation.tools
     ]
     body = {
-        "messages": [_message(message) for message in conversation.messages],
+        "messages": [_message(message) for message in with_one_system_message(conversation.messages)],
         "tools": tools if tools and conversation.tool_choice != "none" else None,
     }
     return body | _inference_fields(conversation)
+
+
+def _name_lost_fields(conversation: Conversation) -> None:
+    """Names what /api/chat has no field for. Several calls in one answer are Ollama's own way."""
+    if conversation.tools and conversation.parallel_tool_calls is False:
+        conversation.ignore("parallel_tool_calls")
+    if conversation.think and conversation.thinking_tokens_max is not None:
+        conversation.ignore("thinking.budget_tokens")
 
 
 def _generate(conversation: Conversation) -> dict[str, Any]:

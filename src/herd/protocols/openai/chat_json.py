@@ -61,6 +61,7 @@ class ToolFunction(msgspec.Struct):
     name: str
     description: str | None = None
     parameters: Any = None
+    strict: bool | None = None
 
 
 class Tool(msgspec.Struct):
@@ -286,7 +287,8 @@ def write_tools(tools: Sequence[conversation.Tool]) -> list[dict[str, Any]]:
                 "name": tool.name,
                 "description": tool.description,
                 "parameters": tool.parameters or {"type": "object", "properties": {}},
-            },
+            }
+            | ({"strict": True} if tool.strict else {}),
         }
         for tool in tools
     ]
@@ -349,7 +351,10 @@ def read_tools(tools: Iterable[Tool] | None) -> list[conversation.Tool]:
     for tool in tools or ():
         if tool.type != "function" or tool.function is None:
             raise BadRequest(f"tools: only functions can be translated, not {tool.type!r}")
-        read.append(conversation.Tool(tool.function.name, tool.function.description or "", tool.function.parameters))
+        function = tool.function
+        read.append(
+            conversation.Tool(function.name, function.description or "", function.parameters, bool(function.strict))
+        )
     return read
 
 

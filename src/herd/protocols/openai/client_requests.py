@@ -153,6 +153,7 @@ class _CompleteRequest(_Sampling, kw_only=True):
     messages: list[chat_json.Message] | None = None
     tools: list[chat_json.Tool] | None = None
     tool_choice: Any = None
+    parallel_tool_calls: bool | None = None
     functions: Any = None
     response_format: Any = None
     reasoning_effort: str | None = None
@@ -200,6 +201,7 @@ def read_conversation(request: ParsedRequest) -> Conversation:
         dimensions=complete.dimensions,
         tools=chat_json.read_tools(complete.tools),
         tool_choice=chat_json.read_tool_choice(complete.tool_choice),
+        parallel_tool_calls=complete.parallel_tool_calls,
         format=chat_json.read_format(complete.response_format),
         think=_think(complete.reasoning_effort),
         logprobs=bool(complete.logprobs),

@@ -16,6 +16,7 @@ from herd.core.state.request import RequestKind
 from herd.errors import BadRequest
 from herd.protocols.conversation import Conversation, Message, Sampling
 from herd.protocols.openai import chat_json
+from herd.protocols.system_messages import with_one_system_message
 
 CHAT = "/v1/chat/completions"
 COMPLETIONS = "/v1/completions"
@@ -24,18 +25,21 @@ EMBEDDINGS = "/v1/embeddings"
 EFFORTS = frozenset(("none", "minimal", "low", "medium", "high", "xhigh", "max", "ultra"))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ServerQuirks:
     """How one server differs from the common protocol.
 
     `options` maps the names of Ollama options to the server's names; `constants` are added to every request for text.
     `needs_null_limit`: without `max_tokens` a raw completion stops after 16 tokens; null removes this limit.
+    `thinking_limit` is the server's field for the most tokens of thinking, if it has one.
     """
 
     repeat_penalty: str = "repetition_penalty"
     has_json_object: bool = True
     has_template_kwargs: bool = False
     needs_null_limit: bool = False
+    has_parallel_tool_calls: bool = True
+    thinking_limit: str = ""
     options: Mapping[str, str] = field(default_factory=dict)
     constants: Mapping[str, Any] = field(default_factory=dict)
 
@@ -94,15 +98,15 @@ def _generate(conversation: Conversation, quirks: ServerQuirks) -> tuple[str, di
 
 
 def _chat(conversation: Conversation, turns: list[Message], quirks: ServerQuirks) -> dict[str, Any]:
-    body: dict[str, Any] = {"messages": chat_json.write_messages(turns)}
-    body |= _tools(conversation) | _thinking(conversation.think, quirks) | _options(conversation, quirks)
+    body: dict[str, Any] = {"messages": chat_json.write_messages(with_one_system_message(turns))}
+    body |= _tools(conversation, quirks) | _thinking(conversation, quirks) | _options(conversation, quirks)
     body["response_format"] = _format(conversation.format, quirks)
     if conversation.logprobs:
         body |= {"logprobs": True, "top_logprobs": conversation.top_logprobs}
     return body
 
 
-def _tools(conversation: Conversation) -> dict[str, Any]:
+def _tools(conversation: Conversation, quirks: ServerQuirks) -> dict[str, Any]:
     """A tool by name is sent as the only tool, and required, because not every server supports names."""
     tools, choice = conversation.tools, conversation.tool_choice
     name = chat_json.chosen_tool(choice)
@@ -112,10 +116,17 @@ def _tools(conversation: Conversation) -> dict[str, Any]:
             raise BadRequest(f"tool_choice: the tool {name!r} is not in tools")
     if not tools or choice == "none":
         return {}
-    return {"tools": chat_json.write_tools(tools), "tool_choice": choice}
+    body = {"tools": chat_json.write_tools(tools), "tool_choice": choice}
+    if conversation.parallel_tool_calls is None:
+        return body
+    if quirks.has_parallel_tool_calls:
+        return body | {"parallel_tool_calls": conversation.parallel_tool_calls}
+    conversation.ignore("parallel_tool_calls")
+    return body
 
 
-def _thinking(think: bool | str | None, quirks: ServerQuirks) -> dict[str, Any]:
+def _thinking(conversation: Conversation, quirks: ServerQuirks) -> dict[str, Any]:
+    think = conversation.think
     if think is None:
         return {}
     if isinstance(think, str) and think not in EFFORTS:
@@ -124,6 +135,11 @@ def _thinking(think: bool | str | None, quirks: ServerQuirks) -> dict[str, Any]:
     body: dict[str, Any] = {"reasoning_effort": think} if isinstance(think, str) and wants else {}
     if quirks.has_template_kwargs:
         body["chat_template_kwargs"] = {"enable_thinking": wants, **body}
+    if wants and conversation.thinking_tokens_max is not None:
+        if quirks.thinking_limit:
+            body[quirks.thinking_limit] = conversation.thinking_tokens_max
+        else:
+            conversation.ignore("thinking.budget_tokens")
     return body
 
 
