@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
+import herd.engines
 from builders import a_model_info, a_report, a_world, an_engine
 from herd.coordinator.api.views import queue_positions
 from herd.coordinator.driver import Driver
@@ -26,6 +27,7 @@ from herd.core.state.fleet import Report, canonical
 from herd.core.state.request import Outcome, Request, RequestId
 from herd.dialects import Dialect, Timestamp
 from herd.dialects.ollama import DIALECT
+from herd.discover import discover
 from herd.engines import Engine
 from herd.engines.ollama import ENGINE
 from herd.http1.contract import Header
@@ -195,7 +197,8 @@ async def a_relay_setup(
     records: list[Record] = []
     driver = Driver(dispatcher, records.append, loop)
     pool = Pool(upstream or UpstreamSettings(), loop)
-    engines: dict[str, Engine] = {"ollama": ENGINE, "other": TranslatedEngine()}
+    engines: dict[str, Engine] = {engine.kind: engine for engine in discover(herd.engines, Engine, "ENGINE")}  # type: ignore[type-abstract]
+    engines["other"] = TranslatedEngine()
     wait_comments = WaitComments(WaitCommentSettings(), loop, lambda: queue_positions(dispatcher, loop.time()))
     dependencies = RelayDependencies(
         driver=driver,

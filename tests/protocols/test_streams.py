@@ -18,7 +18,6 @@ from herd.protocols.streams import (
     LineReader,
     Tail,
     event,
-    split_at_error,
 )
 
 NDJSON = b'{"a":1}\r\n\n{"b":"x y"}\n  \n{"c":[]}'
@@ -151,17 +150,3 @@ def test_tail_stores_the_last_bytes(chunks: list[bytes]) -> None:
     everything = b"".join(chunks)
     assert everything.endswith(bytes(tail))
     assert min(len(everything), 16) <= len(bytes(tail)) <= 32
-
-
-@pytest.mark.parametrize(
-    ("lines", "before"),
-    [
-        (b'{"model":"m","response":"an error"}\n', None),
-        (b'{"model":"m","response":"a"}\n{"error":"the runner died"}\n', b'{"model":"m","response":"a"}\n'),
-        (b'data: {"choices":[]}\n\ndata: {"error":{"message":"x"}}\n\n', b'data: {"choices":[]}\n\n'),
-        (b'event: error\ndata: {"type":"error"}\n\n', b""),
-        (b'data: {"choices":[{"delta":{"content":"{\\"error\\":1}"}}]}\n\n', None),
-    ],
-)
-def test_error_line_is_distinguished_from_text_about_errors(lines: bytes, before: bytes | None) -> None:
-    assert split_at_error(lines) == ((lines, b"") if before is None else (before, lines[len(before) :]))

@@ -25,6 +25,7 @@ from herd.core.state.fleet import Fleet, ModelInfo, canonical
 from herd.core.state.request import Counters
 from herd.errors import Refusal
 from herd.protocols import request_fields
+from herd.protocols.answer_ends import Unterminated
 from herd.protocols.conversation import Conversation, Delta, ParsedRequest, Route
 from herd.protocols.resumption import PartialAnswer
 
@@ -54,6 +55,9 @@ class AnswerWatcher(Protocol):
 
     def end(self) -> Counters | None:
         """The counters if the answer was complete (it had its terminator, or was one JSON document), else None."""
+
+    def end_without_terminator(self) -> Unterminated | None:
+        """What to add to a stream whose connection was closed in order, if only its terminator is missing."""
 
 
 class Writer(Protocol):
@@ -122,6 +126,10 @@ class Dialect(ABC):
     @abstractmethod
     def error(self, refusal: Refusal, request_id: str = "") -> HttpResponse:
         """A refusal as a complete HTTP response, in the dialect's own JSON format."""
+
+    @abstractmethod
+    def is_error(self, body: bytes) -> bool:
+        """Whether this error answer of an engine has the dialect's own JSON format, and can be passed on unchanged."""
 
     @abstractmethod
     def error_frame(self, request: ParsedRequest, refusal: Refusal) -> bytes:

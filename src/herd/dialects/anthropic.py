@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
+from typing import Literal
 
 import msgspec
 
@@ -15,6 +16,7 @@ from herd.core.state.fleet import Fleet, ModelInfo
 from herd.core.state.request import RequestKind
 from herd.dialects import AnswerWatcher, Dialect, HttpResponse, Resumption, Timestamp, Writer, json_response
 from herd.errors import Refusal, UnknownModel
+from herd.protocols.answer_ends import decode
 from herd.protocols.anthropic import client_requests
 from herd.protocols.anthropic.client_answers import (
     DocumentWatcher,
@@ -41,6 +43,19 @@ ERROR_TYPES: Mapping[int, str] = MappingProxyType(
     }
 )
 """The error type of a status. Other 4xx are client errors, other 5xx server errors."""
+
+
+class _ErrorDetails(msgspec.Struct):
+    type: str
+    message: str
+
+
+class _Error(msgspec.Struct):
+    type: Literal["error"]
+    error: _ErrorDetails
+
+
+_ERROR = msgspec.json.Decoder(_Error)
 
 
 class Anthropic(Dialect):
@@ -82,6 +97,9 @@ class Anthropic(Dialect):
     def error(self, refusal: Refusal, request_id: str = "") -> HttpResponse:
         body = error_body(_error_type(refusal.status), refusal.message) | {"request_id": request_id or None}
         return json_response(body, refusal.status)
+
+    def is_error(self, body: bytes) -> bool:
+        return decode(body, _ERROR) is not None
 
     def error_frame(self, request: ParsedRequest, refusal: Refusal) -> bytes:
         if not request.stream:

@@ -11,6 +11,8 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import msgspec
+
 from herd.core.state.engine_options import EngineOptions
 from herd.core.state.fleet import Fleet, Liveness, Loaded, ModelInfo, Node
 from herd.core.state.request import RequestKind
@@ -26,6 +28,7 @@ from herd.dialects import (
     message_with_request_id,
 )
 from herd.errors import Refusal, UnknownModel
+from herd.protocols.answer_ends import decode
 from herd.protocols.conversation import Conversation, ParsedRequest, Route
 from herd.protocols.ollama import chat_json, client_requests
 from herd.protocols.ollama.client_answers import (
@@ -46,6 +49,13 @@ NEVER_EXPIRES = "2318-01-01T00:00:00Z"
 """`expires_at` for an engine that never unloads; Ollama sends a similar date for `keep_alive: -1`."""
 
 _NUMBERS = re.compile(r"\d+")
+
+
+class _Error(msgspec.Struct):
+    error: str
+
+
+_ERROR = msgspec.json.Decoder(_Error)
 
 
 class Ollama(Dialect):
@@ -102,6 +112,9 @@ class Ollama(Dialect):
 
     def error(self, refusal: Refusal, request_id: str = "") -> HttpResponse:
         return json_response({"error": message_with_request_id(refusal, request_id)}, refusal.status)
+
+    def is_error(self, body: bytes) -> bool:
+        return decode(body, _ERROR) is not None
 
     def error_frame(self, request: ParsedRequest, refusal: Refusal) -> bytes:
         if not request.stream:

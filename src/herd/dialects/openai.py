@@ -26,6 +26,7 @@ from herd.dialects import (
     message_with_request_id,
 )
 from herd.errors import Refusal, UnknownModel
+from herd.protocols.answer_ends import decode
 from herd.protocols.conversation import Conversation, ParsedRequest, Route
 from herd.protocols.openai import client_requests, responses_answers
 from herd.protocols.openai.client_answers import AnswerWriter, DocumentWatcher, EmbedWriter, StreamWatcher, error_body
@@ -38,6 +39,17 @@ ERROR_TYPES: Mapping[int, str] = MappingProxyType(
     {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
 )
 """The error type of a status. Other 4xx are client errors, other 5xx server errors."""
+
+
+class _ErrorDetails(msgspec.Struct):
+    message: str
+
+
+class _Error(msgspec.Struct):
+    error: _ErrorDetails
+
+
+_ERROR = msgspec.json.Decoder(_Error)
 
 
 class OpenAI(Dialect):
@@ -80,6 +92,9 @@ class OpenAI(Dialect):
     def error(self, refusal: Refusal, request_id: str = "") -> HttpResponse:
         message = message_with_request_id(refusal, request_id)
         return json_response(error_body(message, _error_type(refusal.status), refusal.code), refusal.status)
+
+    def is_error(self, body: bytes) -> bool:
+        return decode(body, _ERROR) is not None
 
     def error_frame(self, request: ParsedRequest, refusal: Refusal) -> bytes:
         if not request.stream:

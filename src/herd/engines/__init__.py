@@ -62,6 +62,10 @@ class Reader(Protocol):
     def end(self) -> list[Delta]:
         """The deltas that the end of the body completes; the last has `is_last` only if the answer was complete."""
 
+    @property
+    def is_finished(self) -> bool:
+        """After `end`: whether a stream had its finish reason, and only its terminator may be missing."""
+
 
 class Engine(ABC):
     """One kind of inference server; see the docstring of this module."""
@@ -76,6 +80,8 @@ class Engine(ABC):
     """Whether the engine can return the prompt that its template produces (`render_request`), to continue an answer."""
     is_generic: bool = False
     """Whether the engine recognizes servers of many kinds. The agent asks the other engines first."""
+    error_status_assumed: int = 500
+    """The status of an error that the engine sends with status 200, if the error does not show what caused it."""
     slots_default: int = 1
     """Parallel requests per model if neither the engine nor the node's settings report them (Ollama since 0.10: 1)."""
 

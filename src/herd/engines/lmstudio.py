@@ -37,6 +37,8 @@ class LmStudio(OpenAICompatible):
     kind = "lmstudio"
     title = "LM Studio"
     default_port = 1234
+    error_status_assumed = 400
+    """LM Studio answers 200 to invalid requests."""
     paths = BASIC_PATHS
     """Every version has these. LM Studio answers unknown paths with status 200 and an error, so no others are used."""
     quirks = ServerQuirks(repeat_penalty="repeat_penalty", has_json_object=False, has_parallel_tool_calls=False)

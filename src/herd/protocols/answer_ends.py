@@ -6,14 +6,31 @@ A watcher does not decode the payload: it stores a few kilobytes and searches th
 from __future__ import annotations
 
 import json
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import msgspec
 
+from herd.core.state.request import Counters
 from herd.protocols import request_fields
 from herd.protocols.streams import ENDS_BYTES, HeadAndTail, Tail
 
 Body = TypeVar("Body")
+
+
+class Unterminated(NamedTuple):
+    """A stream that has everything, such as the finish reason, except its terminator."""
+
+    counters: Counters
+    terminator: bytes
+
+
+class AlwaysTerminated:
+    """A part of watchers for answers that are never complete without their own end."""
+
+    __slots__ = ()
+
+    def end_without_terminator(self) -> Unterminated | None:
+        return None
 
 
 class EventHeadAndTail:

@@ -194,5 +194,7 @@ class Delta:
     usage: Usage | None = None
     embeddings: list[list[float]] | None = None
     error: str | None = None
+    error_status: int | None = field(default=None, compare=False)
+    """The HTTP status that belongs to `error`; None if the error does not show whether the request caused it."""
     is_last: bool = False
     logprobs: Any = None

@@ -1,13 +1,222 @@
-"""Reads the error message from the `error` value of an engine's answer."""
+"""Recognizes errors in the answers of engines, reads their message, and finds out whose fault they are.
+
+Servers write errors in many formats: `{"error": "text"}` (Ollama, LM Studio, TGI), `{"error": {"message": ...}}`
+(OpenAI, llama.cpp, newer vLLM and SGLang), `{"object": "error", "message": ...}` (older vLLM), `{"type": "error", ...}`
+(Anthropic), `{"detail": ...}` (FastAPI); in a stream with or without `event: error`, or in a field `error:` of
+llama.cpp. Some send them with status 200, so the status must be found in the error itself.
+"""
 
 from __future__ import annotations
 
+import re
+from dataclasses import dataclass
+
 import msgspec
 
+from herd.protocols.request_fields import ABSENT, has_content
 
-def error_text(error: msgspec.Raw) -> str:
-    """The message in an `error` value, which is a string in Ollama and an object in some Ollama-compatible servers."""
-    value = msgspec.json.decode(error)
-    if isinstance(value, dict):
-        value = value.get("message", value)
-    return value if isinstance(value, str) else msgspec.json.encode(value).decode()
+ERROR_MAX_CHARACTERS = 300
+"""A longer error text of an engine is truncated."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineError:
+    """An error that an engine reported. `status` is None if the error does not show whether the request caused it."""
+
+    message: str
+    status: int | None = None
+    body: bytes = b""
+    """The JSON that the engine sent, without the framing of a stream."""
+
+
+def read_error(data: bytes) -> EngineError | None:
+    """The error in a document or in the events of a stream; None if these bytes report no error."""
+    is_marked = data.startswith(_ERROR_FIELDS)
+    for body in _documents(data):
+        error = _decode(body)
+        if error is not None and (error.is_reported or is_marked):
+            return EngineError(_message(error, body), _status(error), body)
+    if is_marked:
+        text = _beginning(_documents(data)[0]) or "the engine reported an error without a message"
+        return EngineError(text, _status_of_text(text), msgspec.json.encode({"error": text}))
+    return None
+
+
+def split_at_error(lines: bytes) -> tuple[bytes, bytes]:
+    """The bytes before the first line that reports an error, and the rest. `lines` must be complete lines."""
+    if b"error" not in lines:
+        return lines, b""
+    at = 0
+    for line in lines.splitlines(keepends=True):
+        if line.startswith(_ERROR_FIELDS) or (b'"error"' in line and _is_error_line(line)):
+            return lines[:at], lines[at:]
+        at += len(line)
+    return lines, b""
+
+
+def is_incomplete(error: bytes) -> bool:
+    """Whether the error of a stream has begun, but the line with its text has not arrived yet."""
+    return error.startswith(_ERROR_FIELDS) and not error.replace(b"\r", b"").endswith(b"\n\n")
+
+
+def error_text(body: bytes) -> str:
+    """The message in an error answer of an engine; for an unknown format, the beginning of the body."""
+    for document in _documents(body):
+        error = _decode(document)
+        if error is not None:
+            return _message(error, document)
+    return _beginning(body)
+
+
+def error_of_value(value: msgspec.Raw) -> EngineError:
+    """The error in the `error` member of an answer, which is a string or an object."""
+    body = b'{"error":' + bytes(value) + b"}"
+    error = _decode(body) or _Error()
+    return EngineError(_message(error, body), _status(error), body)
+
+
+class _Details(msgspec.Struct):
+    """The object in which most servers describe an error."""
+
+    message: msgspec.Raw = ABSENT
+    type: msgspec.Raw = ABSENT
+    code: msgspec.Raw = ABSENT
+
+
+class _Error(_Details):
+    error: msgspec.Raw = ABSENT
+    error_type: msgspec.Raw = ABSENT
+    object: msgspec.Raw = ABSENT
+    detail: msgspec.Raw = ABSENT
+
+    @property
+    def is_reported(self) -> bool:
+        return has_content(self.error, _NO_ERROR) or _text(self.object) == "error" or _text(self.type) == "error"
+
+
+class _Detail(msgspec.Struct):
+    """One finding of FastAPI's validation."""
+
+    msg: str = ""
+
+
+_ERROR = msgspec.json.Decoder(_Error)
+_DETAILS = msgspec.json.Decoder(_Details)
+_FINDINGS = msgspec.json.Decoder(list[_Detail])
+_TEXT = msgspec.json.Decoder(str | int | float | None)
+_NO_ERROR = frozenset((b"null", b"{}", b"[]", b'""', b"false"))
+_ERROR_FIELDS = (b"event: error", b"event:error", b"error:")
+_FIELD = re.compile(rb"^(?:data|error):[ ]?(.*)$", re.MULTILINE)
+_UNWRAPPED_MAX = 3
+"""How often a message that is itself JSON is read: Ollama puts the error of its runner into a string."""
+
+_STATUS_BY_TYPE = (
+    (404, re.compile("not_?found", re.IGNORECASE)),
+    (429, re.compile("rate_?limit", re.IGNORECASE)),
+    (503, re.compile("overloaded|unavailable", re.IGNORECASE)),
+    (400, re.compile("invalid|bad_?request|validation|exceed_context|context_length|not_supported", re.IGNORECASE)),
+    (500, re.compile("server|internal|api_error|generation", re.IGNORECASE)),
+)
+"""The status that belongs to the type of an error. Types are words such as `invalid_request_error`."""
+
+_STATUS_BY_TEXT = (
+    (404, re.compile(r"model\b.*\bnot found|no models? loaded", re.IGNORECASE)),
+    (
+        500,
+        re.compile(
+            r"crash|unexpected eof|out of memory|failed to (?:load|allocate)|compute error|internal|runner|cuda|metal"
+            r"|timed? ?out|terminated|segmentation|unloaded|channel error|fatal",
+            re.IGNORECASE,
+        ),
+    ),
+    (
+        400,
+        re.compile(
+            r"context|too (?:long|large|many)|exceed|invalid|not support|unsupported|must (?:be|have|not)|expected"
+            r"|required|missing|malformed|unexpected endpoint|unrecognized|unknown|schema|template|jinja|grammar|parse"
+            r"|prompt|token|image|parameter|messages?\b",
+            re.IGNORECASE,
+        ),
+    ),
+)
+"""The status that a message without type and code implies. A fault of the server counts first."""
+
+
+def _documents(data: bytes) -> list[bytes]:
+    """The JSON documents in a body: the data of its events, each line and all together, or else the body itself."""
+    found = [value.strip() for value in _FIELD.findall(data)] or [data.strip()]
+    return found if len(found) == 1 else [*found, b"\n".join(found)]
+
+
+def _is_error_line(line: bytes) -> bool:
+    error = _decode(line.removeprefix(b"data:").strip())
+    return error is not None and error.is_reported
+
+
+def _decode(body: bytes) -> _Error | None:
+    try:
+        return _ERROR.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+
+
+def _details(error: _Error) -> _Details:
+    """The object that describes the error: the member `error`, or the answer itself."""
+    if not has_content(error.error, _NO_ERROR):
+        return error
+    try:
+        return _DETAILS.decode(error.error)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return error
+
+
+def _text(value: msgspec.Raw) -> str:
+    """The value as a text; empty if it is absent, null, a list or an object."""
+    if not memoryview(value).nbytes:
+        return ""
+    try:
+        text = _TEXT.decode(value)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return ""
+    return "" if text is None else str(text)
+
+
+def _message(error: _Error, body: bytes) -> str:
+    text = _text(error.error) or _text(_details(error).message) or _text(error.message) or _detail_text(error.detail)
+    for _ in range(_UNWRAPPED_MAX):
+        inner = _decode(text.encode("utf-8", "replace")) if text.lstrip().startswith("{") else None
+        more = (_text(inner.error) or _text(_details(inner).message)) if inner is not None else ""
+        if not more:
+            break
+        text = more
+    return text[:ERROR_MAX_CHARACTERS].strip() or _beginning(body)
+
+
+def _detail_text(detail: msgspec.Raw) -> str:
+    if _text(detail):
+        return _text(detail)
+    try:
+        return "; ".join(finding.msg for finding in _FINDINGS.decode(detail) if finding.msg)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return ""
+
+
+def _beginning(body: bytes) -> str:
+    return body.decode("utf-8", "replace")[:ERROR_MAX_CHARACTERS].strip()
+
+
+def _status(error: _Error) -> int | None:
+    """The status in the error's code, else the status that its type or its message implies."""
+    details = _details(error)
+    for code in (_text(details.code), _text(error.code)):
+        if code.isascii() and code.isdigit() and len(code) == 3 and 400 <= int(code) <= 599:
+            return int(code)
+    for kind in (_text(details.code), _text(details.type), _text(error.error_type)):
+        status = next((status for status, words in _STATUS_BY_TYPE if kind and words.search(kind)), None)
+        if status is not None:
+            return status
+    return _status_of_text(_text(error.error) or _text(details.message) or _text(error.message))
+
+
+def _status_of_text(text: str) -> int | None:
+    return next((status for status, words in _STATUS_BY_TEXT if words.search(text)), None)

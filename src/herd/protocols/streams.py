@@ -87,6 +87,9 @@ class EventReader:
             self._data.append(value)
         elif name == b"event":
             self._name = value
+        elif name == b"error":
+            # Older llama.cpp servers send their errors in a field of this name.
+            self._name, self._data = name, [value]
 
 
 def event(data: bytes, name: bytes = b"") -> bytes:
@@ -218,22 +221,6 @@ class _Lines:
     def _check(self, size_bytes: int) -> None:
         if size_bytes > self._max_bytes:
             raise ValueError(f"the line is longer than {self._max_bytes} bytes")
-
-
-ERRORS = (b'{"error":', b'data: {"error":', b"event: error")
-"""The beginnings of a line or event that reports only an error, in every dialect."""
-
-
-def split_at_error(lines: bytes) -> tuple[bytes, bytes]:
-    """The bytes before the first line that reports an error, and the rest. `lines` must be complete lines."""
-    if b"error" not in lines:
-        return lines, b""
-    at = 0
-    for line in lines.splitlines(keepends=True):
-        if line.startswith(ERRORS):
-            return lines[:at], lines[at:]
-        at += len(line)
-    return lines, b""
 
 
 class WholeLines:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from herd.coordinator.proxy.translation import error_text
 from herd.coordinator.upstream import forwarded_headers
 from herd.core.state.commands import Dispatch
 from herd.core.state.refusals import prompt_too_long
@@ -11,6 +10,10 @@ from herd.engines import Engine
 from herd.errors import Refusal
 from herd.http1.contract import Header
 from herd.protocols.apply_options import retry_prompt_tokens
+from herd.protocols.engine_errors import error_text
+
+JSON_HEADERS: tuple[Header, ...] = ((b"content-type", b"application/json"),)
+"""The headers of an error that was a part of a stream."""
 
 
 def classify_error(
@@ -31,4 +34,14 @@ def classify_error(
     retry_after_s = forwarded_headers.retry_after_s(headers) if kind is FailureKind.BUSY else None
     return Failure(
         kind=kind, detail=f"the engine answered {status}", retry_after_s=retry_after_s, engine_text=error_text(body)
+    )
+
+
+def refusal_of_error(status: int, body: bytes) -> Refusal:
+    """The engine's error for a client whose protocol has another format for errors.
+
+    The request caused it, so it is the client's error even if the engine answered 500 or 501.
+    """
+    return Refusal(
+        status if status < 500 else 400, "invalid_request", error_text(body) or f"the node answered {status}"
     )

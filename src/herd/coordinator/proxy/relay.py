@@ -16,11 +16,12 @@ from dataclasses import replace
 from typing import Final
 
 from herd.coordinator.proxy.continuation import Continuation, line_break
-from herd.coordinator.proxy.refused_attempts import classify_error
+from herd.coordinator.proxy.pass_through import PassThrough
+from herd.coordinator.proxy.refused_attempts import JSON_HEADERS, classify_error, refusal_of_error
 from herd.coordinator.proxy.relay_dependencies import RelayDependencies
 from herd.coordinator.proxy.template_rendering import TemplateRendering
 from herd.coordinator.proxy.thinking_usage import thinking_headers
-from herd.coordinator.proxy.translation import EngineFailed, Translation, error_text, translation_failure
+from herd.coordinator.proxy.translation import Translation
 from herd.coordinator.proxy.wait_comments import WaitNotice, is_event_stream
 from herd.coordinator.upstream import forwarded_headers
 from herd.coordinator.upstream.connection import UpstreamRequest
@@ -28,13 +29,12 @@ from herd.coordinator.upstream.contract import UpstreamSink
 from herd.core.state.commands import Abort, Dispatch, Hold, Refuse
 from herd.core.state.events import AttemptFailed, AttemptFinished, ClientLeft, FirstByte
 from herd.core.state.request import Counters, Failure, FailureKind, RequestId
-from herd.dialects import AnswerWatcher, Dialect
+from herd.dialects import Dialect
 from herd.engines import Engine, EngineRequest
 from herd.errors import HerdError, Refusal
 from herd.http1.contract import Exchange, Header
 from herd.protocols.apply_options import with_engine_options
 from herd.protocols.conversation import Conversation, ParsedRequest
-from herd.protocols.streams import ERRORS, WholeLines, split_at_error
 
 _IDLE: Final = 0
 _SENT: Final = 1
@@ -49,6 +49,7 @@ class Relay:
     """Runs one request: takes commands from the driver, and events from the upstream request and the exchange."""
 
     __slots__ = (
+        "_answer",
         "_continuation",
         "_conversation",
         "_dependencies",
@@ -65,11 +66,8 @@ class Relay:
         "_request_id",
         "_status",
         "_step",
-        "_translation",
         "_upstream",
         "_wait",
-        "_watcher",
-        "_whole_lines",
     )
 
     def __init__(
@@ -110,9 +108,7 @@ class Relay:
         self._headers: list[Header] = []
         self._held: list[bytes] = []
         self._held_bytes = 0
-        self._watcher: AnswerWatcher | None = None
-        self._translation: Translation | None = None
-        self._whole_lines = WholeLines()
+        self._answer: PassThrough | Translation | None = None
         engine = self._dependencies.engines.get(command.model_info.engine.kind)
         if engine is None:
             self._fail(FailureKind.GARBAGE, f"unknown engine kind {command.model_info.engine.kind!r}")
@@ -152,7 +148,8 @@ class Relay:
         body = self._dialect.rewrite(self._parsed, command.model_info.name, command.options)
         if self._lines is None:
             self._lines = forwarded_headers.request_lines(self._exchange.headers)
-        self._watcher = self._dialect.watcher(self._parsed)
+        takes_events = is_event_stream(self._dialect, self._parsed)
+        self._answer = PassThrough(self._dialect.watcher(self._parsed), self._parsed.stream, takes_events)
         route = self._parsed.route
         self._send(EngineRequest(route.method, route.path, body), self._lines, self)
 
@@ -163,7 +160,7 @@ class Relay:
         request = engine.build_request(with_engine_options(self._conversation, command.options))
         name = command.fallback or self._parsed.model
         writer = self._dialect.writer(self._parsed, name, self._request_id, self._dependencies.timestamp())
-        self._translation = Translation(engine.reader(self._conversation), writer)
+        self._answer = Translation(engine.reader(self._conversation), writer)
         self._send(request, forwarded_headers.OWN_LINES, self)
 
     def _send_continuation(self, command: Dispatch, engine: Engine) -> None:
@@ -188,7 +185,7 @@ class Relay:
         assert self._continuation is not None and self._continuation.resumption is not None
         resumption = self._continuation.resumption
         resumed_tokens = resumption.partial_answer.chunks
-        self._translation = Translation(engine.reader(conversation), resumption.writer, resumed_tokens)
+        self._answer = Translation(engine.reader(conversation), resumption.writer, resumed_tokens)
         request = engine.build_request(with_engine_options(conversation, self._dispatch.options))
         self._send(request, forwarded_headers.OWN_LINES, self)
 
@@ -197,6 +194,10 @@ class Relay:
         url = self._dispatch.model_info.engine.url
         method, path = request.method.encode("ascii"), request.path.encode("ascii")
         self._upstream = self._dependencies.pool.send(url, method, path, lines, request.body, sink)
+
+    @property
+    def _engine(self) -> Engine:
+        return self._dependencies.engines[self._dispatch.model_info.engine.kind]
 
     def _cancel_upstream(self) -> None:
         """Cancels an attempt that is still open."""
@@ -222,20 +223,34 @@ class Relay:
         if self._step != _OPEN:
             self._hold_back(data)
             return
-        data = self._pass_through(data) if self._watcher is not None else self._translate(data)
-        data, error = self._split_at_error(data)
+        answer = self._answer
+        assert answer is not None
+        data = answer.feed(data)
         if data:
             self._forward(data)
-        self._fail_on_error(error)
+        if answer.has_failed:
+            self._end_on_error(answer)
 
-    def _split_at_error(self, data: bytes) -> tuple[bytes, bytes]:
-        return split_at_error(data) if self._watcher is not None and self._parsed.stream else (data, b"")
+    def _end_on_error(self, answer: PassThrough | Translation) -> None:
+        """The answer does not follow the engine's protocol, or the engine has reported an error with status 200.
 
-    def _fail_on_error(self, error: bytes) -> None:
-        """The engine reports an error in its stream, which has the same effect as a lost connection."""
-        if error and self._step == _OPEN:
-            message = error_text(error.removeprefix(b"data: "))
-            self._fail(FailureKind.SERVER_ERROR, "the stream ended with an error", engine_text=message)
+        If nothing was forwarded, the error is handled like an error answer. Otherwise a fault of the engine has the
+        same effect as a lost connection, and a fault of the request ends the answer: every node would report it.
+        """
+        error = answer.error
+        if error is None:
+            self._fail(FailureKind.GARBAGE, answer.problem)
+            return
+        status = self._engine.error_status_assumed if error.status is None else error.status
+        if self._step == _SENT:
+            self._status, self._headers, self._held = status, list(JSON_HEADERS), [error.body]
+            self._cancel_upstream()
+            self._end_refused()
+        elif status < 500:
+            self._feed_finished(Counters(), status)
+            self._send_refusal(Refusal(status, "invalid_request", error.message))
+        else:
+            self._fail(FailureKind.SERVER_ERROR, "the answer ended with an error", engine_text=error.message)
 
     def _forward(self, data: bytes) -> None:
         self._forwarded_bytes += len(data)
@@ -248,16 +263,30 @@ class Relay:
         self._upstream = None
         if self._step == _REFUSED:
             self._end_refused()
-        elif self._translation is not None:
-            self._end_translated(self._translation)
+            return
+        answer = self._answer
+        assert answer is not None
+        held = b"".join(self._held)
+        rest = answer.end(held)
+        counters = answer.counters()
+        if answer.has_failed:
+            self._end_on_error(answer)
+        elif counters is None:
+            self._fail(FailureKind.TRUNCATED, _INCOMPLETE)
+        elif self._step == _OPEN:
+            self._finish(counters, rest)
+        elif self._forwarded_bytes or self._commented_wait is not None:
+            self._open(held + rest, None)
+            self._finish(counters)
         else:
-            self._end_passed_through()
+            self._finish_at_once(counters, held + rest)
 
     def on_error(self, kind: FailureKind, detail: str) -> None:
         self._upstream = None
-        if self._step == _OPEN and self._parsed.stream and (counters := self._counters_if_complete()) is not None:
+        answer = self._answer
+        if self._step == _OPEN and self._parsed.stream and answer is not None and (counters := answer.counters()):
             # The stream's own end marker has passed: losing the connection before HTTP's end marker loses nothing.
-            self._finish(counters)
+            self._finish(counters, answer.rest)
         else:
             self._fail(kind, detail)
 
@@ -269,22 +298,22 @@ class Relay:
             if self._held_bytes <= settings.refusal_max_bytes:
                 self._hold(data)
             return
-        data = self._pass_through(data) if self._watcher is not None else self._translate(data)
+        answer = self._answer
+        assert answer is not None
+        data = answer.feed(data)
         if not data:
+            if answer.has_failed:
+                self._end_on_error(answer)
             return
         if not self._parsed.stream:
             self._hold(data)
-            if self._translation is not None or self._held_bytes <= settings.held_max_bytes:
+            if answer.is_translated or self._held_bytes <= settings.held_max_bytes:
                 return
             data = b"".join(self._held)
             self._held.clear()
-        elif data.startswith(ERRORS):
-            message = error_text(data.removeprefix(b"data: "))
-            self._fail(FailureKind.SERVER_ERROR, "the answer was an error", engine_text=message)
-            return
-        data, error = self._split_at_error(data)
-        self._open(data, None if self._translation is not None else forwarded_headers.body_length(self._headers))
-        self._fail_on_error(error)
+        self._open(data, None if answer.is_translated else forwarded_headers.body_length(self._headers))
+        if answer.has_failed:
+            self._end_on_error(answer)
 
     def _hold(self, data: bytes) -> None:
         self._held.append(data)
@@ -314,8 +343,8 @@ class Relay:
         return self._step == _OPEN
 
     def _answer_headers(self) -> list[Header]:
-        if self._translation is not None:
-            content_type = self._translation.content_type
+        if isinstance(self._answer, Translation):
+            content_type = self._answer.content_type
         else:
             content_type = forwarded_headers.get_header(self._headers, b"content-type") or b"application/octet-stream"
         headers = forwarded_headers.answer_headers(
@@ -325,42 +354,8 @@ class Relay:
 
     # --- the end of the answer ---
 
-    def _end_passed_through(self) -> None:
-        assert self._watcher is not None
-        counters = self._watcher.end()
-        if counters is None:
-            self._fail(FailureKind.TRUNCATED, _INCOMPLETE)
-        elif self._step == _OPEN:
-            self._finish(counters)
-        else:
-            self._finish_at_once(counters, b"".join(self._held) + self._whole_lines.rest)
-
-    def _end_translated(self, translation: Translation) -> None:
-        try:
-            data = translation.end()
-        except (ValueError, EngineFailed) as error:
-            self._report(translation_failure(error))
-            return
-        if not translation.is_complete:
-            self._fail(FailureKind.TRUNCATED, _INCOMPLETE)
-        elif self._step != _OPEN and (self._forwarded_bytes or self._commented_wait is not None):
-            self._open(data, None)
-            self._finish(translation.counters())
-        elif self._step == _OPEN:
-            self._forward(data)
-            self._finish(translation.counters())
-        else:
-            self._finish_at_once(translation.counters(), b"".join(self._held) + data)
-
-    def _counters_if_complete(self) -> Counters | None:
-        if self._watcher is not None:
-            return self._watcher.end()
-        translation = self._translation
-        return translation.counters() if translation is not None and translation.is_complete else None
-
-    def _finish(self, counters: Counters) -> None:
+    def _finish(self, counters: Counters, rest: bytes = b"") -> None:
         """Reports the end to the core first: the client's next request may start within `end` and need the slot."""
-        rest = self._whole_lines.rest
         self._forwarded_bytes += len(rest)
         self._close()
         self._feed_finished(counters, self._status)
@@ -391,9 +386,8 @@ class Relay:
 
     def _end_refused(self) -> None:
         body = b"".join(self._held)
-        engine = self._dependencies.engines[self._dispatch.model_info.engine.kind]
         is_continuation = self._forwarded_bytes > 0
-        result = classify_error(engine, self._dispatch, self._status, self._headers, body, is_continuation)
+        result = classify_error(self._engine, self._dispatch, self._status, self._headers, body, is_continuation)
         if result is None:
             self._forward_error(body)
         elif isinstance(result, Refusal):
@@ -402,18 +396,19 @@ class Relay:
             self._report(result)
 
     def _forward_error(self, body: bytes) -> None:
-        """Sends the engine's error answer unchanged, or translated if the client uses another protocol."""
-        message = error_text(body) or f"the node answered {self._status}"
-        refusal = Refusal(self._status, "invalid_request", message)
+        """Sends the engine's error answer unchanged, or rewritten if it does not have the format of the dialect."""
+        max_bytes = self._dependencies.settings.refusal_max_bytes
+        own_body = b"" if isinstance(self._answer, Translation) or len(body) > max_bytes else body
+        refusal = refusal_of_error(self._status, body)
         if self._commented_wait is not None:
-            self._feed_finished(Counters(), self._status)
+            self._feed_finished(Counters(), refusal.status)
             self._send_refusal(refusal)
             return
         headers = self._answer_headers()
-        if self._translation is not None or not body or len(body) > self._dependencies.settings.refusal_max_bytes:
+        if not self._dialect.is_error(own_body):
             answer = self._dialect.error(refusal, self._request_id)
             headers[0] = (b"Content-Type", answer.content_type.encode("latin-1"))
-            body = answer.body
+            self._status, body = answer.status, answer.body
         self._send_whole(Counters(), headers, body)
 
     def _refuse_request(self, refusal: Refusal) -> None:
@@ -450,20 +445,6 @@ class Relay:
             return frozenset()
         name = self._dispatch.fallback or self._parsed.model
         return self._continuation.prepare(name, self._dependencies.timestamp(), self._dependencies.engines)
-
-    def _pass_through(self, data: bytes) -> bytes:
-        """The part of an untranslated answer that may be forwarded: of a stream, complete lines only."""
-        assert self._watcher is not None
-        self._watcher.feed(data)
-        return self._whole_lines.feed(data) if self._parsed.stream else data
-
-    def _translate(self, data: bytes) -> bytes:
-        assert self._translation is not None
-        try:
-            return self._translation.feed(data)
-        except (ValueError, EngineFailed) as error:
-            self._report(translation_failure(error))
-            return b""
 
     # --- the client ---
 

@@ -7,31 +7,22 @@ from collections.abc import Sequence
 
 import msgspec
 
-from herd.core.state.request import Counters, Failure, FailureKind
+from herd.core.state.request import Counters
 from herd.dialects import Writer
 from herd.engines import Reader
 from herd.protocols.conversation import Delta, Usage
-
-ERROR_MAX_CHARACTERS = 300
-"""A longer error text of an engine is truncated."""
-
-
-class EngineFailed(Exception):
-    """The engine reported an error in the middle of its answer; the message is the engine's own text."""
-
-
-def translation_failure(error: ValueError | EngineFailed) -> Failure:
-    if isinstance(error, EngineFailed):
-        detail = "the engine failed in the middle of its answer"
-        return Failure(kind=FailureKind.SERVER_ERROR, detail=detail, engine_text=str(error))
-    return Failure(kind=FailureKind.GARBAGE, detail=str(error))
+from herd.protocols.engine_errors import EngineError
 
 
 class Translation:
     """`feed` and `end` return body bytes for the client.
 
-    Both raise `ValueError` for data that is not in the engine's format or exceeds a limit, and `EngineFailed`.
+    `has_failed`: the engine reported `error` in its answer, or the answer has a `problem`: data that is not in the
+    engine's format or exceeds a limit. Nothing after it is translated.
     """
+
+    is_translated = True
+    rest = b""
 
     def __init__(self, reader: Reader, writer: Writer, resumed_tokens: int = 0) -> None:
         """`resumed_tokens` of the answer came from another node before; this engine counts them as prompt tokens."""
@@ -40,6 +31,9 @@ class Translation:
         self._resumed_tokens = resumed_tokens
         self._usage: Usage | None = None
         self._finish_reason: str | None = None
+        self.has_failed = False
+        self.error: EngineError | None = None
+        self.problem = ""
         self.is_complete = False
         """Whether the engine has marked the end of its answer."""
 
@@ -48,12 +42,29 @@ class Translation:
         return self._writer.content_type.encode("latin-1")
 
     def feed(self, chunk: bytes) -> bytes:
-        return self._write(self._reader.feed(chunk))
+        if self.has_failed:
+            return b""
+        try:
+            return self._write(self._reader.feed(chunk))
+        except ValueError as problem:
+            return self._fail(problem)
 
-    def end(self) -> bytes:
-        return self._write(self._reader.end())
+    def end(self, held: bytes) -> bytes:  # noqa: ARG002 - what was not forwarded yet is translated already
+        """The connection was closed in order, so a stream that has its finish reason needs no terminator."""
+        if self.has_failed:
+            return b""
+        try:
+            out = self._write(self._reader.end())
+            if self._reader.is_finished and not self.is_complete and not self.has_failed:
+                out += self._write([Delta(is_last=True)])
+        except ValueError as problem:
+            return self._fail(problem)
+        return out
 
-    def counters(self) -> Counters:
+    def counters(self) -> Counters | None:
+        """The counters if the engine has marked the end of its answer."""
+        if not self.is_complete:
+            return None
         usage = self._usage or Usage()
         return Counters(
             usage.prompt_tokens,
@@ -64,6 +75,10 @@ class Translation:
             usage.decode_s,
             self._finish_reason,
         )
+
+    def _fail(self, problem: ValueError) -> bytes:
+        self.has_failed, self.problem = True, str(problem)
+        return b""
 
     def _usage_with_resumed_tokens(self, usage: Usage) -> Usage:
         resumed = self._resumed_tokens
@@ -80,36 +95,13 @@ class Translation:
         out = []
         for delta in deltas:
             if delta.error is not None:
-                raise EngineFailed(delta.error[:ERROR_MAX_CHARACTERS])
+                body = msgspec.json.encode({"error": delta.error})
+                self.error = EngineError(delta.error, delta.error_status, body)
+                self.has_failed = True
+                break
             if delta.usage is not None:
                 self._usage = delta.usage = self._usage_with_resumed_tokens(delta.usage)
             self._finish_reason = delta.finish_reason or self._finish_reason
             self.is_complete = self.is_complete or delta.is_last
             out.append(self._writer.write(delta))
         return b"".join(out)
-
-
-class _ErrorMessage(msgspec.Struct):
-    message: str = ""
-
-
-class _Error(msgspec.Struct):
-    """The formats: {"error": "text"}, {"error": {"message": "text"}}, {"message": "text"}, {"detail": "text"}."""
-
-    error: str | _ErrorMessage | None = None
-    message: str | None = None
-    detail: str | msgspec.Raw | None = None
-
-
-_ERROR = msgspec.json.Decoder(_Error)
-
-
-def error_text(body: bytes) -> str:
-    """The message in an engine's error answer; for an unknown format, the beginning of the body."""
-    try:
-        error = _ERROR.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return body[:ERROR_MAX_CHARACTERS].decode("utf-8", "replace").strip()
-    inner = error.error.message if isinstance(error.error, _ErrorMessage) else error.error
-    text = inner or error.message or (error.detail if isinstance(error.detail, str) else "")
-    return (text or body.decode("utf-8", "replace"))[:ERROR_MAX_CHARACTERS].strip()

@@ -15,7 +15,14 @@ import msgspec
 
 from herd.core.state.request import Counters
 from herd.protocols import request_fields
-from herd.protocols.answer_ends import EventHeadAndTail, decode, is_object_without_error, read_long_document
+from herd.protocols.answer_ends import (
+    AlwaysTerminated,
+    EventHeadAndTail,
+    Unterminated,
+    decode,
+    is_object_without_error,
+    read_long_document,
+)
 from herd.protocols.collector import CollectedAnswer
 from herd.protocols.conversation import Delta, ToolCall, Usage
 from herd.protocols.resumption import PartialAnswer
@@ -103,8 +110,23 @@ class StreamWatcher:
         self._ends.feed(chunk)
 
     def end(self) -> Counters | None:
-        tail = [last for data in self._ends.tail_events if (last := decode(data, _EVENT)) is not None]
-        if not tail or tail[-1].type != "message_stop" or any(last.type == "error" for last in tail):
+        tail = self._tail()
+        return self._counters(tail) if tail and tail[-1].type == "message_stop" else None
+
+    def end_without_terminator(self) -> Unterminated | None:
+        tail = self._tail()
+        if not tail or tail[-1].type != "message_delta":
+            return None
+        counters = self._counters(tail)
+        if counters is None or counters.finish_reason is None:
+            return None
+        return Unterminated(counters, _event({"type": "message_stop"}))
+
+    def _tail(self) -> list[_Event]:
+        return [last for data in self._ends.tail_events if (last := decode(data, _EVENT)) is not None]
+
+    def _counters(self, tail: list[_Event]) -> Counters | None:
+        if any(last.type == "error" for last in tail):
             return None
         head = (decode(data, _EVENT) for data in self._ends.head_events[:1])
         start = next((first.message for first in head if first is not None), None) or _MessageOutline()
@@ -113,7 +135,7 @@ class StreamWatcher:
         return _counters(start.usage or _Usage(), last.usage or _Usage(), reason)
 
 
-class DocumentWatcher:
+class DocumentWatcher(AlwaysTerminated):
     """Complete if and only if the JSON document is complete and not an error."""
 
     __slots__ = ("_document",)

@@ -11,6 +11,7 @@ import msgspec
 
 from herd.core.state.request import Counters
 from herd.protocols import request_fields
+from herd.protocols.answer_ends import AlwaysTerminated
 from herd.protocols.collector import add_tool_calls, as_list
 from herd.protocols.conversation import Delta, ToolCall, Usage
 from herd.protocols.ollama import chat_json
@@ -21,7 +22,7 @@ NDJSON = "application/x-ndjson"
 JSON = "application/json; charset=utf-8"
 
 
-class LineWatcher:
+class LineWatcher(AlwaysTerminated):
     """Complete if and only if `done` is true in the last line and the line is not an error."""
 
     def __init__(self) -> None:
@@ -35,7 +36,7 @@ class LineWatcher:
         return chat_json.counters(final) if final is not None and final.done else None
 
 
-class DocumentWatcher:
+class DocumentWatcher(AlwaysTerminated):
     """Complete if and only if the JSON document is complete and not an error."""
 
     def __init__(self) -> None:

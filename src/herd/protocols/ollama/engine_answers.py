@@ -7,7 +7,7 @@ import msgspec
 from herd.core.state.request import RequestKind
 from herd.protocols import request_fields
 from herd.protocols.conversation import Conversation, Delta
-from herd.protocols.engine_errors import error_text
+from herd.protocols.engine_errors import error_of_value
 from herd.protocols.ollama import chat_json
 from herd.protocols.streams import DocumentReader, LineReader
 
@@ -20,6 +20,8 @@ def reader(conversation: Conversation) -> StreamReader | DocumentAnswerReader:
 
 class StreamReader:
     """Reads NDJSON into deltas. Bytes after the last line of an answer are ignored."""
+
+    is_finished = False
 
     def __init__(self) -> None:
         self._lines = LineReader()
@@ -51,6 +53,8 @@ class StreamReader:
 class DocumentAnswerReader:
     """Reads one JSON document into one delta."""
 
+    is_finished = False
+
     def __init__(self) -> None:
         self._document = DocumentReader()
 
@@ -75,7 +79,8 @@ def _decode(body: bytes) -> chat_json.AnswerLine:
 
 def _delta(line: chat_json.AnswerLine, calls_before: int) -> Delta:
     if request_fields.is_given(line.error):
-        return Delta(error=error_text(line.error))
+        error = error_of_value(line.error)
+        return Delta(error=error.message, error_status=error.status)
     message = chat_json.message_of(line)
     embeddings = line.embeddings if line.embedding is None else [line.embedding]
     is_last = line.done or embeddings is not None

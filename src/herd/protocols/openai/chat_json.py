@@ -15,6 +15,7 @@ import msgspec
 from herd.core.state.request import Counters
 from herd.errors import BadRequest
 from herd.protocols import conversation
+from herd.protocols.reported_numbers import seconds, token_count
 
 MS_PER_S = 1_000.0
 IMAGE_TYPES = ("image_url", "input_image")
@@ -57,6 +58,12 @@ class Message(msgspec.Struct):
     name: str | None = None
 
 
+class AnswerMessage(Message):
+    """`function_call` is the form of a single call that OpenAI replaced with `tool_calls`."""
+
+    function_call: Function | None = None
+
+
 class ToolFunction(msgspec.Struct):
     name: str
     description: str | None = None
@@ -70,22 +77,22 @@ class Tool(msgspec.Struct):
 
 
 class PromptDetails(msgspec.Struct):
-    cached_tokens: int | None = None
+    cached_tokens: float | None = None
 
 
 class Usage(msgspec.Struct):
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
+    prompt_tokens: float | None = None
+    completion_tokens: float | None = None
     prompt_tokens_details: PromptDetails | None = None
 
 
 class Timings(msgspec.Struct):
     """llama.cpp's addition to its last chunk. `prompt_n` counts computed prompt tokens, `cache_n` cached ones."""
 
-    cache_n: int | None = None
-    prompt_n: int | None = None
+    cache_n: float | None = None
+    prompt_n: float | None = None
     prompt_ms: float | None = None
-    predicted_n: int | None = None
+    predicted_n: float | None = None
     predicted_ms: float | None = None
 
 
@@ -94,9 +101,9 @@ class Finish(msgspec.Struct):
 
 
 class Choice(Finish):
-    index: int = 0
-    delta: Message | None = None
-    message: Message | None = None
+    index: int | None = 0
+    delta: AnswerMessage | None = None
+    message: AnswerMessage | None = None
     text: str | None = None
     logprobs: Any = None
 
@@ -117,15 +124,18 @@ class AnswerFields(msgspec.Struct):
 class AnswerOutline(AnswerFields):
     """A chunk or document without its payload, for watchers."""
 
-    choices: list[Finish] | None = None
+    choices: list[Finish | None] | None = None
 
 
 class AnswerChunk(AnswerFields):
     """A chunk of a stream or a complete document, of chat, completions or embeddings."""
 
-    choices: list[Choice] | None = None
+    choices: list[Choice | None] | None = None
     data: list[Embedding] | None = None
 
+
+SIDE_FIELDS = ("usage", "timings")
+"""Fields that are not needed to read an answer, so that an unexpected value does no harm."""
 
 ANSWER_OUTLINE = msgspec.json.Decoder(AnswerOutline)
 ANSWER_CHUNK = msgspec.json.Decoder(AnswerChunk)
@@ -141,13 +151,14 @@ def usage(answer: AnswerFields) -> conversation.Usage | None:
         return None
     counts, timings = counts or Usage(), timings or Timings()
     details = counts.prompt_tokens_details
-    cached = details.cached_tokens if details is not None else None
+    prompt, completion = token_count(counts.prompt_tokens), token_count(counts.completion_tokens)
+    cached = token_count(details.cached_tokens) if details is not None else None
     return conversation.Usage(
-        prompt_tokens=counts.prompt_tokens if counts.prompt_tokens is not None else _prompt_tokens(timings),
-        completion_tokens=counts.completion_tokens if counts.completion_tokens is not None else timings.predicted_n,
-        cached_tokens=cached if cached is not None else timings.cache_n,
-        prefill_s=_seconds(timings.prompt_ms),
-        decode_s=_seconds(timings.predicted_ms),
+        prompt_tokens=prompt if prompt is not None else _prompt_tokens(timings),
+        completion_tokens=completion if completion is not None else token_count(timings.predicted_n),
+        cached_tokens=cached if cached is not None else token_count(timings.cache_n),
+        prefill_s=seconds(timings.prompt_ms, MS_PER_S),
+        decode_s=seconds(timings.predicted_ms, MS_PER_S),
     )
 
 
@@ -177,11 +188,8 @@ def write_usage(usage: conversation.Usage) -> dict[str, Any]:
 
 
 def _prompt_tokens(timings: Timings) -> int | None:
-    return None if timings.prompt_n is None else timings.prompt_n + (timings.cache_n or 0)
-
-
-def _seconds(duration_ms: float | None) -> float | None:
-    return None if duration_ms is None else duration_ms / MS_PER_S
+    computed = token_count(timings.prompt_n)
+    return None if computed is None else computed + (token_count(timings.cache_n) or 0)
 
 
 # --- messages, read ---

@@ -15,7 +15,14 @@ import msgspec
 
 from herd.core.state.request import Counters
 from herd.protocols import request_fields
-from herd.protocols.answer_ends import decode, event_data, is_object_without_error, read_long_document
+from herd.protocols.answer_ends import (
+    AlwaysTerminated,
+    Unterminated,
+    decode,
+    event_data,
+    is_object_without_error,
+    read_long_document,
+)
 from herd.protocols.collector import CollectedAnswer, as_list
 from herd.protocols.conversation import Delta, ToolCall, Usage
 from herd.protocols.openai import chat_json
@@ -59,10 +66,20 @@ class StreamWatcher:
 
     def end(self) -> Counters | None:
         events = event_data(bytes(self._tail))
-        if not events or events[-1] != DONE:
+        return self._counters(events[:-1]) if events and events[-1] == DONE else None
+
+    def end_without_terminator(self) -> Unterminated | None:
+        """Every choice ends with a finish reason; only the usage may follow it."""
+        events = event_data(bytes(self._tail))
+        if not events or decode(events[-1], chat_json.ANSWER_OUTLINE) is None:
             return None
+        counters = self._counters(events)
+        has_ended = counters is not None and counters.finish_reason is not None
+        return Unterminated(counters, event(DONE)) if counters is not None and has_ended else None
+
+    def _counters(self, events: list[bytes]) -> Counters | None:
         usage, reason = Usage(), None
-        for data in events[:-1]:
+        for data in events:
             outline = decode(data, chat_json.ANSWER_OUTLINE)
             if outline is None:
                 continue
@@ -75,7 +92,7 @@ class StreamWatcher:
         return chat_json.counters(usage, reason)
 
 
-class DocumentWatcher:
+class DocumentWatcher(AlwaysTerminated):
     """Complete if and only if the JSON document is complete and not an error."""
 
     __slots__ = ("_document",)
@@ -101,7 +118,7 @@ class DocumentWatcher:
 
 
 def _finish_reason(outline: chat_json.AnswerOutline) -> str | None:
-    return next((choice.finish_reason for choice in outline.choices or () if choice.finish_reason), None)
+    return next((choice.finish_reason for choice in outline.choices or () if choice and choice.finish_reason), None)
 
 
 _CHUNK_MARK = b'"finish_reason"'
@@ -260,7 +277,7 @@ def _add_event(partial_answer: PartialAnswer, data: bytes) -> None:
         chunk = chat_json.ANSWER_CHUNK.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return
-    for choice in (chunk.choices or [])[:1]:
+    for choice in filter(None, (chunk.choices or [])[:1]):
         message = choice.delta or chat_json.Message()
         text = choice.text or (message.content if isinstance(message.content, str) else "") or ""
         partial_answer.text += text

@@ -1,19 +1,24 @@
 """Reads the answers of servers with OpenAI's protocol into neutral chunks.
 
-A stream is complete after `[DONE]`, a document if its JSON is complete. Of several choices the first is read.
+A stream is complete after `[DONE]`, or if it ends in order after its finish reason; a document if its JSON is complete.
+Of several choices the first is read.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import msgspec
 
 from herd.core.state.request import RequestKind
 from herd.protocols import request_fields
-from herd.protocols.conversation import Conversation, Delta, Usage
-from herd.protocols.engine_errors import error_text
+from herd.protocols.conversation import Conversation, Delta, ToolCall, Usage
+from herd.protocols.engine_errors import EngineError, read_error
+from herd.protocols.lenient_json import SplitCharacters, decode_leniently
 from herd.protocols.openai import chat_json
+from herd.protocols.openai.call_fragments import CallFragments
 from herd.protocols.openai.engine_requests import is_load
-from herd.protocols.streams import DocumentReader, Event, EventReader
+from herd.protocols.streams import LINE_MAX_BYTES, DocumentReader, Event, EventReader, event
 
 DONE = b"[DONE]"
 
@@ -26,36 +31,78 @@ def reader(conversation: Conversation) -> StreamReader | DocumentAnswerReader | 
 
 
 class StreamReader:
-    """Reads server-sent events into deltas. Bytes after the last event of an answer are ignored."""
+    """Reads server-sent events into deltas. Bytes after the last event of an answer are ignored.
+
+    An answer that begins like a JSON document is one: some servers report errors so, whatever the request asked for.
+    """
 
     def __init__(self) -> None:
         self._events = EventReader()
+        self._calls = CallFragments()
+        self._characters = SplitCharacters()
+        self._document: DocumentReader | None = None
+        self._has_begun = False
+        self.is_finished = False
         self._is_over = False
 
     def feed(self, chunk: bytes) -> list[Delta]:
+        if not self._has_begun and (beginning := chunk.lstrip()):
+            self._has_begun = True
+            if beginning.startswith(b"{"):
+                self._document = DocumentReader(LINE_MAX_BYTES)
+        if self._document is not None:
+            self._document.feed(chunk)
+            return []
         return [] if self._is_over else self._read(self._events.feed(chunk))
 
     def end(self) -> list[Delta]:
         """A last event without its blank line counts if it is complete."""
+        if self._document is not None:
+            return _read_document(self._document.end())
+        if self._is_over:
+            return []
         try:
-            return [] if self._is_over else self._read(self._events.end())
+            return self._read(self._events.end())
         except ValueError:
+            self.is_finished = False
             return []
 
     def _read(self, events: list[Event]) -> list[Delta]:
         deltas = []
-        for event in events:
-            is_done = event.data.strip() == DONE
-            delta = Delta(is_last=True) if is_done else _delta(_decode(event.data))
+        for sent in events:
+            delta = Delta(is_last=True) if sent.data.strip() == DONE else self._delta(sent)
             deltas.append(delta)
-            if is_done or delta.error is not None:
+            if delta.is_last or delta.error is not None:
                 self._is_over = True
                 break
         return deltas
 
+    def _delta(self, sent: Event) -> Delta:
+        body = sent.data
+        if sent.name == b"error":
+            return _error_delta(read_error(event(body, b"error")) or EngineError(""))
+        try:
+            chunk, is_repaired = chat_json.ANSWER_CHUNK.decode(body), False
+        except (msgspec.DecodeError, RecursionError):
+            chunk, is_repaired = _decode(body), True
+        if chunk.choices is None:
+            return _delta_without_choices(chunk, body)
+        delta = _delta(chunk)
+        choice = _first_choice(chunk)
+        message = choice.delta or choice.message
+        if message is not None and (message.tool_calls or message.function_call is not None):
+            fragments = chat_json.read_tool_calls(message.tool_calls) or _legacy_call(message)
+            delta.tool_calls = self._calls.assign(fragments, _indices(message.tool_calls))
+        self.is_finished = self.is_finished or delta.finish_reason is not None
+        if is_repaired or self._characters.is_waiting:
+            self._characters.join(delta, body)
+        return delta
+
 
 class DocumentAnswerReader:
     """Reads one JSON document into one delta."""
+
+    is_finished = False
 
     def __init__(self) -> None:
         self._document = DocumentReader()
@@ -65,12 +112,7 @@ class DocumentAnswerReader:
         return []
 
     def end(self) -> list[Delta]:
-        try:
-            delta = _delta(_decode(self._document.end()))
-        except ValueError:
-            return []
-        delta.is_last = delta.error is None
-        return [delta]
+        return _read_document(self._document.end())
 
 
 class LoadReader:
@@ -79,6 +121,10 @@ class LoadReader:
     def __init__(self, inner: StreamReader | DocumentAnswerReader, kind: RequestKind) -> None:
         self._inner = inner
         self._kind = kind
+
+    @property
+    def is_finished(self) -> bool:
+        return self._inner.is_finished
 
     def feed(self, chunk: bytes) -> list[Delta]:
         return self._without_content(self._inner.feed(chunk))
@@ -91,7 +137,7 @@ class LoadReader:
 
     def _without_payload(self, delta: Delta) -> Delta:
         if delta.error is not None:
-            return Delta(error=delta.error)
+            return Delta(error=delta.error, error_status=delta.error_status)
         if self._kind is RequestKind.EMBED:
             return Delta(embeddings=[], usage=Usage(), is_last=True)
         return Delta(finish_reason="load", is_last=True)
@@ -112,33 +158,78 @@ def is_model_missing(status: int, body: bytes) -> bool:
 def _decode(body: bytes) -> chat_json.AnswerChunk:
     """One event or document. Raises `ValueError` if it does not follow the protocol."""
     try:
-        chunk = chat_json.ANSWER_CHUNK.decode(body)
-    except (msgspec.DecodeError, RecursionError) as error:
+        return decode_leniently(body, chat_json.ANSWER_CHUNK, chat_json.SIDE_FIELDS)
+    except ValueError as error:
         raise ValueError(f"the answer does not follow OpenAI's protocol: {error}") from None
-    if (
-        chunk.choices is None
-        and chunk.data is None
-        and chunk.usage is None
-        and not request_fields.is_given(chunk.error)
-    ):
-        raise ValueError("the answer does not follow OpenAI's protocol: it has neither choices nor data")
-    return chunk
+
+
+def _read_document(body: bytes) -> list[Delta]:
+    """The delta of a complete document, or nothing. In a document every call is whole, whatever its index."""
+    try:
+        try:
+            chunk = chat_json.ANSWER_CHUNK.decode(body)
+        except (msgspec.DecodeError, RecursionError):
+            chunk = _decode(body)
+        delta = _delta(chunk) if chunk.choices is not None else _delta_without_choices(chunk, body)
+    except ValueError:
+        return []
+    if delta.error is None and chunk.choices is None and chunk.data is None and chunk.usage is None:
+        return []
+    message = _first_choice(chunk).message
+    calls = chat_json.read_tool_calls(message.tool_calls) or _legacy_call(message) if message is not None else []
+    for position, call in enumerate(calls):
+        call.index = position
+    delta.tool_calls = calls
+    delta.is_last = delta.error is None
+    return [delta]
 
 
 def _delta(chunk: chat_json.AnswerChunk) -> Delta:
-    if request_fields.is_given(chunk.error):
-        return Delta(error=error_text(chunk.error))
-    choice = next((c for c in chunk.choices or () if c.index == 0), chat_json.Choice())
-    message = choice.delta or choice.message or chat_json.Message(content=choice.text)
+    """The chunk without its tool calls."""
+    if request_fields.is_given(chunk.error) and (error := read_error(b'{"error":' + chunk.error + b"}")) is not None:
+        return _error_delta(error)
+    choice = _first_choice(chunk)
+    message = choice.delta or choice.message or chat_json.AnswerMessage(content=choice.text)
     return Delta(
         text=_text(message),
         thinking=chat_json.thinking(message),
-        tool_calls=chat_json.read_tool_calls(message.tool_calls),
-        finish_reason=choice.finish_reason,
+        finish_reason="tool_calls" if choice.finish_reason == "function_call" else choice.finish_reason or None,
         usage=chat_json.usage(chunk),
         embeddings=_embeddings(chunk),
         logprobs=_logprobs(choice.logprobs),
     )
+
+
+def _delta_without_choices(chunk: chat_json.AnswerChunk, body: bytes) -> Delta:
+    """An error, embeddings, counters, or an event without content, which some servers send to keep a connection open.
+
+    Raises `ValueError` for an empty object.
+    """
+    error = read_error(body)
+    if error is not None:
+        return _error_delta(error)
+    if body.replace(b" ", b"") == b"{}":
+        raise ValueError("the answer does not follow OpenAI's protocol: it is empty")
+    return Delta(usage=chat_json.usage(chunk), embeddings=_embeddings(chunk))
+
+
+def _error_delta(error: EngineError) -> Delta:
+    return Delta(error=error.message, error_status=error.status)
+
+
+def _first_choice(chunk: chat_json.AnswerChunk) -> chat_json.Choice:
+    return next((c for c in chunk.choices or () if c is not None and not c.index), _NO_CHOICE)
+
+
+def _legacy_call(message: chat_json.AnswerMessage) -> list[ToolCall]:
+    """The call in `function_call`, which OpenAI replaced with `tool_calls`."""
+    if message.function_call is None:
+        return []
+    return chat_json.read_tool_calls([chat_json.ToolCall(0, None, message.function_call)])
+
+
+def _indices(calls: Sequence[chat_json.ToolCall] | None) -> list[int | None]:
+    return [call.index for call in calls] if calls else [0]
 
 
 def _text(message: chat_json.Message) -> str:
@@ -156,3 +247,6 @@ def _embeddings(chunk: chat_json.AnswerChunk) -> list[list[float]] | None:
 def _logprobs(given: object) -> object:
     """The entries, which a chat has in `content`."""
     return (given.get("content") or None) if isinstance(given, dict) else None
+
+
+_NO_CHOICE = chat_json.Choice()

@@ -16,7 +16,7 @@ import msgspec
 
 from herd.core.state.request import Counters
 from herd.protocols import request_fields
-from herd.protocols.answer_ends import decode, find_object, is_object_without_error
+from herd.protocols.answer_ends import AlwaysTerminated, decode, find_object, is_object_without_error
 from herd.protocols.collector import CollectedAnswer
 from herd.protocols.conversation import Delta, ToolCall, Usage
 from herd.protocols.openai.client_answers import EVENT_STREAM, JSON, error_body
@@ -56,7 +56,7 @@ _LAST_EVENT = re.compile(rb'"type"\s*:\s*"(response\.(?:completed|incomplete))"'
 _FINISH_REASONS: Mapping[str, str] = MappingProxyType({"completed": "stop", "incomplete": "length"})
 
 
-class StreamWatcher:
+class StreamWatcher(AlwaysTerminated):
     """Complete if and only if the last event is `response.completed` or `response.incomplete`.
 
     The last event repeats the answer, so it can be long.
@@ -90,7 +90,7 @@ class StreamWatcher:
         return _counters(None if usage is None else decode(usage, _USAGE), kind)
 
 
-class DocumentWatcher:
+class DocumentWatcher(AlwaysTerminated):
     """Complete if and only if the JSON document is complete and its status is not a failure."""
 
     __slots__ = ("_document",)

@@ -1,0 +1,80 @@
+"""Checks an answer that is passed on unchanged, and finds the error with which it may end."""
+
+from __future__ import annotations
+
+from herd.core.state.request import Counters
+from herd.dialects import AnswerWatcher
+from herd.protocols.engine_errors import EngineError, is_incomplete, read_error, split_at_error
+from herd.protocols.streams import LINE_MAX_BYTES, WholeLines
+
+
+class PassThrough:
+    """`feed` returns the bytes that may be forwarded: of a stream, complete lines only.
+
+    `error` is the error that the engine reported although its status was 200. Nothing after it is forwarded.
+    """
+
+    __slots__ = ("_counters", "_is_document", "_lines", "_streams", "_takes_events", "_watcher", "error", "has_failed")
+
+    is_translated = False
+    problem = ""
+
+    def __init__(self, watcher: AnswerWatcher, streams: bool, takes_events: bool) -> None:
+        """`takes_events`: the client expects server-sent events, so an answer that is a JSON document is an error."""
+        self._watcher = watcher
+        self._streams = streams
+        self._takes_events = takes_events
+        self._is_document: bool | None = None
+        self._lines = WholeLines()
+        self._counters: Counters | None = None
+        self.error: EngineError | None = None
+        self.has_failed = False
+
+    def feed(self, data: bytes) -> bytes:
+        if self.has_failed:
+            return b""
+        self._watcher.feed(data)
+        if not self._streams:
+            return data
+        if self._is_document is None:
+            self._is_document = self._takes_events and data.lstrip().startswith(b"{")
+        if self._is_document and len(self._lines.rest) + len(data) <= LINE_MAX_BYTES:
+            self._lines.rest += data
+            return b""
+        return self._before_error(self._lines.feed(data))
+
+    def end(self, held: bytes) -> bytes:
+        """What follows the forwarded bytes, after the connection was closed in order. `held` was not forwarded yet.
+
+        A stream that has its finish reason needs no terminator; the client gets it nevertheless.
+        """
+        if self.has_failed or self.counters() is not None:
+            return self.rest
+        self._fail(read_error(held + self._lines.rest))
+        lacking = self._watcher.end_without_terminator() if self.error is None else None
+        if lacking is None:
+            return b""
+        self._counters = lacking.counters
+        rest = self._lines.rest.rstrip()
+        return (rest + b"\n\n" if rest else b"") + lacking.terminator
+
+    def counters(self) -> Counters | None:
+        """The counters if the answer is complete."""
+        return self._counters or self._watcher.end()
+
+    @property
+    def rest(self) -> bytes:
+        """The beginning of a line that was not forwarded, because it has no line break."""
+        return self._lines.rest
+
+    def _before_error(self, lines: bytes) -> bytes:
+        lines, error = split_at_error(lines)
+        if error and is_incomplete(error):
+            self._lines.rest = error + self._lines.rest
+        elif error:
+            self._fail(read_error(error))
+        return lines
+
+    def _fail(self, error: EngineError | None) -> None:
+        self.error = error
+        self.has_failed = error is not None

@@ -1,0 +1,103 @@
+"""Reads JSON that a strict decoder rejects: half of a surrogate pair, invalid UTF-8, and side fields of a wrong type.
+
+A model's tokens can be parts of a character, so engines and clients send texts with half of a UTF-16 surrogate pair
+(`"\\ud83d"`), or with invalid UTF-8. Go's JSON decoder, and therefore Ollama, replaces both with U+FFFD. Nothing here
+is called for JSON that the strict decoder accepts.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection
+from typing import TypeVar
+
+import msgspec
+
+from herd.errors import BadRequest
+from herd.protocols.conversation import Delta, ParsedRequest, Route
+
+Body = TypeVar("Body")
+
+REPLACEMENT = "\ufffd"
+
+_ESCAPE = re.compile(
+    rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(?P<half>u[dD][89a-fA-F][0-9a-fA-F]{2})|.)",
+    re.DOTALL,
+)
+_HALF_AT_END = re.compile(rb'\\u([dD][89abAB][0-9a-fA-F]{2})"')
+_HALF_AT_START = re.compile(rb'"\\u([dD][c-fC-F][0-9a-fA-F]{2})')
+
+
+def valid_text(body: bytes) -> bytes:
+    """The JSON with U+FFFD in place of each unpaired surrogate and each invalid byte sequence."""
+    valid = body if body.isascii() else body.decode("utf-8", "replace").encode()
+    return _ESCAPE.sub(lambda found: b"\\ufffd" if found["half"] else found[0], valid)
+
+
+def parse_valid_text(parse: Callable[[Route, bytes], ParsedRequest], route: Route, body: bytes) -> ParsedRequest:
+    """The request as `parse` reads it, with U+FFFD in place of invalid text. Raises BadRequest.
+
+    The node gets the corrected body too, because engines reject invalid text or fail on it.
+    """
+    try:
+        return parse(route, body)
+    except BadRequest:
+        valid = valid_text(body)
+        if valid == body:
+            raise
+        return parse(route, valid)
+
+
+def decode_leniently(body: bytes, decoder: msgspec.json.Decoder[Body], side_fields: Collection[str] = ()) -> Body:
+    """The body as the decoder's type. Side fields of a wrong type are left out. Raises `ValueError`."""
+    try:
+        members = _MEMBERS.decode(_ESCAPE.sub(lambda found: b"\\ufffd" if found["half"] else found[0], body))
+        kept = {
+            name: value for name, value in members.items() if name not in side_fields or _fits(name, value, decoder)
+        }
+        return decoder.decode(msgspec.json.encode(kept))
+    except RecursionError:
+        raise ValueError("the JSON is nested too deeply") from None
+
+
+class SplitCharacters:
+    """Joins a character of a streamed text whose two surrogates are in two chunks."""
+
+    __slots__ = ("_field", "_half")
+
+    def __init__(self) -> None:
+        self._field = ""
+        self._half = ""
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether the first half of a character was held back."""
+        return bool(self._half)
+
+    def join(self, delta: Delta, body: bytes) -> None:
+        """Changes the texts of this chunk; `body` is its JSON, and `delta` has U+FFFD in place of each half."""
+        start = _HALF_AT_START.search(body)
+        if self._half:
+            text = getattr(delta, self._field)
+            if start is not None and text.startswith(REPLACEMENT):
+                pair = bytes.fromhex(self._half + start[1].decode()).decode("utf-16-be")
+                setattr(delta, self._field, pair + text[1:])
+            else:
+                setattr(delta, self._field, REPLACEMENT + text)
+            self._half = ""
+        end = _HALF_AT_END.search(body)
+        field = next((name for name in ("text", "thinking") if getattr(delta, name).endswith(REPLACEMENT)), "")
+        if end is not None and field:
+            self._field, self._half = field, end[1].decode()
+            setattr(delta, field, getattr(delta, field)[:-1])
+
+
+def _fits(name: str, value: msgspec.Raw, decoder: msgspec.json.Decoder[Body]) -> bool:
+    try:
+        decoder.decode(msgspec.json.encode({name: value}))
+    except (msgspec.DecodeError, RecursionError):
+        return False
+    return True
+
+
+_MEMBERS = msgspec.json.Decoder(dict[str, msgspec.Raw])

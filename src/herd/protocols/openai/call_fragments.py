@@ -1,0 +1,85 @@
+"""Assigns the fragments of streamed tool calls to their calls, for servers that number them in different ways.
+
+OpenAI numbers parallel calls by `index`, and sends the id and the name of a call once. Other servers give every call
+the index 0, or none; repeat the id and the name in every fragment; send another id with every fragment; or mix the
+fragments of several calls.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from herd.protocols.conversation import ToolCall
+
+
+class CallFragments:
+    """Numbers the calls of one answer in the order in which they begin: 0, 1, 2, ..."""
+
+    __slots__ = ("_by_id", "_by_index", "_count", "_last")
+
+    def __init__(self) -> None:
+        self._by_id: dict[str, _Call] = {}
+        self._by_index: dict[int, _Call] = {}
+        self._count = 0
+        self._last: _Call | None = None
+
+    def assign(self, fragments: Sequence[ToolCall], indices: Sequence[int | None]) -> list[ToolCall]:
+        """The same fragments with the numbers of their calls. `indices` are the server's own, None where it sent none.
+
+        Fragments without any content are dropped.
+        """
+        assigned = []
+        for position, (fragment, index) in enumerate(zip(fragments, indices, strict=True)):
+            if not (fragment.id or fragment.name or fragment.arguments):
+                continue
+            is_rest = index is None and len(fragments) == 1 and not fragment.id and not fragment.name
+            slot = position if index is None else index
+            call = self._last if is_rest else self._by_id.get(fragment.id) or self._by_index.get(slot)
+            if call is None or call.is_ended_by(fragment):
+                call = _Call(self._count)
+                self._count += 1
+            self._by_index[slot] = self._last = call
+            if fragment.id:
+                self._by_id[fragment.id] = call
+            call.add(fragment)
+            assigned.append(ToolCall(call.index, fragment.id, fragment.name, fragment.arguments))
+        return assigned
+
+
+class _Call:
+    __slots__ = ("_arguments", "_id", "_name", "index")
+
+    def __init__(self, index: int) -> None:
+        self.index = index
+        self._id = ""
+        self._name = ""
+        self._arguments: list[str] = []
+
+    def add(self, fragment: ToolCall) -> None:
+        self._id = self._id or fragment.id
+        self._name = self._name or fragment.name
+        self._arguments.append(fragment.arguments)
+
+    def is_ended_by(self, fragment: ToolCall) -> bool:
+        """Whether this fragment, which has the same index, begins another call.
+
+        Another name begins another call, and so does another id with a name. The same name without an id, or another
+        id without a name, only repeats them, unless the arguments of this call are complete.
+        """
+        has_other_id = bool(fragment.id and self._id and fragment.id != self._id)
+        if fragment.id and fragment.id == self._id:
+            return False
+        if fragment.name and self._name and (fragment.name != self._name or has_other_id):
+            return True
+        return (has_other_id or bool(fragment.name and self._name)) and is_complete("".join(self._arguments))
+
+
+def is_complete(arguments: str) -> bool:
+    """Whether the arguments of a call are a whole JSON value, so that no more of them can follow."""
+    try:
+        msgspec.json.decode(arguments)
+    except (msgspec.DecodeError, UnicodeEncodeError, RecursionError):
+        return False
+    return True
