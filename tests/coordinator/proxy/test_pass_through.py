@@ -296,7 +296,7 @@ def test_an_error_answer_in_the_format_of_the_dialect_stays_as_it_is(name: str, 
 
 
 def test_a_document_over_the_limit_is_passed_on() -> None:
-    """An answer to a streaming request that is no stream is stored only up to the size of a line."""
+    """An answer to a streaming request that is not a stream is stored only up to the size of a line."""
 
     class Watcher:
         def feed(self, chunk: bytes) -> None: ...
