@@ -17,15 +17,16 @@ from herd.protocols.request_fields import (
     FALLBACKS_MAX,
     TAG_MAX_CHARS,
     TAGS_MAX,
+    USER_MAX_CHARS,
     ExtensionFields,
     Extensions,
     estimate_tokens,
+    has_content,
     is_given,
     model_name,
     new_model_name,
     read,
     read_extensions,
-    read_tags,
     rewrite,
     text_bytes,
 )
@@ -178,14 +179,6 @@ def test_fallbacks_are_deduplicated_and_exclude_the_model_itself() -> None:
         ({"fallback_models": [1]}, "fallback_models must be a list"),
         ({"fallback_models": ["x\n"]}, "invalid model name"),
         ({"fallback_models": [f"m{i}" for i in range(FALLBACKS_MAX + 1)]}, f"at most {FALLBACKS_MAX} models, not 9"),
-        ({"metadata": {"tags": "a"}}, "metadata.tags must be a list of strings"),
-        ({"metadata": {"tags": [1]}}, "metadata.tags must be a list of strings"),
-        ({"metadata": {"tags": ["x" * (TAG_MAX_CHARS + 1)]}}, "at most 64 characters"),
-        ({"metadata": {"tags": ["a\nb"]}}, "control characters"),
-        ({"metadata": {"tags": [str(i) for i in range(TAGS_MAX + 1)]}}, f"at most {TAGS_MAX} tags, not 17"),
-        ({"user": 7}, "user must be a string"),
-        ({"user": "x" * 257}, "at most 256 characters"),
-        ({"user": "a\x1b[31m"}, "control characters"),
     ],
 )
 def test_invalid_extensions_are_rejected_with_a_readable_message(body: dict[str, Any], text: str) -> None:
@@ -200,10 +193,60 @@ def test_maximum_number_of_extensions_is_accepted() -> None:
     )
 
 
-def test_tags_of_a_header_follow_the_same_rules() -> None:
-    assert read_tags([" a", "b ", "", "a"], "X-Herd-Tags") == ("a", "b")
-    with pytest.raises(BadRequest, match="X-Herd-Tags"):
-        read_tags(["a\tb"], "X-Herd-Tags")
+@pytest.mark.parametrize(
+    ("sent", "tags"),
+    [
+        ("a", ("a",)),
+        ("a, b,,a", ("a", "b")),
+        (["a", 1, None, ["x"], "b"], ("a", "b")),
+        ([" a", "b ", "", "a"], ("a", "b")),
+        (["a\nb", "\x00", "\u2028c"], ("a b", "c")),
+        (["x" * 5000], ("x" * TAG_MAX_CHARS,)),
+        ([str(i) for i in range(30)], tuple(str(i) for i in range(TAGS_MAX))),
+        ([], ()),
+    ],
+)
+def test_tags_of_other_shapes_are_cut_and_the_request_is_answered(sent: object, tags: tuple[str, ...]) -> None:
+    assert read_own({"metadata": {"tags": sent}}) == Extensions((), tags, "", True)
+
+
+@pytest.mark.parametrize("tags", [7, True, {"a": "b"}, 1.5])
+def test_tags_that_are_not_ours_are_passed_on(tags: object) -> None:
+    assert read_own({"metadata": {"tags": tags}}) == Extensions((), (), "", False)
+    body = json.dumps({"model": "m", "user": "u", "metadata": {"tags": tags}}, separators=(",", ":")).encode()
+    assert json.loads(rewrite(ask(body), "m")) == {"model": "m", "metadata": {"tags": tags}}
+
+
+@pytest.mark.parametrize("metadata", [[], [1], 7, True, "text", {"tags": {"deep": [[[]]]}}])
+def test_metadata_of_another_shape_is_ignored(metadata: object) -> None:
+    assert read_own({"metadata": metadata}) == Extensions((), (), "", False)
+
+
+@pytest.mark.parametrize(
+    ("sent", "user"),
+    [
+        (7, "7"),
+        ("x" * 5000, "x" * USER_MAX_CHARS),
+        ("a\x1b[31m\n", "a [31m"),
+        (True, ""),
+        ({"id": 1}, ""),
+        (["u"], ""),
+        (1.5, ""),
+        ("", ""),
+    ],
+)
+def test_a_user_of_another_shape_is_cut_and_the_request_is_answered(sent: object, user: str) -> None:
+    assert read_own({"user": sent}) == Extensions((), (), user, True)
+
+
+@pytest.mark.parametrize("text", ["[]", "[ ]", "[\n]", "[" + " \t\r\n" * 20 + "]", '""', "null", "false"])
+def test_an_empty_value_is_no_content_whatever_its_white_space(text: str) -> None:
+    assert not has_content(msgspec.Raw(text.encode()))
+
+
+@pytest.mark.parametrize("text", ["[0]", "[\n1]", '" "', "[" + " " * 40 + "1]", "{}", "true", "[[]]"])
+def test_a_value_has_content(text: str) -> None:
+    assert has_content(msgspec.Raw(text.encode()))
 
 
 def test_unknown_fields_are_copied_unchanged() -> None:

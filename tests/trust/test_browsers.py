@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from herd.trust.browsers import AllowedNames, content_refusal, host_refusal, is_same_origin, origin_refusal
+from herd.trust.browsers import AllowedNames, Effect, content_refusal, host_refusal, is_same_origin, origin_refusal
 
 OURS = AllowedNames.of(["herd.example.org"], ["https://chat.example.org/"])
 
@@ -62,7 +62,7 @@ def test_a_public_name_is_refused(host: str) -> None:
 )
 def test_our_own_page_may_do_everything(origin: str, host: str) -> None:
     assert is_same_origin(origin, host)
-    assert origin_refusal(origin, host, changes_state=True, names=OURS) is None
+    assert origin_refusal(origin, host, Effect.CHANGES, OURS) is None
 
 
 @pytest.mark.parametrize(
@@ -75,25 +75,73 @@ def test_our_own_page_may_do_everything(origin: str, host: str) -> None:
         "garbage",
         "http://user@localhost:1@evil.example",
         "http://[::1",
-        "file://",
+        "http://localhost.evil.example:3000",
+        "https://evil.example#.localhost",
+        "chrome-extension://abcdef",
         "x" * 1000,
     ],
 )
 def test_pages_of_other_sites_are_refused(origin: str) -> None:
-    for changes_state in (False, True):
-        refusal = origin_refusal(origin, "192.168.1.9:11435", changes_state, OURS)
+    for effect in Effect:
+        refusal = origin_refusal(origin, "192.168.1.9:11435", effect, OURS)
         assert refusal is not None and refusal.status == 403
 
 
-def test_pages_of_this_machine_may_use_models_but_not_change_state() -> None:
-    for origin in ("http://localhost:3000", "http://127.0.0.1:8080", "https://localhost", "app://obsidian.md"):
-        assert origin_refusal(origin, "localhost:11435", changes_state=False, names=OURS) is None
-        assert origin_refusal(origin, "localhost:11435", changes_state=True, names=OURS) is not None
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "http://localhost:3000",
+        "http://127.0.0.1:8080",
+        "https://localhost",
+        "http://[::1]:5173",
+        "http://0.0.0.0:1234",
+        "app://obsidian.md",
+        "file://",
+        "tauri://localhost",
+        "http://tauri.localhost",
+        "vscode-webview://0abc",
+        "vscode-file://vscode-app",
+    ],
+)
+def test_pages_of_this_machine_may_use_models_but_not_change_state(origin: str) -> None:
+    assert origin_refusal(origin, "localhost:11435", Effect.USES_MODELS, OURS) is None
+    assert origin_refusal(origin, "localhost:11435", Effect.READS, OURS) is None
+    assert origin_refusal(origin, "localhost:11435", Effect.CHANGES, OURS) is not None
+
+
+@pytest.mark.parametrize(
+    ("allowed", "origin", "other"),
+    [
+        ("chrome-extension://*", "chrome-extension://abcdefghijklmnop", "https://chrome-extension.example"),
+        ("moz-extension://*", "moz-extension://6f1e", "chrome-extension://6f1e"),
+        ("http://localhost:*", "http://localhost:5173", "http://localhost.evil.example:80"),
+        ("http://192.168.1.*:3000", "http://192.168.1.40:3000", "http://192.168.1.40:3001"),
+        ("https://*.example.net", "https://a.b.example.net", "https://example.net.evil.example"),
+        ("https://*.example.net:*", "https://a.example.net:8443", "https://a.example.org:8443"),
+        ("Chrome-Extension://*/", "chrome-extension://abc", "moz-extension://abc"),
+        ("null", "null", "nullx"),
+        ("*", "https://anyone.example", ""),
+    ],
+)
+def test_a_pattern_allows_pages_to_use_models_only(allowed: str, origin: str, other: str) -> None:
+    names = AllowedNames.of((), [allowed])
+    assert origin_refusal(origin, "mac:11435", Effect.USES_MODELS, names) is None
+    if not origin.startswith("http://localhost"):
+        assert origin_refusal(origin, "mac:11435", Effect.READS, names) is not None
+    assert origin_refusal(origin, "mac:11435", Effect.CHANGES, names) is not None
+    if other:
+        assert origin_refusal(other, "mac:11435", Effect.USES_MODELS, names) is not None
+
+
+def test_the_parts_of_a_pattern_do_not_overlap() -> None:
+    names = AllowedNames.of((), ["https://a*a.example"])
+    assert origin_refusal("https://a.example", "mac", Effect.USES_MODELS, names) is not None
+    assert origin_refusal("https://aa.example", "mac", Effect.USES_MODELS, names) is None
 
 
 def test_an_allowed_origin_and_a_program_without_origin_may_do_everything() -> None:
-    assert origin_refusal("https://chat.example.org", "mac:11435", changes_state=True, names=OURS) is None
-    assert origin_refusal("", "mac:11435", changes_state=True, names=OURS) is None
+    for origin in ("https://chat.example.org", "https://CHAT.example.org/", ""):
+        assert origin_refusal(origin, "mac:11435", Effect.CHANGES, OURS) is None
 
 
 def test_a_browser_may_send_only_json() -> None:

@@ -205,11 +205,14 @@ class Coordinator:
                 auto_pull=self.auto_pull,
             ),
         )
+        rights = Rights(self.dialects, routes)
         self.access_control = AccessControl(
             settings.access,
             AccessDependencies(
                 keyring=lambda: self.credentials.keyring,
-                right_of=Rights(self.dialects, routes),
+                right_of=rights,
+                is_served=rights.is_served,
+                body_max_bytes=settings.http.body_max_bytes,
                 session_key=lambda session: self.logins.key_id_of(session, driver.now()),
                 unix_s=time.time,
                 refuse=self.errors.refuse,

@@ -66,7 +66,10 @@ class Exchange(Protocol):
         """The first value of a header, by its lower-case name."""
 
     def add_headers(self, headers: Sequence[Header]) -> None:
-        """Adds headers to the answer, whichever it will be."""
+        """Adds headers to the answer, whichever it will be. They replace those of an earlier call."""
+
+    def correct_path(self, path: str) -> None:
+        """Serves this request, and equal ones of the connection, as if the client had sent this path."""
 
     def respond(self, status: int, headers: Sequence[Header], body: bytes) -> None:
         """Sends a complete answer with Content-Length."""

@@ -122,6 +122,9 @@ class HttpExchange:
     def add_headers(self, headers: Sequence[Header]) -> None:
         self._extra_headers = headers
 
+    def correct_path(self, path: str) -> None:
+        self.path = self._head.path = path
+
     def respond(self, status: int, headers: Sequence[Header], body: bytes) -> None:
         if self._framing != _FRESH:
             return

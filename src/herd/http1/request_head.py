@@ -59,7 +59,7 @@ class ExpectationFailed(HerdError):
 
 @dataclass(slots=True, kw_only=True)
 class RequestHead:
-    """One request head. Equal requests of a connection share it; only `admission` is ever changed."""
+    """One request head. Equal requests of a connection share it; only `admission` and a sloppy `path` ever change."""
 
     method: str
     path: str

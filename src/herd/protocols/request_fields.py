@@ -35,7 +35,7 @@ TOKENS_MAX = 2**31 - 1
 """Engines count tokens in 32 bits."""
 
 EMPTY_VALUES = frozenset((b"[]", b'""', b"false"))
-"""JSON values that mean the same as no value."""
+"""JSON values that mean the same as no value. A list may also contain white space."""
 
 _NULL = msgspec.Raw(b"null")
 
@@ -46,6 +46,9 @@ _NEW_MODEL_NAME = re.compile(
     rf"(?:{_SEGMENT}(?::[0-9]{{1,5}})?/)?(?:{_SEGMENT}/){{0,3}}{_SEGMENT}(?::[A-Za-z0-9_.-]+)?"
 )
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+_EMPTY_LIST = re.compile(rb"\[[ \t\r\n]*+\]")
+_EMPTY_MAX_BYTES = 16
+"""A longer value is none of the empty ones."""
 _EXPECTED = re.compile(r"Expected `(?P<wanted>[^`]+)`, got `(?P<got>[^`]+)`")
 _PATH = re.compile(r" - at `(?:key in )?\$\.?(?P<path>[^`]*)`")
 _BINARY_START = re.compile(rb';base64,|"data"\s*:\s*"')
@@ -100,7 +103,12 @@ def is_given(raw: msgspec.Raw) -> bool:
 
 def has_content(raw: msgspec.Raw, empty: Collection[bytes] = EMPTY_VALUES) -> bool:
     """Whether the client sent the field with a value that is neither null nor one of `empty`."""
-    return is_given(raw) and (memoryview(raw).nbytes > 16 or bytes(raw).replace(b" ", b"") not in empty)
+    if not is_given(raw):
+        return False
+    view = memoryview(raw)
+    if _EMPTY_LIST.fullmatch(view):
+        return b"[]" not in empty
+    return view.nbytes > _EMPTY_MAX_BYTES or bytes(view) not in empty
 
 
 def is_list(raw: msgspec.Raw) -> bool:
@@ -147,15 +155,14 @@ def read_extensions(sent: ExtensionFields, model: str) -> Extensions:
     return Extensions(_fallbacks(sent.fallback_models, model), tags, _user(sent.user), present)
 
 
-def read_tags(values: Sequence[str], where: str) -> tuple[str, ...]:
-    """Tags without surrounding blanks and duplicates, in order. `where` is their source, for the BadRequest."""
-    if len(values) > TAGS_MAX:
-        raise BadRequest(f"{where}: at most {TAGS_MAX} tags, not {len(values)}")
-    tags = dict.fromkeys(stripped for value in values if (stripped := value.strip()))
-    for tag in tags:
-        if len(tag) > TAG_MAX_CHARS or _CONTROL.search(tag):
-            raise BadRequest(f"{where}: a tag has at most {TAG_MAX_CHARS} characters, none of them control characters")
-    return tuple(tags)
+def cut_tags(values: Sequence[str]) -> tuple[str, ...]:
+    """The first TAGS_MAX tags, each cut to TAG_MAX_CHARS, without control characters, outer blanks and duplicates.
+
+    Tags only label requests in statistics, so a client with other ideas of them is not refused.
+    """
+    tags = dict.fromkeys(_label(value, TAG_MAX_CHARS) for value in values)
+    tags.pop("", None)
+    return tuple(tags)[:TAGS_MAX]
 
 
 def estimate_tokens(size_bytes: int) -> int:
@@ -199,8 +206,9 @@ def _remove_extensions(fields: dict[str, msgspec.Raw]) -> None:
     if not _is_object(metadata):
         return
     inner = msgspec.json.decode(metadata, type=dict[str, msgspec.Raw])
-    if inner.pop("tags", None) is None:
+    if not _are_tags(inner.get("tags", ABSENT)):
         return
+    del inner["tags"]
     if inner:
         fields["metadata"] = msgspec.Raw(msgspec.json.encode(inner))
     else:
@@ -219,21 +227,42 @@ def _fallbacks(raw: msgspec.Raw, model: str) -> tuple[str, ...]:
 
 
 def _metadata_tags(raw: msgspec.Raw) -> tuple[tuple[str, ...], bool]:
-    """The tags, and whether there is a `tags` field. Metadata that is not an object is not ours and is ignored."""
+    """The tags, and whether there is a `tags` field of ours. Metadata of another shape is not ours and is ignored."""
     if not _is_object(raw):
         return (), False
-    tags = _value(raw, _METADATA, "metadata must be an object")
-    if tags is None or not memoryview(tags.tags).nbytes:
+    metadata = _readable(raw, _METADATA)
+    if metadata is None or not _are_tags(metadata.tags):
         return (), False
-    values = _value(tags.tags, _STRINGS, "metadata.tags must be a list of strings") or []
-    return read_tags(values, "metadata.tags"), True
+    found = _readable(metadata.tags, _ANY)
+    values = found.split(",") if isinstance(found, str) else found
+    return cut_tags([value for value in values or () if isinstance(value, str)]), True
+
+
+def _are_tags(raw: msgspec.Raw) -> bool:
+    """Whether the value of `metadata.tags` is meant for the coordinator: a list, a text with commas, or null."""
+    view = memoryview(raw)
+    return view.nbytes > 0 and view[0] in b'["n'
 
 
 def _user(raw: msgspec.Raw) -> str:
-    user = _value(raw, _STRING, "user must be a string") or ""
-    if len(user) > USER_MAX_CHARS or _CONTROL.search(user):
-        raise BadRequest(f"user: at most {USER_MAX_CHARS} characters, none of them control characters")
-    return user
+    """The user as a label: a text or a whole number; a value of another type labels nothing."""
+    user = _readable(raw, _ANY)
+    is_label = isinstance(user, str | int) and not isinstance(user, bool)
+    return _label(str(user), USER_MAX_CHARS) if is_label else ""
+
+
+def _label(text: str, max_chars: int) -> str:
+    return _CONTROL.sub(" ", text[: 2 * max_chars]).strip()[:max_chars].rstrip()
+
+
+def _readable(raw: msgspec.Raw, decoder: msgspec.json.Decoder[Body]) -> Body | None:
+    """The value; None if there is none, or it is not what the decoder reads."""
+    if not memoryview(raw).nbytes:
+        return None
+    try:
+        return decoder.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
 
 
 def _value(raw: msgspec.Raw, decoder: msgspec.json.Decoder[Body], problem: str) -> Body | None:
@@ -257,7 +286,7 @@ class _Metadata(msgspec.Struct):
 _FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _METADATA = msgspec.json.Decoder(_Metadata)
 _STRINGS = msgspec.json.Decoder(list[str] | None)
-_STRING = msgspec.json.Decoder(str | None)
+_ANY: msgspec.json.Decoder[Any] = msgspec.json.Decoder()
 
 
 def _describe_mismatch(text: str) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from enum import Enum
 from urllib.parse import urlsplit
 
 from herd.addresses import parse_address
@@ -19,20 +20,44 @@ LOCAL_SUFFIXES = (".localhost", ".local", ".internal", ".lan", ".home.arpa")
 HEADER_MAX_CHARS = 512
 _LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1", "0.0.0.0"})
 _WEB = ("http", "https")
-_APPLICATIONS = ("app", "tauri", "vscode-webview", "vscode-file")
-"""Schemes of programs that contain a browser; a web site cannot use these."""
+_APPLICATIONS = ("app", "file", "tauri", "vscode-webview", "vscode-file")
+"""Schemes of programs that contain a browser; a web site cannot use these. Ollama allows the same."""
+_OPAQUE = "null"
+"""The origin of sandboxed frames, which any web site can create, and of local files in some browsers."""
+
+
+class Effect(Enum):
+    """What a request does, as far as it matters for the page that sends it."""
+
+    USES_MODELS = "uses models"
+    READS = "reads the fleet's data"
+    CHANGES = "changes state"
 
 
 @dataclass(frozen=True, slots=True)
 class AllowedNames:
-    """The host names of this coordinator and the other origins that may call it, in lower case."""
+    """The host names of this coordinator and the other origins that may call it, in lower case.
+
+    `patterns` are origins with `*`, split there: "http://localhost:*" is ("http://localhost:", "").
+    """
 
     hosts: frozenset[str]
     origins: frozenset[str]
+    patterns: tuple[tuple[str, ...], ...] = ()
 
     @classmethod
     def of(cls, hosts: Iterable[str], origins: Iterable[str]) -> AllowedNames:
-        return cls(frozenset(h.lower() for h in hosts), frozenset(o.lower().rstrip("/") for o in origins))
+        named = {_without_slash(o.lower()) for o in origins}
+        patterns = tuple(tuple(o.split("*")) for o in sorted(named) if "*" in o)
+        return cls(frozenset(h.lower() for h in hosts), frozenset(o for o in named if "*" not in o), patterns)
+
+    def has_origin(self, origin: str) -> bool:
+        """Whether exactly this origin was allowed. The opaque origin is nobody's, so it is not exact."""
+        return origin != _OPAQUE and origin in self.origins
+
+    def matches_origin(self, origin: str) -> bool:
+        """Whether a pattern allows this origin, or it is the opaque origin and that was allowed."""
+        return (origin == _OPAQUE and origin in self.origins) or any(_matches(p, origin) for p in self.patterns)
 
 
 def host_refusal(host: str, names: AllowedNames) -> Refusal | None:
@@ -50,15 +75,19 @@ def host_refusal(host: str, names: AllowedNames) -> Refusal | None:
     )
 
 
-def origin_refusal(origin: str, host: str, changes_state: bool, names: AllowedNames) -> Refusal | None:
+def origin_refusal(origin: str, host: str, effect: Effect, names: AllowedNames) -> Refusal | None:
     """Refuses a cross-origin call. `origin` is the Origin header, empty if there is none.
 
-    Pages of this coordinator may do everything. Pages from the caller's own machine may use models, as with Ollama, but
-    not change state. Pages of other origins need to be in `names`.
+    Pages of this coordinator and of origins in `names` may do everything. Pages from the caller's own machine may use
+    models, as with Ollama, and read, but not change state. Pages that only a pattern allows may only use models: a
+    pattern such as `chrome-extension://*` includes pages that nobody has named.
     """
-    if not origin or is_same_origin(origin, host) or origin.lower().rstrip("/") in names.origins:
+    asked = _without_slash(origin.lower()) if len(origin) <= HEADER_MAX_CHARS else ""
+    if not origin or is_same_origin(origin, host) or names.has_origin(asked):
         return None
-    if not changes_state and _is_local_page(origin):
+    if effect is not Effect.CHANGES and _is_local_page(origin):
+        return None
+    if effect is Effect.USES_MODELS and names.matches_origin(asked):
         return None
     shown = "".join(c if c.isprintable() else "?" for c in origin[:80])
     return Refusal(
@@ -111,4 +140,27 @@ def _is_local_page(origin: str) -> bool:
         parts = urlsplit(origin.lower())
     except ValueError:
         return False
-    return parts.scheme in _APPLICATIONS or (parts.scheme in _WEB and (parts.hostname or "") in _LOOPBACK_NAMES)
+    if parts.scheme in _APPLICATIONS:
+        return True
+    name = parts.hostname or ""
+    # Applications made with Tauri have the origin http://tauri.localhost on Windows.
+    return parts.scheme in _WEB and (name in _LOOPBACK_NAMES or name.endswith(".localhost"))
+
+
+def _without_slash(origin: str) -> str:
+    """The origin without the slash that people add at its end; `file://` stays."""
+    return origin if origin.endswith("://") else origin.rstrip("/")
+
+
+def _matches(pattern: tuple[str, ...], origin: str) -> bool:
+    """Whether the parts of a pattern occur in this order, the first at the start and the last at the end."""
+    first, last = pattern[0], pattern[-1]
+    if len(origin) < len(first) + len(last) or not (origin.startswith(first) and origin.endswith(last)):
+        return False
+    at, stop = len(first), len(origin) - len(last)
+    for part in pattern[1:-1]:
+        at = origin.find(part, at, stop)
+        if at < 0:
+            return False
+        at += len(part)
+    return True

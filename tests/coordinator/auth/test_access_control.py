@@ -2,68 +2,22 @@
 
 from __future__ import annotations
 
+import gzip
 import http.client
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
+import zlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from access_fixtures import CHAT, EVIL, FORWARDED, a_fleet, a_key, ask, status
 from fakes.faults import Hang
 from fakes.fleet import Fleet, running_fleet, settings_for_tests
 from fakes.ollama.server import FakeOllama
-from herd.coordinator.auth.access_control import AccessSettings
 from herd.coordinator.auth.routes import ApiRoute
 from herd.trust.rights import Right
-
-CHAT = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "stream": False}
-FORWARDED = {"X-Forwarded-For": "203.0.113.9"}
-"""Makes a local request count as one from an unknown address."""
-EVIL = {"Origin": "https://evil.example"}
-
-
-def ask(fleet: Fleet, method: str, path: str, body: object = None, **headers: str) -> tuple[int, Any, dict[str, str]]:
-    connection = http.client.HTTPConnection("127.0.0.1", fleet.port, timeout=30)
-    raw = None if body is None else json.dumps(body).encode()
-    sent = {name.replace("_", "-"): value for name, value in headers.items()}
-    connection.request(method, path, raw, {"Content-Type": "application/json", **sent})
-    response = connection.getresponse()
-    text = response.read()
-    connection.close()
-    answer = json.loads(text) if "json" in (response.getheader("content-type") or "") else text
-    return response.status, answer, {name.lower(): value for name, value in response.getheaders()}
-
-
-def status(fleet: Fleet, method: str, path: str, body: object = None, **headers: str) -> int:
-    return ask(fleet, method, path, body, **headers)[0]
-
-
-def a_key(fleet: Fleet, **wanted: object) -> dict[str, str]:
-    made, answer, _ = ask(fleet, "POST", "/fleet/keys", {"name": "app", **wanted})
-    assert made == 201, answer
-    return {"Authorization": f"Bearer {answer['key']}"}
-
-
-@pytest.fixture(scope="module")
-def engine() -> Iterator[FakeOllama]:
-    with FakeOllama(["m", "other"]) as fake:
-        yield fake
-
-
-@contextmanager
-def a_fleet(engine: FakeOllama, **access: object) -> Iterator[Fleet]:
-    settings = replace(settings_for_tests(), access=AccessSettings(**access))  # type: ignore[arg-type]
-    with running_fleet({"alpha": engine}, settings=settings) as fleet:
-        yield fleet
-
-
-@pytest.fixture
-def fleet(engine: FakeOllama) -> Iterator[Fleet]:
-    with a_fleet(engine) as running:
-        yield running
 
 
 def every_route(fleet: Fleet) -> list[ApiRoute]:
@@ -197,6 +151,70 @@ def test_a_local_page_can_chat_but_not_change_state(fleet: Fleet) -> None:
     assert got == 204 and "POST" in headers["access-control-allow-methods"]
     assert status(fleet, "OPTIONS", "/fleet/nodes/invite", **page, **preflight) == 403
     assert status(fleet, "OPTIONS", "/api/chat", **EVIL, **preflight) == 403
+
+
+def coded(fleet: Fleet, coding: str, body: bytes, path: str = "/v1/chat/completions", **headers: str) -> Any:
+    connection = http.client.HTTPConnection("127.0.0.1", fleet.port, timeout=30)
+    connection.request("POST", path, body, {"Content-Type": "application/json", "Content-Encoding": coding, **headers})
+    response = connection.getresponse()
+    answer = json.loads(response.read())
+    connection.close()
+    return response.status, answer, {name.lower(): value for name, value in response.getheaders()}
+
+
+CHAT_BYTES = json.dumps(CHAT).encode()
+
+
+@pytest.mark.parametrize(
+    ("coding", "body"),
+    [
+        ("gzip", gzip.compress(CHAT_BYTES)),
+        ("GZIP", gzip.compress(CHAT_BYTES)),
+        ("x-gzip", gzip.compress(CHAT_BYTES)),
+        ("identity, gzip", gzip.compress(CHAT_BYTES)),
+        ("deflate", zlib.compress(CHAT_BYTES)),
+        ("identity", CHAT_BYTES),
+        ("", CHAT_BYTES),
+    ],
+)
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/api/chat"])
+def test_a_compressed_body_is_answered_like_the_same_body_uncompressed(
+    fleet: Fleet, engine: FakeOllama, coding: str, body: bytes, path: str
+) -> None:
+    got, answer, _ = coded(fleet, coding, body, path)
+    assert got == 200, answer
+
+
+def test_a_compressed_body_works_for_routes_that_are_not_inference(fleet: Fleet) -> None:
+    body = gzip.compress(json.dumps({"name": "app"}).encode())
+    assert coded(fleet, "gzip", body, "/fleet/keys")[0] == 201
+
+
+@pytest.mark.parametrize("coding", ["br", "zstd", "gzip, gzip", "gzip, deflate", "x" * 90])
+def test_another_coding_is_refused_in_words(fleet: Fleet, coding: str) -> None:
+    got, answer, headers = coded(fleet, coding, CHAT_BYTES)
+    assert got == 415 and "gzip or deflate" in answer["error"]["message"]
+    assert headers["accept-encoding"] == "gzip, deflate"
+    got, answer, headers = coded(fleet, coding, CHAT_BYTES, Origin="http://localhost:1")
+    assert got == 415 and headers["access-control-allow-origin"] == "http://localhost:1"
+
+
+def test_a_damaged_compressed_body_is_refused_in_words(fleet: Fleet) -> None:
+    for body in (b"{}", gzip.compress(CHAT_BYTES)[:-4]):
+        got, answer, _ = coded(fleet, "gzip", body)
+        assert got == 400 and ("not valid gzip" in str(answer) or "incomplete" in str(answer))
+
+
+def test_the_limit_counts_the_unpacked_bytes_and_needs_the_right_first(engine: FakeOllama) -> None:
+    settings = replace(settings_for_tests(), http=replace(settings_for_tests().http, body_max_bytes=4096))
+    with running_fleet({"alpha": engine}, settings=settings) as fleet:
+        bomb = gzip.compress(b"{" + b" " * 10**6)
+        got, answer, _ = coded(fleet, "gzip", bomb)
+        assert got == 413 and "4096 bytes after unpacking (FLEET_MAX_BODY_BYTES)" in answer["error"]["message"]
+        padded = CHAT_BYTES + b" " * (4096 - len(CHAT_BYTES))
+        assert coded(fleet, "gzip", gzip.compress(padded))[0] == 200
+        assert coded(fleet, "gzip", gzip.compress(padded + b" "))[0] == 413
+        assert coded(fleet, "gzip", bomb, **FORWARDED)[0] == 401
 
 
 def test_an_allowed_origin_is_allowed(engine: FakeOllama) -> None:

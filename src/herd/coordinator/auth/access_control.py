@@ -13,10 +13,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.cookies import CookieError, SimpleCookie
 
-from herd.errors import Refusal
+from herd.coordinator.auth.cors import Preflight, cors_headers
+from herd.coordinator.auth.sloppy_paths import served_path
+from herd.errors import HerdError, Refusal
+from herd.http1 import content_coding
 from herd.http1.contract import Exchange, Header
 from herd.trust.addresses import zone_of
-from herd.trust.browsers import AllowedNames, content_refusal, host_refusal, origin_refusal
+from herd.trust.browsers import AllowedNames, Effect, content_refusal, host_refusal, origin_refusal
 from herd.trust.keys import ApiKey, Keyring, configured_key, has_key_prefix
 from herd.trust.logins import OPENED_BY_LINK
 from herd.trust.rights import KEY_INVALID, KEYLESS, Caller, Right, access_refusal
@@ -24,7 +27,6 @@ from herd.trust.rights import KEY_INVALID, KEYLESS, Caller, Right, access_refusa
 ANTHROPIC_PATH = "/v1/messages"
 SESSION_COOKIE = "herd_session"
 COOKIE_MAX_CHARS = 4096
-PREFLIGHT_AGE_S = 600
 _FORWARDED = frozenset(
     {b"forwarded", b"x-forwarded-for", b"x-real-ip", b"via", b"cf-connecting-ip", b"tailscale-user-login"}
 )
@@ -32,10 +34,13 @@ _FORWARDED = frozenset(
 _BROWSER = frozenset({b"origin", b"sec-fetch-site", b"sec-fetch-mode", b"cookie"})
 TIMEOUT_HEADER = b"x-request-timeout"
 TIMEOUT_MAX_S = 86400.0
+_ASKED_METHOD, _ASKED_HEADERS = b"access-control-request-method", b"access-control-request-headers"
+_ASKED_NETWORK = b"access-control-request-private-network"
 _USED_HEADERS = (
     _FORWARDED
     | _BROWSER
-    | {TIMEOUT_HEADER, b"host", b"authorization", b"x-api-key", b"content-type", b"access-control-request-method"}
+    | {TIMEOUT_HEADER, b"host", b"authorization", b"x-api-key", b"content-type"}
+    | {_ASKED_METHOD, _ASKED_HEADERS, _ASKED_NETWORK}
 )
 
 
@@ -58,7 +63,8 @@ class AccessSettings:
         default=(),
         metadata={
             "env": "FLEET_ALLOWED_ORIGINS",
-            "help": "Other web origins that may call the API, e.g. https://chat.example.org.",
+            "help": "Other web origins that may call the API, e.g. https://chat.example.org. "
+            "With * in it (chrome-extension://*), pages may use models only.",
         },
     )
     anthropic_require_key: bool = field(
@@ -91,6 +97,8 @@ class Admission:
     """The client's timeout for the complete answer, from X-Request-Timeout."""
     may_pull_models: bool = False
     """Whether this client may cause downloads of models."""
+    content_coding: str = ""
+    """How the client compressed the bodies of these requests; "" for bodies as they are."""
 
 
 def timeout_of(admission: object | None) -> float | None:
@@ -112,6 +120,10 @@ class AccessDependencies:
     keyring: Callable[[], Keyring]
     right_of: Callable[[str, str], Right]
     """The right that a method and path need."""
+    is_served: Callable[[str], bool]
+    """Whether something is served at this path."""
+    body_max_bytes: int
+    """The limit of a request body, after it was unpacked."""
     session_key: Callable[[str], str | None]
     """The key that opened a browser session (see `Logins.key_of`)."""
     unix_s: Callable[[], float]
@@ -130,6 +142,8 @@ class AccessControl:
         self._names = AllowedNames.of(settings.allowed_hosts, settings.allowed_origins)
         self._keyring = dependencies.keyring
         self._right_of = dependencies.right_of
+        self._is_served = dependencies.is_served
+        self._body_max_bytes = dependencies.body_max_bytes
         self._session_key = dependencies.session_key
         self._form_paths = form_paths
         self._unix_s = dependencies.unix_s
@@ -158,36 +172,54 @@ class AccessControl:
                 return
         if admission.refusal is not None:
             self._refuse(exchange, admission.refusal)
-            return
-        self._admit(exchange)
+        elif admission.content_coding:
+            self._unpack(exchange, admission)
+        else:
+            self._admit(exchange)
+
+    def _unpack(self, exchange: Exchange, admission: Admission) -> None:
+        """Admits a request with a compressed body, unpacked. Only here: who has no permission costs no such work."""
+        try:
+            exchange.body = content_coding.unpack(exchange.body, admission.content_coding, self._body_max_bytes)
+        except content_coding.UnsupportedCoding as error:
+            exchange.add_headers((*admission.extra_headers, (b"Accept-Encoding", content_coding.SUPPORTED)))
+            self._refuse(exchange, error.refusal)
+        except HerdError as error:
+            self._refuse(exchange, error.refusal)
+        else:
+            self._admit(exchange)
 
     # --- one request head ---
 
     def _decide(self, exchange: Exchange) -> Admission:
+        path = served_path(exchange.path, self._is_served)
+        if path is not None and path != exchange.path:
+            exchange.correct_path(path)
         values: dict[bytes, str] = {}
         for name, value in exchange.headers:
             if name in _USED_HEADERS:
                 values.setdefault(name, value.decode("latin-1"))
         method = exchange.method
-        is_preflight = method == "OPTIONS" and b"access-control-request-method" in values
+        is_preflight = method == "OPTIONS" and _ASKED_METHOD in values
         if is_preflight:
-            method = values[b"access-control-request-method"].upper()
+            method = values[_ASKED_METHOD].upper()
         right = self._right_of(method, exchange.path)
         refusal = self._page_refusal(right, method, values, is_preflight or exchange.path in self._form_paths)
         if refusal is not None:
             return Admission(self._version, math.inf, refusal)
-        extra_headers = _cors(values.get(b"origin", ""), is_preflight)
+        origin = values.get(b"origin", "")
         if is_preflight:
-            return Admission(self._version, math.inf, None, None, extra_headers)
-        return self._check(exchange, right, values, extra_headers)
+            asked = Preflight(values.get(_ASKED_HEADERS, "").encode("latin-1"), values.get(_ASKED_NETWORK) == "true")
+            return Admission(self._version, math.inf, None, None, cors_headers(origin, asked))
+        return self._check(exchange, right, values, cors_headers(origin, None))
 
     def _page_refusal(
         self, right: Right, method: str, values: dict[bytes, str], is_any_content: bool
     ) -> Refusal | None:
         host, origin = values.get(b"host", ""), values.get(b"origin", "")
-        changes_state = right not in KEYLESS and method not in ("GET", "HEAD")
-        refusal = host_refusal(host, self._names) or origin_refusal(origin, host, changes_state, self._names)
-        if refusal is None and changes_state and not is_any_content:
+        effect = _effect(right, method)
+        refusal = host_refusal(host, self._names) or origin_refusal(origin, host, effect, self._names)
+        if refusal is None and effect is Effect.CHANGES and not is_any_content:
             refusal = content_refusal(values.get(b"content-type", ""), not _BROWSER.isdisjoint(values))
         return refusal
 
@@ -215,7 +247,8 @@ class AccessControl:
         if refusal is None and timeout_s is not None and math.isnan(timeout_s):
             message = f"X-Request-Timeout must be a number of seconds above 0 and at most {TIMEOUT_MAX_S:g}"
             refusal = Refusal(400, "invalid_request", message)
-        return Admission(self._version, until, refusal, key, extra_headers, timeout_s, may_pull_models)
+        coding = content_coding.content_coding(exchange.headers)
+        return Admission(self._version, until, refusal, key, extra_headers, timeout_s, may_pull_models, coding)
 
     def _key(self, path: str, texts: list[str], keyring: Keyring, now: float) -> tuple[ApiKey | None, Refusal | None]:
         configured = self._anthropic_key
@@ -229,6 +262,14 @@ class AccessControl:
 
     def _requires_key(self, path: str) -> bool:
         return self._settings.require_key or (self._settings.anthropic_require_key and path.startswith(ANTHROPIC_PATH))
+
+
+def _effect(right: Right, method: str) -> Effect:
+    """What a request with this right does. Open pages that are only read, such as /health, are part of using models."""
+    is_read = method in ("GET", "HEAD")
+    if right in KEYLESS or (right is Right.OPEN and is_read):
+        return Effect.USES_MODELS
+    return Effect.READS if is_read else Effect.CHANGES
 
 
 def _seconds(text: str) -> float | None:
@@ -278,28 +319,3 @@ def _session(cookie: str) -> str:
     except CookieError:
         return ""
     return found.value if found is not None else ""
-
-
-def _cors(origin: str, is_preflight: bool) -> tuple[Header, ...]:
-    """CORS headers for an allowed page. Never a wildcard, and no private-network permission."""
-    if not origin:
-        return ()
-    always: tuple[Header, ...] = ((b"Access-Control-Allow-Origin", origin.encode("latin-1")), (b"Vary", b"Origin"))
-    if not is_preflight:
-        return (
-            *always,
-            (
-                b"Access-Control-Expose-Headers",
-                b"X-Fleet-Node, X-Fleet-Request, X-Fleet-Score, X-Fleet-Retries, X-Fleet-Fallback",
-            ),
-        )
-    return (
-        *always,
-        (b"Access-Control-Allow-Methods", b"GET, POST, PUT, DELETE, HEAD"),
-        (
-            b"Access-Control-Allow-Headers",
-            b"Authorization, Content-Type, X-Api-Key, X-Herd-Tags, X-Herd-Node, "
-            b"Anthropic-Version, Anthropic-Beta, X-Requested-With",
-        ),
-        (b"Access-Control-Max-Age", b"%d" % PREFLIGHT_AGE_S),
-    )

@@ -12,6 +12,7 @@ from herd.core.state.request import RequestKind
 from herd.dialects import Dialect
 from herd.trust.rights import Right
 
+_NAME, _NAMED = "{name}", "/{name}"
 UNVERSIONED, VERSIONED = "/dashboard/api/", "/dashboard/api/v1/"
 
 
@@ -49,11 +50,14 @@ class ApiRoute(Route):
 
 
 class Rights:
-    """The right that a request needs, by its method and path."""
+    """The right that a request needs, by its method and path, and which paths there are."""
 
     def __init__(self, dialects: Sequence[Dialect], routes: Sequence[BaseRoute]) -> None:
         self._inference = {route.path: right_of_kind(route.kind) for dialect in dialects for route in dialect.routes}
         self._routes = tuple(routes)
+        listed = [path for dialect in dialects for _, path in dialect.listings]
+        self._lists = frozenset(path for path in listed if not path.endswith(_NAMED))
+        self._list_prefixes = tuple(path.removesuffix(_NAME) for path in listed if path.endswith(_NAMED))
 
     def __call__(self, method: str, path: str) -> Right:
         known = self._inference.get(path)
@@ -66,6 +70,15 @@ class Rights:
                 return route.right if isinstance(route, ApiRoute) else Right.ADMIN
         # A model list of a dialect, or an unknown path: an unknown path needs the same right as a list.
         return Right.LIST
+
+    def is_served(self, path: str) -> bool:
+        """Whether a route or a model list has this path, for any method."""
+        if path in self._inference or path in self._lists:
+            return True
+        if any(len(path) > len(prefix) and path.startswith(prefix) for prefix in self._list_prefixes):
+            return True
+        scope = {"type": "http", "method": "GET", "path": path, "root_path": ""}
+        return any(route.matches(scope)[0] is not Match.NONE for route in self._routes)
 
 
 def right_of_kind(kind: RequestKind) -> Right:

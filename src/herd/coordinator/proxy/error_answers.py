@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
+from herd.coordinator.auth.sloppy_paths import nearest_path
 from herd.dialects import Dialect
 from herd.errors import Refusal
 from herd.http1.contract import Exchange
@@ -17,6 +18,10 @@ class ErrorAnswers:
         self._by_path = {route.path: dialect for dialect in dialects for route in dialect.routes}
         self._by_first_segment = {path.split("/")[1]: dialect for path, dialect in self._by_path.items()}
         self._default = dialects[0]
+        self._methods = {route.path: route.method for dialect in dialects for route in dialect.routes}
+        for dialect in dialects:
+            for method, path in dialect.listings:
+                self._methods.setdefault(path, method)
 
     def dialect_of(self, path: str) -> Dialect:
         """The dialect of this path, else of its first segment, else the first dialect."""
@@ -40,8 +45,14 @@ class ErrorAnswers:
         exchange.respond(status, headers, body)
 
     async def not_found(self, request: Request, _: Exception) -> Response:
-        """404 in the dialect's format under /v1. Elsewhere Ollama's own text, which its clients expect."""
-        if not request.url.path.startswith("/v1/"):
-            return PlainTextResponse("404 page not found", 404)
-        status, content_type, body = self.render(request.url.path, Refusal(404, "not_found", "path not found"))
+        """404 in the dialect's format under /v1. Elsewhere Ollama's own text, which its clients expect.
+
+        Both name the right address if the path resembles one.
+        """
+        path = request.url.path
+        nearest = nearest_path(path, tuple(self._methods))
+        advice = f"; did you mean {self._methods[nearest]} {nearest}?" if nearest is not None else ""
+        if not path.startswith("/v1"):
+            return PlainTextResponse(f"404 page not found{advice}", 404)
+        status, content_type, body = self.render(path, Refusal(404, "not_found", f"path not found{advice}"))
         return Response(body, status, media_type=content_type)

@@ -1,0 +1,57 @@
+"""Finds the address that a client means when its base URL has a slash, a prefix or a capital letter too many or few.
+
+`/api/tags/`, `//api/tags`, `/v1/v1/models`, `/ollama/api/chat`, `/V1/Models` and `/chat/completions` are what clients
+send whose base URL was written for another server. This is called once for each new request head with an unknown path;
+a right path costs one look-up. The rights are those of the address that is found.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Sequence
+
+PREFIXES = frozenset({"api", "v1", "v1beta", "ollama", "openai", "anthropic"})
+"""First segments that base URLs of other servers have."""
+PATH_MAX_CHARS = 512
+SEGMENTS_MAX = 16
+PREFIXES_MAX = 4
+"""At most this many prefixes are taken away."""
+_SIMILARITY_MIN = 0.75
+
+
+def served_path(path: str, is_served: Callable[[str], bool]) -> str | None:
+    """The path that is served and that the client means; None if there is none. `path` itself if it is served."""
+    if is_served(path):
+        return path
+    if len(path) > PATH_MAX_CHARS:
+        return None
+    segments = [segment for raw in path.split("/") if (segment := raw.strip())]
+    if len(segments) > SEGMENTS_MAX:
+        return None
+    if not segments:
+        return "/" if is_served("/") else None
+    for candidate in _candidates(segments):
+        if is_served(candidate):
+            return candidate
+    return None
+
+
+def _candidates(segments: list[str]) -> list[str]:
+    """Paths from the most to the least literal. Only prefixes, and then all segments, are written in lower case."""
+    rest, last = segments, ""
+    for _ in range(PREFIXES_MAX):
+        if len(rest) < 2 or rest[0].lower() not in PREFIXES:
+            break
+        last, rest = rest[0].lower(), rest[1:]
+    roots = dict.fromkeys((last, "v1", "api")) if last in ("v1", "api") else dict.fromkeys(("v1", "api"))
+    tails = dict.fromkeys(("/".join(rest), "/".join([rest[0].lower(), *rest[1:]]), "/".join(rest).lower()))
+    literal = ["/" + "/".join(segments)]
+    return [*literal, *(f"/{root}/{tail}" for tail in tails for root in roots)]
+
+
+def nearest_path(path: str, known: Sequence[str]) -> str | None:
+    """The known path that resembles an unknown one, for the error message; None if none does."""
+    text = path[:PATH_MAX_CHARS].lower()
+    if text.strip("/") in PREFIXES:
+        return next((one for one in known if one.startswith(f"/{text.strip('/')}/")), None)
+    return next(iter(difflib.get_close_matches(text, known, 1, _SIMILARITY_MIN)), None)
