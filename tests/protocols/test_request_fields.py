@@ -240,7 +240,7 @@ def test_a_user_of_another_shape_is_cut_and_the_request_is_answered(sent: object
 
 
 @pytest.mark.parametrize("text", ["[]", "[ ]", "[\n]", "[" + " \t\r\n" * 20 + "]", '""', "null", "false"])
-def test_an_empty_value_is_no_content_whatever_its_white_space(text: str) -> None:
+def test_an_empty_value_has_no_content_whatever_its_white_space(text: str) -> None:
     assert not has_content(msgspec.Raw(text.encode()))
 
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from herd.trust.addresses import NetworkZone, node_address_problem, zone_of
-from herd.trust.browsers import AllowedNames, content_refusal, host_refusal, is_same_origin, origin_refusal
+from herd.trust.browsers import AllowedNames, Effect, content_refusal, host_refusal, is_same_origin, origin_refusal
 from herd.trust.keys import Keyring, split_key
 from herd.trust.pairing import JoinCodes, parse_invitation, public_of, shared_key
 from herd.trust.signing import (
@@ -33,12 +33,12 @@ def test_only_a_loopback_address_is_this_machine(text: str, is_forwarded: bool) 
     assert node_address_problem(text, 0)
 
 
-@given(HEADER | URLISH, HEADER | URLISH, st.booleans())
-def test_only_our_pages_and_allowed_origins_may_change_state(origin: str, host: str, changes_state: bool) -> None:
+@given(HEADER | URLISH, HEADER | URLISH, st.sampled_from(Effect))
+def test_only_our_pages_and_allowed_origins_may_change_state(origin: str, host: str, effect: Effect) -> None:
     host_refusal(host, NAMES)
     content_refusal(origin, is_browser=True)
-    refusal = origin_refusal(origin, host, changes_state, NAMES)
-    if refusal is None and changes_state and origin:
+    refusal = origin_refusal(origin, host, effect, NAMES)
+    if refusal is None and effect is Effect.CHANGES and origin:
         assert is_same_origin(origin, host) or origin.lower().rstrip("/") in NAMES.origins
 
 

@@ -52,7 +52,7 @@ class AllowedNames:
         return cls(frozenset(h.lower() for h in hosts), frozenset(o for o in named if "*" not in o), patterns)
 
     def has_origin(self, origin: str) -> bool:
-        """Whether exactly this origin was allowed. The opaque origin is nobody's, so it is not exact."""
+        """Whether exactly this origin was allowed. The opaque origin names no page, so it is not exact."""
         return origin != _OPAQUE and origin in self.origins
 
     def matches_origin(self, origin: str) -> bool:
@@ -80,7 +80,7 @@ def origin_refusal(origin: str, host: str, effect: Effect, names: AllowedNames) 
 
     Pages of this coordinator and of origins in `names` may do everything. Pages from the caller's own machine may use
     models, as with Ollama, and read, but not change state. Pages that only a pattern allows may only use models: a
-    pattern such as `chrome-extension://*` includes pages that nobody has named.
+    pattern such as `chrome-extension://*` includes pages that were not named.
     """
     asked = _without_slash(origin.lower()) if len(origin) <= HEADER_MAX_CHARS else ""
     if not origin or is_same_origin(origin, host) or names.has_origin(asked):

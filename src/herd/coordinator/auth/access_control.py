@@ -84,7 +84,7 @@ class AccessSettings:
     )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Admission:
     """The decision on one request head. It is valid until `until` (loop time), since keys expire."""
 
@@ -206,11 +206,12 @@ class AccessControl:
         right = self._right_of(method, exchange.path)
         refusal = self._page_refusal(right, method, values, is_preflight or exchange.path in self._form_paths)
         if refusal is not None:
-            return Admission(self._version, math.inf, refusal)
+            return Admission(version=self._version, until=math.inf, refusal=refusal)
         origin = values.get(b"origin", "")
         if is_preflight:
             asked = Preflight(values.get(_ASKED_HEADERS, "").encode("latin-1"), values.get(_ASKED_NETWORK) == "true")
-            return Admission(self._version, math.inf, None, None, cors_headers(origin, asked))
+            cors = cors_headers(origin, asked)
+            return Admission(version=self._version, until=math.inf, refusal=None, extra_headers=cors)
         return self._check(exchange, right, values, cors_headers(origin, None))
 
     def _page_refusal(
@@ -247,8 +248,16 @@ class AccessControl:
         if refusal is None and timeout_s is not None and math.isnan(timeout_s):
             message = f"X-Request-Timeout must be a number of seconds above 0 and at most {TIMEOUT_MAX_S:g}"
             refusal = Refusal(400, "invalid_request", message)
-        coding = content_coding.content_coding(exchange.headers)
-        return Admission(self._version, until, refusal, key, extra_headers, timeout_s, may_pull_models, coding)
+        return Admission(
+            version=self._version,
+            until=until,
+            refusal=refusal,
+            key=key,
+            extra_headers=extra_headers,
+            timeout_s=timeout_s,
+            may_pull_models=may_pull_models,
+            content_coding=content_coding.content_coding(exchange.headers),
+        )
 
     def _key(self, path: str, texts: list[str], keyring: Keyring, now: float) -> tuple[ApiKey | None, Refusal | None]:
         configured = self._anthropic_key
