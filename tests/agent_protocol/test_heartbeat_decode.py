@@ -150,6 +150,7 @@ def a_full_report() -> Report:
             quantization="Q4_K_M",
             context_max_tokens=40960,
             capabilities=frozenset({"tools", "completion"}),
+            lacks=frozenset({"vision", "insert"}),
             modified_at="2026-01-02T03:04:05Z",
             loaded=loaded,
             kv_bytes_per_token=147_456,

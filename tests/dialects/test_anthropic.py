@@ -102,7 +102,7 @@ def test_features_are_parsed_without_decoding_the_payload() -> None:
         thinking={"type": "enabled", "budget_tokens": 1024},
         metadata={"user_id": "u", "tags": ["t"]},
     )
-    assert request.needs == {"vision", "tools"}
+    assert request.needs == {"completion", "vision", "tools"}
     assert 100 < request.prompt_tokens < 200
     assert (request.stream, request.tags) == (True, ("t",))
     assert json.loads(DIALECT.rewrite(request, "m"))["metadata"] == {"user_id": "u"}

@@ -92,14 +92,15 @@ def test_features_are_parsed_without_decoding_the_payload() -> None:
         think="high",
     )
     assert (request.window_tokens, request.output_tokens_max) == (8192, 100)
-    assert request.needs == {"vision", "tools", "thinking"}
+    assert request.needs == {"completion", "vision", "tools", "thinking"}
     assert 100 <= request.prompt_tokens <= 110, "pictures are not counted as text"
 
 
 def test_empty_fields_need_no_capability() -> None:
     request = parse(messages=[{"role": "user", "content": "", "images": []}], tools=[], think=False, options=None)
-    assert (request.needs, request.window_tokens, request.output_tokens_max) == (frozenset(), None, None)
-    assert parse("/api/generate", prompt="a", suffix="b").needs == {"insert"}
+    assert (request.needs, request.window_tokens, request.output_tokens_max) == ({"completion"}, None, None)
+    assert parse("/api/generate", prompt="a", suffix="b").needs == {"completion", "insert"}
+    assert parse("/api/generate", prompt="").needs == frozenset(), "without a prompt it loads or unloads the model"
     assert parse("/api/embed", input="a").needs == {"embedding"}
 
 

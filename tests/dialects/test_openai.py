@@ -109,7 +109,7 @@ def test_features_are_parsed_without_decoding_the_payload() -> None:
     request = parse(
         messages=[{"role": "user", "content": parts}], tools=tools, reasoning_effort="low", stream=True, user="u"
     )
-    assert request.needs == {"vision", "tools", "thinking"}
+    assert request.needs == {"completion", "vision", "tools", "thinking"}
     assert 100 < request.prompt_tokens < 200
     assert (request.stream, request.user, request.include_usage) == (True, "u", False)
 
@@ -117,12 +117,12 @@ def test_features_are_parsed_without_decoding_the_payload() -> None:
 @pytest.mark.parametrize(
     ("body", "needs"),
     [
-        ({"tools": []}, set()),
-        ({"reasoning_effort": "none"}, set()),
-        ({"messages": [{"role": "user", "content": 'a "image_url" in text'}]}, set()),
+        ({"tools": []}, {"completion"}),
+        ({"reasoning_effort": "none"}, {"completion"}),
+        ({"messages": [{"role": "user", "content": 'a "image_url" in text'}]}, {"completion"}),
     ],
 )
-def test_empty_values_need_no_capability(body: dict[str, Any], needs: set[str]) -> None:
+def test_empty_values_need_only_chat(body: dict[str, Any], needs: set[str]) -> None:
     assert parse(**body).needs == needs
 
 

@@ -70,7 +70,7 @@ def test_features_are_parsed_without_decoding_the_payload() -> None:
     request = parse(
         input=turns, tools=[{"type": "function", "name": "f"}], max_output_tokens=9, stream=True, instructions="i"
     )
-    assert request.needs == {"vision", "tools"}
+    assert request.needs == {"completion", "vision", "tools"}
     assert (request.stream, request.output_tokens_max) == (True, 9)
     assert 100 < request.prompt_tokens < 200
 

@@ -348,7 +348,7 @@ def test_router_reports_which_models_are_loaded() -> None:
     alpha, beta = inventory.models
     assert (alpha.name, alpha.loaded, alpha.size_bytes) == ("alpha", None, 0)
     assert (beta.name, beta.loaded) == ("beta", Loaded(695_552, 2048))
-    assert beta.capabilities == {"completion", "tools"}
+    assert beta.capabilities == {"completion", "tools"} and "tools" not in beta.lacks
 
 
 def test_running_requests_are_counted() -> None:
@@ -371,6 +371,21 @@ def test_capabilities_are_read_from_the_properties(props: dict[str, Any], abilit
     listed = EngineResponse(200, b'{"data":[{"id":"m"}]}')
     (model,) = ENGINE.inventory((listed, EngineResponse(200, body), EMPTY)).models
     assert (model.capabilities, model.loaded) == (abilities, Loaded(0, 512))
+
+
+@pytest.mark.parametrize(
+    ("props", "lacks"),
+    [
+        ({}, set()),
+        ({"modalities": {"vision": False}}, {"vision"}),
+        ({"modalities": {"vision": True}, "chat_template_caps": {"supports_tools": True}}, set()),
+        ({"chat_template_caps": {"supports_tools": False}}, {"tools"}),
+    ],
+)
+def test_only_what_the_server_denies_is_lacking(props: dict[str, Any], lacks: set[str]) -> None:
+    body = json.dumps({"default_generation_settings": {"n_ctx": 512}, **props}).encode()
+    listed = EngineResponse(200, b'{"data":[{"id":"m"}]}')
+    assert ENGINE.inventory((listed, EngineResponse(200, body), EMPTY)).models[0].lacks == lacks
 
 
 @pytest.mark.parametrize("name", ["nomic-embed-text", "all-MiniLM-L6-v2", "bge-m3"])

@@ -237,6 +237,8 @@ def test_models_on_disk_and_in_memory_are_joined_by_canonical_name() -> None:
     assert (smol.name, smol.size_bytes, smol.digest) == ("smollm2:135m", 98_362_432, "f" * 64)
     assert (smol.family, smol.parameters, smol.quantization) == ("llama", "134.52M", "Q4_1")
     assert (smol.context_max_tokens, smol.capabilities) == (8192, {"completion", "tools"})
+    assert smol.lacks == {"embedding", "insert", "thinking", "vision"}
+    assert minilm.lacks == set(), "an older server lists no capabilities: they are unknown"
     assert smol.loaded == Loaded(210_690_374, 4096, 0, expires_at="2026-11-23T09:18:10.570602673Z")
     assert minilm.name == "ALL-minilm:22m" and minilm.loaded is not None and minilm.loaded.window_tokens == 512
 

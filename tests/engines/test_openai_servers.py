@@ -132,6 +132,7 @@ def test_vllm_reports_its_model_as_loaded_with_its_window() -> None:
     assert (inventory.version, inventory.slots) == ("0.11.0", SLOTS_ASSUMED)
     (model,) = inventory.models
     assert (model.name, model.loaded, model.context_max_tokens) == ("Qwen/Qwen3-0.6B", Loaded(0, 40960), 40960)
+    assert model.lacks == set(), "its list says nothing about what a model can do"
 
 
 def test_lm_studio_reports_loaded_models_and_their_windows() -> None:
@@ -140,6 +141,8 @@ def test_lm_studio_reports_loaded_models_and_their_windows() -> None:
     assert (text.loaded, text.context_max_tokens) == (Loaded(0, 4096), 131072)
     assert (text.family, text.quantization, text.capabilities) == ("llama", "Q4_K_M", {"completion", "tools"})
     assert (embed.capabilities, embed.loaded) == ({"embedding"}, Loaded(0))
+    assert (vision.lacks, text.lacks) == ({"embedding"}, {"embedding", "vision"})
+    assert embed.lacks == {"completion", "tools", "vision"}
 
 
 def test_models_of_unknown_servers_count_as_loaded() -> None:

@@ -37,6 +37,7 @@ from herd.core.lifecycle.holding import HoldingSettings
 from herd.core.state.fleet import GB, EngineEndpoint, Loaded, Memory, ModelInfo, NodeId, Pressure, Report, canonical
 from herd.discover import discover
 from herd.engines import Engine, EngineRequest, EngineResponse
+from herd.protocols.ollama.model_list import lacking
 
 Json = dict[str, Any]
 FleetNode = FakeOllama | RealOllama | LlamaEngine
@@ -102,6 +103,7 @@ def fake_model_info(
         quantization=model.quantization,
         context_max_tokens=model.context_train,
         capabilities=frozenset(model.capabilities),
+        lacks=lacking(frozenset(model.capabilities)),
         modified_at=rfc3339(model.modified_at),
         loaded=in_memory,
         kv_bytes_per_token=BYTES_PER_TOKEN,

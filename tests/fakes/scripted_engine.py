@@ -114,6 +114,6 @@ def _handler(script: Script, requests: list[tuple[str, Json]]) -> type[BaseHTTPR
             self.end_headers()
 
         def log_message(self, format: str, *args: object) -> None:
-            """Writes nothing: the tests read `requests`."""
+            """Keeps the output of the tests clean; they read `requests`."""
 
     return Handler

@@ -153,6 +153,7 @@ def _model_info(model: ModelJson, endpoint: EngineEndpoint) -> ModelInfo:
     where = "herd.engines.models"
     loaded = model.loaded
     _at_most(len(model.capabilities), 64, f"{where}.capabilities")
+    _at_most(len(model.lacks), 64, f"{where}.lacks")
     return ModelInfo(
         name=_name(model.name, f"{where}.name"),
         engine=endpoint,
@@ -163,6 +164,7 @@ def _model_info(model: ModelJson, endpoint: EngineEndpoint) -> ModelInfo:
         quantization=_text(model.quantization, f"{where}.quantization"),
         context_max_tokens=_optional(model.context_max_tokens, f"{where}.context_max_tokens"),
         capabilities=frozenset(_text(capability, f"{where}.capabilities") for capability in model.capabilities),
+        lacks=frozenset(_text(capability, f"{where}.lacks") for capability in model.lacks),
         modified_at=_text(model.modified_at, f"{where}.modified_at"),
         kv_bytes_per_token=_optional(model.kv_bytes_per_token, f"{where}.kv_bytes_per_token"),
         loaded=Loaded(

@@ -84,6 +84,7 @@ def _model_json(model: ModelInfo) -> ModelJson:
         quantization=model.quantization,
         context_max_tokens=model.context_max_tokens,
         capabilities=sorted(model.capabilities),
+        lacks=sorted(model.lacks),
         modified_at=model.modified_at,
         kv_bytes_per_token=model.kv_bytes_per_token,
         loaded=LoadedJson(

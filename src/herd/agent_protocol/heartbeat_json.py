@@ -36,6 +36,7 @@ class ModelJson(_Struct, kw_only=True):
     quantization: str = ""
     context_max_tokens: int | None = None
     capabilities: list[str] = []
+    lacks: list[str] = []
     modified_at: str = ""
     kv_bytes_per_token: int | None = None
     loaded: LoadedJson | None = None

@@ -119,6 +119,7 @@ def _model_info(entry: model_list.Entry, single: _Props | None) -> ModelInfo:
         quantization=meta.ftype or (single.model_ftype if single is not None else None) or "",
         context_max_tokens=model_list.positive(meta.n_ctx_train),
         capabilities=_capabilities(entry, single),
+        lacks=_lacks(entry, single),
         loaded=Loaded(size_bytes, _window_tokens(entry, single)) if _is_loaded(entry) else None,
     )
 
@@ -149,6 +150,17 @@ def _capabilities(entry: model_list.Entry, single: _Props | None) -> frozenset[s
     if "enable_thinking" in (single.chat_template or "") or "<think>" in (single.chat_template or ""):
         more.append("thinking")
     return model_list.capabilities(entry.id, more)
+
+
+def _lacks(entry: model_list.Entry, single: _Props | None) -> frozenset[str]:
+    """Only what the server says. A template without tools ignores them in silence, and so do models without images."""
+    inputs = entry.architecture.input_modalities if entry.architecture is not None else None
+    lacks = {"vision"} if inputs is not None and "image" not in inputs else set()
+    if single is not None and single.modalities is not None and not single.modalities.vision:
+        lacks.add("vision")
+    if single is not None and single.chat_template_caps is not None and not single.chat_template_caps.supports_tools:
+        lacks.add("tools")
+    return frozenset(lacks)
 
 
 def _router_slots(entries: list[model_list.Entry]) -> int | None:

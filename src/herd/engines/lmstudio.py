@@ -6,6 +6,9 @@ reports the models in memory and their context windows.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 import msgspec
 
 from herd.core.state.fleet import EngineEndpoint, Loaded, ModelInfo
@@ -29,6 +32,15 @@ class _Entry(msgspec.Struct, kw_only=True):
     loaded_context_length: int | None = None
     capabilities: list[str] | None = None
 
+
+_LACKS: Mapping[str, frozenset[str]] = MappingProxyType(
+    {
+        "llm": frozenset(("embedding", "vision")),
+        "vlm": frozenset(("embedding",)),
+        "embeddings": frozenset(("completion", "tools", "vision")),
+    }
+)
+"""By type. A model without `tool_use` still gets tools: LM Studio describes them in its prompt."""
 
 _ENTRY = msgspec.json.Decoder(_Entry)
 
@@ -68,6 +80,7 @@ def _model_info(entry: _Entry) -> ModelInfo:
         quantization=entry.quantization or "",
         context_max_tokens=model_list.positive(entry.max_context_length),
         capabilities=_capabilities(entry),
+        lacks=_LACKS.get(entry.type, frozenset()),
         loaded=Loaded(0, model_list.positive(entry.loaded_context_length)) if entry.state == "loaded" else None,
     )
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from herd.core.lifecycle.waiting import Waiting
 from herd.core.state import refusals
+from herd.core.state.capabilities import has_all, missing
 from herd.core.state.decision import Decision
-from herd.core.state.fleet import Fleet
+from herd.core.state.fleet import Fleet, Liveness, ModelName
 from herd.core.state.live_request import LiveRequest
+from herd.core.state.request import Request
 from herd.errors import Refusal
 
 
@@ -19,11 +23,36 @@ def hold_refusal(
     """
     is_known = any(fleet.knows(model) for model in live_request.models)
     may_appear = now - started_at < waiting.settings.start_grace_s
+    if is_known and (refusal := not_supported(live_request.request, live_request.models, fleet)) is not None:
+        return refusal
     if not is_known and not may_appear:
         return last_failure(live_request) or refusals.unknown_model(live_request.request, fleet.model_names)
     if (is_known and not can_waiting_help(live_request.decision)) or now >= live_request.hold_until:
         return last_failure(live_request) or refusals.unavailable(live_request.request, live_request.decision)
     return waiting.refusal_for(live_request, now)
+
+
+def not_supported(request: Request, models: Sequence[ModelName], fleet: Fleet) -> Refusal | None:
+    """The refusal if every copy of every requested model is reported to lack something that the request needs."""
+    copies = [
+        model_info
+        for model in models
+        for node in fleet.with_model(model)
+        if (not request.only_node or node.id == request.only_node)
+        and (model_info := node.model_info(model)) is not None
+    ]
+    lacking = [missing(request, model_info) for model_info in copies]
+    if not lacking or not all(lacking):
+        return None
+    able = {
+        name
+        for node in fleet
+        if node.liveness is not Liveness.OFFLINE
+        for name, model_info in node.report.models.items()
+        if has_all(request.needs, model_info)
+    }
+    always = frozenset.intersection(*lacking)
+    return refusals.not_supported(request, always or frozenset.union(*lacking), sorted(able))
 
 
 def last_failure(live_request: LiveRequest) -> Refusal | None:

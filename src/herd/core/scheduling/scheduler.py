@@ -82,13 +82,16 @@ class Scheduler:
         self._latencies = latencies
         self._liveness = liveness
         self._checks = tuple(
-            (f.name, f.rejection_reason, f.is_temporary) for f in sorted(filters, key=lambda f: f.is_soft)
+            (f.name, f.rejection_reason, f.is_temporary)
+            for f in sorted(filters, key=lambda f: (f.is_preference, f.is_soft))
         )
         self._soft = frozenset(f.name for f in filters if f.is_soft)
+        self._preferences = frozenset(f.name for f in filters if f.is_preference)
         self._others: dict[ModelName, tuple[int, list[Rejected]]] = {}
 
     def decide(self, request: Request, model: ModelName, now: float, tried: Collection[NodeId] = ()) -> Decision:
         passed: list[Candidate] = []
+        lesser: list[Candidate] = []
         suspected: list[Candidate] = []
         rejected: list[Rejected] = []
         for node in self.fleet.with_model(model):
@@ -104,12 +107,14 @@ class Scheduler:
             if reason is None:
                 passed.append(candidate)
                 continue
-            if reason.filter in self._soft:
+            if reason.filter in self._preferences:
+                lesser.append(candidate)
+            elif reason.filter in self._soft:
                 suspected.append(candidate)
             rejected.append(reason)
-        is_panic = not passed and bool(suspected)
-        if is_panic:
-            passed = [candidate for candidate in suspected if _may_be_tried_anyway(candidate)]
+        is_panic = not (passed or lesser) and bool(suspected)
+        if not passed and (lesser or suspected):
+            passed = lesser or [candidate for candidate in suspected if _may_be_tried_anyway(candidate)]
             tried_anyway = {candidate.node.id for candidate in passed}
             rejected = [node for node in rejected if node.node_id not in tried_anyway]
         if len(self.fleet.nodes) <= NODES_LISTED_MAX:

@@ -135,6 +135,9 @@ class ModelInfo:
     quantization: str = ""
     context_max_tokens: int | None = None
     capabilities: frozenset[str] = frozenset()
+    """What the model can do, in Ollama's words: completion, embedding, insert, thinking, tools, vision."""
+    lacks: frozenset[str] = frozenset()
+    """What the engine reports that the model cannot do. A capability in neither set is unknown: it is tried."""
     modified_at: str = ""
     loaded: Loaded | None = None
     kv_bytes_per_token: int | None = None

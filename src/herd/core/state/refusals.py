@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from difflib import get_close_matches
 
+from herd.core.state.capabilities import described
 from herd.core.state.decision import Decision
 from herd.core.state.engine_options import EngineOptions
 from herd.core.state.fleet import ModelInfo, ModelName, canonical
@@ -39,6 +40,16 @@ def unknown_model(request: Request, names: list[ModelName]) -> Refusal:
     listed = ", ".join(name.removesuffix(":latest") for name in near)
     hint = f"the fleet has {listed}" if listed else "no node has reported a model yet; see `herd status`"
     return Refusal(404, "model_not_found", f"model '{requested}' not found on any node; {hint}")
+
+
+def not_supported(request: Request, lacking: frozenset[str], able: list[ModelName]) -> Refusal:
+    """400: no copy of the model can do what the request needs. `able` are models of the fleet that can."""
+    requested = request.requested_name or request.model
+    near = get_close_matches(canonical(requested), able, n=NAMES_MAX, cutoff=0.0)
+    listed = ", ".join(name.removesuffix(":latest") for name in near)
+    hint = f"the fleet has {listed}" if listed else "the fleet has no model that is known to support this"
+    message = f"model '{requested}' does not support {described(lacking)}; {hint}"
+    return Refusal(400, "not_supported", message)
 
 
 def prompt_too_long(prompt_tokens: int, options: EngineOptions, model_info: ModelInfo) -> Refusal:

@@ -106,7 +106,7 @@ def _prompt_bytes(fields: _RequestFields, messages: Sequence[_RawMessage]) -> in
 
 def _needs(fields: _RequestFields, messages: Sequence[_RawMessage]) -> frozenset[str]:
     """Thinking is not required: as in Ollama, a model without this capability answers without thinking."""
-    needs = []
+    needs = ["completion"]
     if any(request_fields.is_list(message.content) and _has_image(bytes(message.content)) for message in messages):
         needs.append("vision")
     if request_fields.is_given(fields.tools) and bytes(fields.tools).replace(b" ", b"") != b"[]":

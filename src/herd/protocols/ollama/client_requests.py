@@ -119,7 +119,7 @@ def _needs(route: Route, fields: _RequestFields, messages: Sequence[_RawMessage]
     if route.kind is RequestKind.INFO:
         return frozenset()
     has_content = request_fields.has_content
-    needs = []
+    needs = ["completion"] if messages or has_content(fields.prompt) else []  # without text it only loads the model
     if has_content(fields.images) or any(has_content(message.images) for message in messages):
         needs.append("vision")
     if has_content(fields.tools):

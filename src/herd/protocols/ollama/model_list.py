@@ -57,6 +57,9 @@ class _ShowAnswer(msgspec.Struct):
 
 
 _SHOW_ANSWER = msgspec.json.Decoder(_ShowAnswer)
+REPORTED = frozenset(("completion", "embedding", "insert", "thinking", "tools", "vision"))
+"""Capabilities that Ollama lists for every model that has them."""
+
 _ENTRY = msgspec.json.Decoder(Entry)
 _MODELS = msgspec.json.Decoder(_Models)
 _VERSION = msgspec.json.Decoder(_Version)
@@ -97,7 +100,7 @@ def _entry(row: msgspec.Raw) -> Entry | None:
 
 def model_info(entry: Entry, running: Entry | None) -> ModelInfo:
     """The model from its entry in /api/tags and, if it is loaded, in /api/ps. The agent sets its endpoint later."""
-    details = entry.details or Details()
+    details, capabilities = entry.details or Details(), frozenset(entry.capabilities or ())
     return ModelInfo(
         name=entry.name,
         engine=_ENDPOINT,
@@ -107,10 +110,16 @@ def model_info(entry: Entry, running: Entry | None) -> ModelInfo:
         parameters=details.parameter_size or "",
         quantization=details.quantization_level or "",
         context_max_tokens=details.context_length,
-        capabilities=frozenset(entry.capabilities or ()),
+        capabilities=capabilities,
+        lacks=lacking(capabilities),
         modified_at=entry.modified_at or "",
         loaded=None if running is None else _loaded(running),
     )
+
+
+def lacking(capabilities: frozenset[str]) -> frozenset[str]:
+    """What a model with these capabilities cannot do. Unknown without any: /api/tags lists them since 0.30."""
+    return REPORTED - capabilities if capabilities else frozenset()
 
 
 def _loaded(running: Entry) -> Loaded:

@@ -121,7 +121,7 @@ def _prompt_size(fields: _RequestFields, messages: Sequence[_RawMessage]) -> tup
 def _needs(route: Route, fields: _RequestFields, has_images: bool) -> frozenset[str]:
     if route.kind is RequestKind.EMBED:
         return frozenset(("embedding",))
-    needs = ["vision"] if has_images else []
+    needs = ["completion", "vision"] if has_images else ["completion"]
     if request_fields.has_content(fields.tools, _EMPTY_VALUES):
         needs.append("tools")
     if request_fields.has_content(fields.reasoning_effort, _EMPTY_VALUES):

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
-from builders import World, a_capacity, a_model_info, a_report, a_world
+from builders import World, a_capacity, a_model_info, a_report, a_request, a_world
 from herd.core.state.commands import Dispatch, Refuse
 from herd.core.state.decision import Decision
+from herd.core.state.events import RequestArrived
 from herd.core.state.fleet import Liveness, ModelName, NodeId, Pressure, Report
+from herd.core.state.request import RequestKind
 
 
-def decide(world: World) -> Decision:
-    world.arrives()
-    live_request = next(iter(world.dispatcher.live_requests.values()))
-    return world.dispatcher.scheduler.decide(live_request.request, ModelName("m:latest"), world.now)
+def decide(world: World, **more: Any) -> Decision:
+    request = a_request("decided", **more)
+    world.feed(RequestArrived(world.now, request))
+    return world.dispatcher.scheduler.decide(request, ModelName("m:latest"), world.now)
 
 
 @pytest.mark.parametrize(
@@ -70,6 +74,59 @@ def test_request_for_a_named_node_gets_it_or_is_refused_at_once() -> None:
     assert isinstance(sent, Dispatch) and sent.node_id == "beta"
     refused = world.arrives("r2", only_node="gamma")
     assert any(isinstance(command, Refuse) for command in refused)
+
+
+TEXT = frozenset({"completion"})
+
+
+@pytest.mark.parametrize(
+    ("needs", "kind", "words"),
+    [
+        ({"completion", "vision"}, RequestKind.CHAT, "does not support images"),
+        ({"completion", "tools", "vision"}, RequestKind.CHAT, "does not support images and tools"),
+        ({"completion", "insert"}, RequestKind.GENERATE, "does not support insert (a suffix)"),
+        ({"embedding"}, RequestKind.EMBED, "does not support embeddings"),
+    ],
+)
+def test_a_node_whose_copy_can_do_it_wins(needs: set[str], kind: RequestKind, words: str) -> None:
+    able = a_model_info(capabilities=frozenset(needs))
+    unable = a_model_info(loaded=True, capabilities=TEXT, lacks=frozenset(needs - TEXT))
+    world = a_world()
+    world.receives(a_report("alpha", models=[unable]), a_report("beta", models=[able]))
+    [sent] = world.arrives(needs=frozenset(needs), kind=kind)
+    assert isinstance(sent, Dispatch) and sent.node_id == "beta" and sent.model_info.loaded is None
+    [rejected] = decide(world, needs=frozenset(needs), kind=kind).rejected
+    assert (rejected.node_id, rejected.filter) == ("alpha", "capability") and words in rejected.reason
+
+
+def test_an_unknown_capability_is_tried() -> None:
+    world = a_world()
+    world.receives(a_report("alpha", models=[a_model_info(capabilities=TEXT)]))
+    assert isinstance(world.arrives(needs=frozenset({"completion", "vision", "tools"}))[0], Dispatch)
+
+
+def test_chat_does_not_go_to_a_copy_that_only_embeds() -> None:
+    world = a_world()
+    only_vectors = a_model_info(capabilities=frozenset({"embedding"}), lacks=TEXT)
+    world.receives(a_report("alpha", models=[only_vectors]), a_report("beta", models=[a_model_info()]))
+    assert decide(world, needs=TEXT).chosen == "beta"
+    [asked] = world.arrives("r2", kind=RequestKind.INFO, needs=TEXT, only_node="alpha")
+    assert isinstance(asked, Dispatch), "a question about the model needs no capability"
+
+
+def test_thinking_is_a_preference_and_never_the_reason_of_a_refusal() -> None:
+    plain = a_model_info(slots=4, loaded=True, capabilities=TEXT, lacks=frozenset({"thinking"}))
+    thinker = a_model_info(capabilities=TEXT | {"thinking"})
+    needs = TEXT | {"thinking"}
+    world = a_world()
+    world.receives(a_report("alpha", models=[plain]))
+    for number in range(3):
+        [sent] = world.arrives(f"r{number}", needs=needs)
+        assert isinstance(sent, Dispatch) and sent.node_id == "alpha", "it is not limited to one request at a time"
+    world.receives(a_report("beta", models=[thinker]))
+    [sent] = world.arrives("r9", needs=needs)
+    assert isinstance(sent, Dispatch) and sent.node_id == "beta"
+    assert decide(world, needs=needs).rejected[0].filter == "thinking"
 
 
 @pytest.mark.parametrize(

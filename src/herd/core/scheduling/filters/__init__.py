@@ -21,9 +21,11 @@ class Filter:
 
     `is_temporary`: waiting can help, so a request is held if such a filter rejected some node.
     `is_soft`: the node is only suspected. If no other node is left, it gets one request at a time.
+    `is_preference`: another node is better, but if none is left, this one serves the request like any other.
     """
 
     name: str
     rejection_reason: Callable[[Request, Candidate], str | None]
     is_temporary: bool = True
     is_soft: bool = False
+    is_preference: bool = False

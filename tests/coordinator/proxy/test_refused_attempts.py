@@ -1,0 +1,47 @@
+"""Tests which error answers of engines are the client's, and with which status."""
+
+from __future__ import annotations
+
+import pytest
+
+from builders import a_model_info, an_engine
+from herd.coordinator.proxy.refused_attempts import classify_error
+from herd.core.state.commands import Dispatch
+from herd.core.state.fleet import ModelName, NodeId
+from herd.core.state.request import Failure, RequestId
+from herd.engines import Engine
+from herd.engines.llamacpp import ENGINE as LLAMACPP
+from herd.engines.ollama import ENGINE as OLLAMA
+from herd.errors import Refusal
+
+
+def a_dispatch(kind: str) -> Dispatch:
+    return Dispatch(
+        request_id=RequestId("r1"),
+        attempt=1,
+        node_id=NodeId("alpha"),
+        model=ModelName("m:latest"),
+        model_info=a_model_info(engine=an_engine(kind=kind)),
+        score=0.0,
+        retries=0,
+        fallback=None,
+    )
+
+
+@pytest.mark.parametrize(
+    ("engine", "status", "message"),
+    [
+        (OLLAMA, 501, "This server does not support embeddings. Start it with `--embeddings`"),
+        (LLAMACPP, 501, "This server does not support embeddings."),
+        (LLAMACPP, 500, "image input is not supported - hint: you may need to provide the mmproj"),
+    ],
+)
+def test_a_feature_that_the_engine_lacks_is_400(engine: Engine, status: int, message: str) -> None:
+    body = b'{"error":{"message":"%b"}}' % message.encode()
+    refusal = classify_error(engine, a_dispatch(engine.kind), status, [], body, is_continuation=False)
+    assert isinstance(refusal, Refusal) and (refusal.status, refusal.message) == (400, message)
+
+
+def test_other_server_errors_are_failures_of_the_node() -> None:
+    result = classify_error(LLAMACPP, a_dispatch("llamacpp"), 500, [], b'{"error":"out of memory"}', False)
+    assert isinstance(result, Failure)

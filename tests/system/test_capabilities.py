@@ -1,0 +1,103 @@
+"""Tests that a request goes to a copy of the model that can serve it, and is refused at once if none can."""
+
+from __future__ import annotations
+
+import http.client
+import json
+from collections.abc import Iterator
+from contextlib import closing
+from typing import Any
+
+import pytest
+
+from builders import a_model_info
+from fakes.fleet import Fleet, running_fleet
+from fakes.ollama.server import FakeModel, FakeOllama
+from fakes.scripted_engine import ScriptedEngine
+
+HI = [{"role": "user", "content": "Hi"}]
+PICTURE = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+SEEN = [
+    {
+        "role": "user",
+        "content": [
+            {"type": "text", "text": "What is this?"},
+            {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{PICTURE}"}},
+        ],
+    }
+]
+SOURCE = {"type": "base64", "media_type": "image/png", "data": PICTURE}
+TOOLS = [{"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}]
+
+
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[tuple[FakeOllama, ScriptedEngine]]:
+    plain, wide = FakeModel(name="plain"), FakeModel(name="plain-wide", capabilities=("completion", "tools", "vision"))
+    vectors = FakeModel(name="vectors", capabilities=("embedding",))
+    with FakeOllama([plain, wide, vectors]) as node, ScriptedEngine() as llama:
+        yield node, llama
+
+
+@pytest.fixture(scope="module")
+def fleet(nodes: tuple[FakeOllama, ScriptedEngine]) -> Iterator[Fleet]:
+    with running_fleet({"one": nodes[0]}) as running:
+        silent = a_model_info("silent", loaded=True, capabilities=frozenset({"completion"}), lacks=frozenset({"tools"}))
+        nodes[1].join(running, "two", [silent], "llamacpp")
+        yield running
+
+
+def ask(fleet: Fleet, path: str, body: dict[str, Any]) -> tuple[int, Any]:
+    with closing(http.client.HTTPConnection("127.0.0.1", fleet.port, timeout=30)) as connection:
+        connection.request("POST", path, json.dumps({"stream": False, **body}), {"Content-Type": "application/json"})
+        response = connection.getresponse()
+        return response.status, json.loads(response.read())
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "words"),
+    [
+        ("/v1/chat/completions", {"model": "plain", "messages": SEEN}, "does not support images"),
+        ("/api/chat", {"model": "plain", "messages": [{**HI[0], "images": [PICTURE]}]}, "does not support images"),
+        (
+            "/v1/messages",
+            {
+                "model": "plain",
+                "max_tokens": 9,
+                "messages": [{"role": "user", "content": [{"type": "image", "source": SOURCE}]}],
+            },
+            "does not support images",
+        ),
+        ("/api/chat", {"model": "plain", "messages": HI, "tools": TOOLS}, "does not support tools"),
+        ("/v1/chat/completions", {"model": "silent", "messages": HI, "tools": TOOLS}, "does not support tools"),
+        ("/v1/chat/completions", {"model": "vectors", "messages": HI}, "does not support chat"),
+        ("/v1/embeddings", {"model": "plain", "input": "a"}, "does not support embeddings"),
+        ("/api/embed", {"model": "plain", "input": "a"}, "does not support embeddings"),
+        ("/v1/completions", {"model": "plain", "prompt": "a", "suffix": "b"}, "does not support insert"),
+    ],
+)
+def test_what_no_copy_can_do_is_400_at_once_and_no_node_is_asked(
+    fleet: Fleet, nodes: tuple[FakeOllama, ScriptedEngine], path: str, body: dict[str, Any], words: str
+) -> None:
+    before = len(nodes[0].requests) + len(nodes[1].requests)
+    status, answer = ask(fleet, path, body)
+    message = answer["error"] if isinstance(answer["error"], str) else answer["error"]["message"]
+    assert status == 400 and words in message
+    if words in ("does not support images", "does not support tools"):
+        assert "plain-wide" in message
+    assert len(nodes[0].requests) + len(nodes[1].requests) == before
+
+
+def test_a_model_that_can_is_asked(fleet: Fleet) -> None:
+    assert ask(fleet, "/v1/chat/completions", {"model": "plain-wide", "messages": SEEN})[0] == 200
+    assert ask(fleet, "/api/embed", {"model": "vectors", "input": "a"})[0] == 200
+    assert ask(fleet, "/v1/chat/completions", {"model": "silent", "messages": HI})[0] == 200
+
+
+def test_a_model_that_only_embeds_can_be_loaded_and_unloaded(fleet: Fleet) -> None:
+    assert ask(fleet, "/api/generate", {"model": "vectors"})[0] == 200
+    assert ask(fleet, "/api/generate", {"model": "vectors", "keep_alive": 0})[0] == 200
+
+
+def test_an_explicit_wish_to_think_is_left_to_ollama(fleet: Fleet) -> None:
+    status, answer = ask(fleet, "/api/chat", {"model": "plain", "messages": HI, "think": True})
+    assert (status, answer["error"]) == (400, '"plain:latest" does not support thinking')
