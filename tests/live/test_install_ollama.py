@@ -6,9 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import gguf
 import pytest
 
-from live import install_ollama
+from live import install_ollama, prompt_check
 
 
 def a_program(folder: Path, name: str, prints: str, status: int = 0) -> Path:
@@ -50,13 +51,64 @@ def test_binary_that_fails_is_not_used(tmp_path: Path) -> None:
     assert not install_ollama.runs_here(tmp_path / "missing")
 
 
-def test_existing_installation_is_reused(tmp_path: Path) -> None:
-    a_program(tmp_path / "bin", "ollama", "")
-    a_program(tmp_path / "lib/ollama", "llama-server", "version 1")
-    a_program(tmp_path / "lib/ollama", "llama-quantize", "")
-    command = [sys.executable, str(Path(install_ollama.__file__)), "--cache", str(tmp_path)]
-    done = subprocess.run(command, env={"PATH": ""}, capture_output=True, text=True, check=True)
-    assert done.stdout == f"OLLAMA_BIN={tmp_path / 'bin/ollama'}\n"
+FAKE_OLLAMA = """#!{python}
+import http.server, os, sys
+class Answers(http.server.BaseHTTPRequestHandler):
+    def do_POST(self):
+        self.rfile.read(int(self.headers["content-length"]))
+        dies = {dies} and self.path == "/api/generate"
+        self.send_response(500 if dies else 200)
+        self.end_headers()
+        self.wfile.write(b'{{"error": "the runner has died"}}' if dies else b'{{"done": true}}')
+    def log_message(self, *_): pass
+open({counter!r}, "a").write("x")
+host, _, port = os.environ["OLLAMA_HOST"].partition(":")
+http.server.HTTPServer((host, int(port)), Answers).serve_forever()
+"""
+
+
+def an_installation(folder: Path, dies: bool) -> tuple[list[str], Path]:
+    """An Ollama that answers, or fails at the first prompt; the command that checks it, and its number of starts."""
+    counter = folder / "starts"
+    ollama = a_program(folder / "bin", "ollama", "")
+    ollama.write_text(FAKE_OLLAMA.format(python=sys.executable, dies=dies, counter=str(counter)))
+    for name in ("ready-made/bin", "lib/ollama"):
+        a_program(folder / name, "llama-server", "version 1")
+    return [sys.executable, str(Path(install_ollama.__file__)), "--cache", str(folder)], counter
+
+
+def test_existing_installation_that_answers_a_prompt_is_reused_without_another_try(tmp_path: Path) -> None:
+    command, starts = an_installation(tmp_path, dies=False)
+    for _ in range(2):
+        done = subprocess.run(command, env={"PATH": ""}, capture_output=True, text=True, check=True)
+        assert done.stdout == f"OLLAMA_BIN={tmp_path / 'bin/ollama'}\n"
+    assert starts.read_text() == "x"
+
+
+def test_an_installation_that_dies_at_a_prompt_is_not_called_installed(tmp_path: Path) -> None:
+    command, starts = an_installation(tmp_path, dies=True)
+    for _ in range(2):
+        done = subprocess.run(command, env={"PATH": ""}, capture_output=True, text=True, check=True)
+        assert "OLLAMA_BIN" not in done.stdout and "does not answer a prompt" in done.stdout
+        assert not (tmp_path / "lib/ollama/llama-server").exists(), "no test may find it"
+    assert len(starts.read_text()) <= 2, "what was found out is kept"
+
+
+def test_a_result_is_kept_for_these_files_only(tmp_path: Path) -> None:
+    one, other = a_program(tmp_path, "one", "1"), a_program(tmp_path, "other", "22")
+    assert prompt_check.fingerprint(one, other) == prompt_check.fingerprint(one, other)
+    before = prompt_check.fingerprint(one, other)
+    other.write_text("a newer file")
+    assert prompt_check.fingerprint(one, other) != before
+
+
+def test_the_tiny_model_is_a_complete_gguf_file(tmp_path: Path) -> None:
+    path = tmp_path / "t.gguf"
+    path.write_bytes(prompt_check.tiny_model())
+    reader = gguf.GGUFReader(path)
+    assert reader.fields["general.architecture"].contents() == "llama"
+    assert len(reader.tensors) == 3 + 9 * prompt_check.LAYERS
+    assert prompt_check.tiny_model() == path.read_bytes()
 
 
 def test_replacement_script_only_copies(tmp_path: Path) -> None:
