@@ -49,6 +49,7 @@ from herd.coordinator.loop_lag import LoopLag
 from herd.coordinator.models.benchmark_probe import Prober
 from herd.coordinator.models.benchmark_runner import BenchmarkRunner
 from herd.coordinator.models.loading import ModelLoader
+from herd.coordinator.models.operations import ModelOperations
 from herd.coordinator.models.pinned_models import PinnedModels
 from herd.coordinator.models.transfers import Transfers
 from herd.coordinator.models.warming import ModelWarmer
@@ -56,6 +57,7 @@ from herd.coordinator.proxy.auto_pull import AutoPull
 from herd.coordinator.proxy.capture import Capture
 from herd.coordinator.proxy.error_answers import ErrorAnswers
 from herd.coordinator.proxy.inference_api import InferenceApi, InferenceDependencies, InferenceSettings
+from herd.coordinator.proxy.memory_requests import MemoryRequests
 from herd.coordinator.proxy.relay_dependencies import RelayDependencies
 from herd.coordinator.proxy.wait_comments import WaitComments
 from herd.coordinator.saved_state import SavedState
@@ -133,7 +135,16 @@ class Coordinator:
             replace(settings.upstream, stall_timeout_s=ENGINE_REQUEST_STALL_S), loop, self.membership.forwarder_proof
         )
         self.engine_client = EngineClient(self.engine_pool)
-        self.transfers = Transfers(settings.transfers, fleet, self.engine_client, self.engines, time.time)
+        self.operations = ModelOperations(
+            self.driver,
+            self.engine_client,
+            self.engines,
+            lambda: timestamp().rfc3339,
+            lambda node_id, model: self.pinned_models.is_pinned(node_id, model),
+        )
+        self.transfers = Transfers(
+            settings.transfers, fleet, self.engine_client, self.engines, time.time, self.operations.read
+        )
         self.model_loader = ModelLoader(self.engine_client, self.engines, loop)
         self.pinned_models = PinnedModels(
             settings.pinned_models, self.data_dir, fleet, self.model_loader, self.driver.now
@@ -181,6 +192,7 @@ class Coordinator:
             lambda: loop.time() - started_at >= grace_s,
             settings.wait_comments.every_s,
         )
+        self.memory_requests = MemoryRequests(self.operations, driver.fleet, loop, timestamp)
         relay = RelayDependencies(
             driver=driver,
             pool=self.pool,
@@ -203,6 +215,7 @@ class Coordinator:
                 other_routes=self.bridge.serve,
                 capture=self.capture.add if settings.capture.is_on else None,
                 auto_pull=self.auto_pull,
+                memory_requests=self.memory_requests,
             ),
         )
         rights = Rights(self.dialects, routes)
@@ -243,9 +256,7 @@ class Coordinator:
             ).routes,
             *DashboardApi(driver, store, self.view, self._address).routes,
             *ChartsApi(driver, store).routes,
-            *ModelsApi(
-                driver.fleet, self.transfers, self.pinned_models, self.engine_client, self.engines, store
-            ).routes,
+            *ModelsApi(driver.fleet, self.transfers, self.pinned_models, self.operations, store).routes,
             *self.live.routes,
             *SettingsApi(self.settings_store, store, signals, self._apply_settings).routes,
             *HealthApi(self.health, store).routes,
@@ -320,6 +331,7 @@ class Coordinator:
         await self.bridge.close()
         self.loop_lag.stop()
         self.auto_pull.stop()
+        self.memory_requests.stop()
         await self.transfers.close()
         self.model_loader.stop()
         self.engine_pool.close()

@@ -166,6 +166,10 @@ class Dialect(ABC):
         """The response to an INFO route (such as /api/show) from memory, or None if a node must answer."""
         return None
 
+    def memory_answer(self, request: ParsedRequest, timestamp: Timestamp) -> HttpResponse:
+        """The response to a request that only loaded or unloaded a model (`request.memory_action`)."""
+        raise NotImplementedError
+
 
 def json_response(body: dict[str, Any], status: int = 200) -> HttpResponse:
     return HttpResponse(status, msgspec.json.encode(body))

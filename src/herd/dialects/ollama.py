@@ -121,6 +121,14 @@ class Ollama(Dialect):
             return b""
         return chat_json.line({"error": refusal.message, "done": True, "done_reason": refusal.code})
 
+    def memory_answer(self, request: ParsedRequest, timestamp: Timestamp) -> HttpResponse:
+        """Complete also for a request with `stream`, as from Ollama itself."""
+        assert request.memory_action is not None
+        is_chat = request.route.kind is RequestKind.CHAT
+        text = {"message": {"role": "assistant", "content": ""}} if is_chat else {"response": ""}
+        end = {"done": True, "done_reason": request.memory_action.value}
+        return json_response({"model": request.model, "created_at": timestamp.rfc3339, **text, **end})
+
     def listing(self, method: str, path: str, fleet: Fleet, timestamp: Timestamp) -> HttpResponse:  # noqa: ARG002
         """The same response for GET and HEAD: the HTTP server omits the body for HEAD."""
         if path == "/":

@@ -9,6 +9,7 @@ a dialect turns its requests into Conversations, and Deltas into its answers; an
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Any
 
 import msgspec
@@ -23,6 +24,13 @@ class Route:
     method: str
     path: str
     kind: RequestKind
+
+
+class MemoryAction(Enum):
+    """What a request without a prompt does; the values are Ollama's `done_reason`."""
+
+    LOAD = "load"
+    UNLOAD = "unload"
 
 
 @dataclass(slots=True, kw_only=True)
@@ -51,6 +59,8 @@ class ParsedRequest:
     """Whether `output_tokens_max` includes thinking tokens, or thinking is disabled."""
     include_usage: bool = False
     """OpenAI's stream_options.include_usage: the client wants a usage chunk."""
+    memory_action: MemoryAction | None = None
+    """A request of Ollama's API without a prompt only loads the model, or unloads it."""
 
 
 @dataclass(slots=True)

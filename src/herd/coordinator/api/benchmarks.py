@@ -7,8 +7,8 @@ from collections.abc import Callable
 from starlette.requests import Request
 from starlette.responses import Response
 
-from herd.coordinator.api.audit import audit_entry
 from herd.coordinator.api.responses import json_errors, json_response, read_body
+from herd.coordinator.auth.audit import audit_entry
 from herd.coordinator.auth.routes import ApiRoute
 from herd.coordinator.driver import Driver
 from herd.coordinator.models.benchmark_runner import BenchmarkPlan, BenchmarkRun, BenchmarkRunner, select

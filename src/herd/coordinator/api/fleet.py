@@ -12,8 +12,8 @@ from starlette.responses import PlainTextResponse, Response
 
 from herd.agent_protocol import heartbeat_decode
 from herd.coordinator.api import views
-from herd.coordinator.api.audit import client_ip
 from herd.coordinator.api.responses import json_errors, json_response
+from herd.coordinator.auth.audit import client_ip
 from herd.coordinator.auth.membership import UNSIGNED, Membership, NodeNotPaired, Reporter
 from herd.coordinator.auth.routes import ApiRoute
 from herd.coordinator.driver import Driver

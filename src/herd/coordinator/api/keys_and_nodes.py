@@ -17,8 +17,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from herd.agent_protocol.join import JoinRequest
-from herd.coordinator.api.audit import audit_entry, client_ip
 from herd.coordinator.api.responses import json_errors, json_response, read_body
+from herd.coordinator.auth.audit import audit_entry, client_ip
 from herd.coordinator.auth.membership import Membership
 from herd.coordinator.auth.routes import ApiRoute
 from herd.coordinator.driver import Driver

@@ -21,9 +21,9 @@ from urllib.parse import parse_qs
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
-from herd.coordinator.api.audit import audit_entry, client_ip
 from herd.coordinator.api.responses import json_response
 from herd.coordinator.auth.access_control import SESSION_COOKIE
+from herd.coordinator.auth.audit import audit_entry, client_ip
 from herd.coordinator.auth.routes import ApiRoute
 from herd.coordinator.storage.writer import TraceStore
 from herd.trust import logins

@@ -1,33 +1,34 @@
 """Serves the routes that download, copy, delete, load, unload and pin models, via the Ollama API and for the dashboard.
 
-Every change needs the right MODELS, which access control checks, and is written to the audit.
+Every change needs the right MODELS, which access control checks, and is written to the audit. For a client of Ollama's
+API the fleet is one server: without a node, a deletion and a copy are for every node that has the model. There is no
+question in that API, so the right and the audit protect a model; the CLI and the dashboard ask.
 """
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
-from herd.coordinator.api.audit import audit_entry
 from herd.coordinator.api.responses import json_errors, json_response, read_body
+from herd.coordinator.auth.audit import audit_entry
 from herd.coordinator.auth.routes import ApiRoute
+from herd.coordinator.models.operations import ModelOperations, OperationFailed, partial_failure
 from herd.coordinator.models.pinned_models import PinnedModel, PinnedModels
-from herd.coordinator.models.transfers import CannotTransfer, Transfers
+from herd.coordinator.models.pull_lines import PullLines
+from herd.coordinator.models.transfers import Transfers
 from herd.coordinator.storage import queries
 from herd.coordinator.storage.writer import TraceStore
-from herd.coordinator.upstream.engine_client import EngineClient, EngineRequestFailed
 from herd.core.planning import transfer_queue
 from herd.core.planning.transfer_queue import PullOptions, Transfer, TransferState
-from herd.core.state.fleet import Fleet, ModelInfo, ModelName, Node, NodeId, canonical
+from herd.core.state.fleet import Fleet, ModelInfo, Node, NodeId, canonical
 from herd.dashboard.live import Job
 from herd.dashboard.pages.models import ModelManagement, ModelOnDisk, NodeModels, PullStarted
-from herd.engines import Engine, EngineRequest
-from herd.errors import BadRequest, Refusal, UnknownModel
+from herd.errors import BadRequest, UnknownModel
 from herd.protocols import request_fields
 from herd.trust.rights import Right
 
@@ -48,7 +49,7 @@ class WantedPull(msgspec.Struct):
 
 
 class WantedDelete(msgspec.Struct):
-    """A model to delete from a node's disk. `confirm` repeats the model's name; `node_id` may be `*` for every node."""
+    """A model to delete from disk. `confirm` repeats its name; `node_id` names one node, `*` every node that has it."""
 
     model: str = ""
     name: str = ""
@@ -74,19 +75,12 @@ class ModelPlaceRequest(msgspec.Struct):
 
 class ModelsApi:
     def __init__(
-        self,
-        fleet: Fleet,
-        transfers: Transfers,
-        pins: PinnedModels,
-        engine_client: EngineClient,
-        engines: Mapping[str, Engine],
-        store: TraceStore,
+        self, fleet: Fleet, transfers: Transfers, pins: PinnedModels, operations: ModelOperations, store: TraceStore
     ) -> None:
         self._fleet = fleet
         self._transfers = transfers
         self._pins = pins
-        self._engine_client = engine_client
-        self._engines = engines
+        self._operations = operations
         self._store = store
 
     @property
@@ -106,7 +100,7 @@ class ModelsApi:
             ApiRoute("/fleet/pin/{model:path}", json_errors(self.unpin), "DELETE", Right.MODELS),
             ApiRoute("/dashboard/api/model-management", json_errors(self.management), "GET", Right.READ),
             ApiRoute("/dashboard/api/pull", json_errors(self.start_pull), "POST", Right.MODELS, WantedPull),
-            ApiRoute("/dashboard/api/delete", json_errors(self.delete), "POST", Right.MODELS, WantedDelete),
+            ApiRoute("/dashboard/api/delete", json_errors(self.delete_confirmed), "POST", Right.MODELS, WantedDelete),
             ApiRoute("/dashboard/api/pinned-models", json_errors(self.pinned), "GET", Right.READ),
             ApiRoute("/dashboard/api/pinned-models", json_errors(self.pin), "POST", Right.MODELS, ModelPlaceRequest),
             ApiRoute("/dashboard/api/pinned-models/{model:path}", json_errors(self.unpin), "DELETE", Right.MODELS),
@@ -145,9 +139,11 @@ class ModelsApi:
 
     async def _lines(self, transfer: Transfer, requester: str) -> AsyncGenerator[bytes, None]:
         """Progress lines as Ollama sends them, with node and source; then `success` or the error."""
+        progress = PullLines(transfer)
         try:
-            async for state in self._transfers.follow(transfer):
-                yield progress_line(state)
+            async for _ in self._transfers.follow(transfer):
+                for line in progress.new():
+                    yield line
         finally:
             self._transfers.release(transfer, requester)
 
@@ -176,7 +172,7 @@ class ModelsApi:
         """Copies a model over the local network to the named nodes, or to all nodes with enough disk space."""
         wanted = await read_body(request, ModelPlaceRequest)
         model = canonical(request_fields.model_name(wanted.model))
-        have = self._holders(model)
+        have = self._operations.holders(wanted.model)
         names = [*wanted.node_ids, *([wanted.node_id] if wanted.node_id else [])]
         targets = [NodeId(name) for name in names] or [
             node.id
@@ -195,7 +191,7 @@ class ModelsApi:
         """Updates a model on one node from the registry, and copies the changes to the other nodes that have it."""
         wanted = await read_body(request, ModelPlaceRequest)
         model = canonical(request_fields.model_name(wanted.model))
-        have = self._holders(model)
+        have = self._operations.holders(wanted.model)
         first = NodeId(wanted.node_id) if wanted.node_id else next(iter(sorted(have)))
         transfer = self._transfers.add(wanted.model, BACKGROUND, first, PullOptions(is_refresh=True))
         transfer.copy_to_nodes = tuple(node_id for node_id in have if node_id != first)
@@ -205,77 +201,88 @@ class ModelsApi:
     # --- deleting, copying ---
 
     async def delete(self, request: Request) -> Response:
-        """Deletes a model from a node's disk. The body must repeat the name; a 400 says what is missing."""
+        """Deletes a model from every node that has it, or from the one in `node_id`. The answer is empty, as Ollama's.
+
+        With `confirm`, the question of herd's own clients, it answers like /dashboard/api/delete.
+        """
         wanted = await read_body(request, WantedDelete)
+        if wanted.confirm:
+            return await self._delete_confirmed(request, wanted)
+        await self._delete(request, wanted)
+        return Response(status_code=200)
+
+    async def delete_confirmed(self, request: Request) -> Response:
+        """Deletes a model from a node's disk. The body must repeat the name; a 400 says what is missing."""
+        return await self._delete_confirmed(request, await read_body(request, WantedDelete))
+
+    async def _delete_confirmed(self, request: Request, wanted: WantedDelete) -> Response:
         name = request_fields.model_name(wanted.model or wanted.name)
-        model = canonical(name)
-        have = self._holders(model)
-        targets = sorted(have) if wanted.node_id == "*" or (not wanted.node_id and len(have) == 1) else [wanted.node_id]
+        have = self._operations.holders(name)
         if not wanted.node_id and len(have) > 1:
             raise BadRequest(
                 f"{name} is on {', '.join(sorted(have))}; choose a node with node_id, or use * for all: "
                 f"herd rm {name} --node NODE",
                 code="node_required",
             )
-        if not set(targets) <= set(have):
-            raise UnknownModel(f"{wanted.node_id} does not have {name}; it is on {', '.join(sorted(have))}")
-        if canonical(wanted.confirm) != model:
+        if canonical(wanted.confirm) != canonical(name):
             raise BadRequest(
                 f'to confirm the deletion, add "confirm": "{name}" to the request, or run: herd rm {name}',
                 code="confirmation_required",
             )
-        for node_id in targets:
-            await self._call(have[NodeId(node_id)], lambda engine, model_info: engine.remove(model_info.name))
+        nodes = await self._delete(request, wanted)
+        return json_response({"status": "deleted", "model": canonical(name), "nodes": nodes})
+
+    async def _delete(self, request: Request, wanted: WantedDelete) -> list[NodeId]:
+        name = request_fields.model_name(wanted.model or wanted.name)
+        have = self._chosen(name, "" if wanted.node_id == "*" else wanted.node_id)
+        failed = await self._operations.on_each(have, self._operations.remove)
+        for node_id in sorted(set(have) - set(failed)):
             self._audit(request, "delete", f"{name} on {node_id}")
-        return json_response({"status": "deleted", "model": model, "nodes": targets})
+        if failed:
+            raise OperationFailed(partial_failure(f"{name} was deleted", have, failed))
+        return sorted(have)
 
     async def copy(self, request: Request) -> Response:
         """Gives a model a second name, on one node or on every node that has it."""
         wanted = await read_body(request, WantedCopy)
-        source, to = (
-            canonical(request_fields.model_name(wanted.source)),
-            request_fields.new_model_name(wanted.destination),
+        source, to = request_fields.model_name(wanted.source), request_fields.new_model_name(wanted.destination)
+        have = self._chosen(source, wanted.node_id)
+        failed = await self._operations.on_each(
+            have, lambda node_id, model_info: self._operations.copy(node_id, model_info, to)
         )
-        have = self._holders(source)
-        nodes = [NodeId(wanted.node_id)] if wanted.node_id else sorted(have)
-        if not set(nodes) <= set(have):
-            raise UnknownModel(f"{wanted.node_id} does not have {wanted.source}")
-        for node_id in nodes:
-            await self._call(have[node_id], lambda engine, model_info: engine.copy(model_info.name, to))
-        self._audit(request, "copy", f"{source} as {to} on {', '.join(nodes)}")
+        if done := sorted(set(have) - set(failed)):
+            self._audit(request, "copy", f"{source} as {to} on {', '.join(done)}")
+        if failed:
+            raise OperationFailed(partial_failure(f"{source} was copied", have, failed))
         return Response(status_code=200)
 
     # --- memory ---
 
     async def load(self, request: Request) -> Response:
         """Loads a model on the named node, or on the node with the most free memory that has it."""
-        return await self._load_or_unload(request, "load", lambda engine, model_info: engine.load(model_info.name))
+        wanted = await read_body(request, ModelPlaceRequest)
+        have = self._chosen(request_fields.model_name(wanted.model), wanted.node_id)
+        node_id = self._operations.freest(have)
+        await self._operations.load(have[node_id])
+        return self._moved(request, "load", wanted.model, [node_id])
 
     async def unload(self, request: Request) -> Response:
-        """Unloads a model on the named node, or on all nodes."""
-        return await self._load_or_unload(request, "unload", lambda engine, model_info: engine.unload(model_info.name))
-
-    async def _load_or_unload(
-        self, request: Request, action: str, call: Callable[[Engine, ModelInfo], EngineRequest | None]
-    ) -> Response:
+        """Unloads a model on the named node, or on all nodes. An error says where it stays in memory, and why."""
         wanted = await read_body(request, ModelPlaceRequest)
-        model = canonical(request_fields.model_name(wanted.model))
-        have = self._holders(model)
-        # A model that is being loaded is in no heartbeat yet: unload it on every node that has it on disk.
-        nodes = (
-            [NodeId(wanted.node_id)] if wanted.node_id else sorted(have) if action == "unload" else [self._freest(have)]
-        )
-        if not set(nodes) <= set(have):
-            raise UnknownModel(f"{wanted.node_id} does not have {wanted.model}")
-        await asyncio.gather(*(self._call(have[node_id], call) for node_id in nodes))
-        self._audit(request, action, f"{model} on {', '.join(nodes) or 'no node'}")
+        name = request_fields.model_name(wanted.model)
+        nodes = await self._operations.unload_everywhere(name, self._chosen(name, wanted.node_id))
+        return self._moved(request, "unload", name, nodes)
+
+    def _moved(self, request: Request, action: str, name: str, nodes: list[NodeId]) -> Response:
+        model = canonical(name)
+        self._audit(request, action, f"{model} on {', '.join(nodes)}")
         return json_response({"status": f"{action}ed", "model": model, "nodes": nodes})
 
     async def pin(self, request: Request) -> Response:
         """Pins a model: it stays in memory on the named node, or on a node that herd chooses."""
         wanted = await read_body(request, ModelPlaceRequest)
         model = canonical(request_fields.model_name(wanted.model))
-        have = self._holders(model)
+        have = self._operations.holders(wanted.model)
         if wanted.node_id and wanted.node_id not in have:
             raise UnknownModel(
                 f"{wanted.node_id} does not have {wanted.model}; download it with: "
@@ -351,36 +358,12 @@ class ModelsApi:
             models=tuple(models),
         )
 
-    # --- one engine call ---
-
-    def _holders(self, model: ModelName) -> dict[NodeId, ModelInfo]:
-        """The nodes that have the model. Raises `UnknownModel` if no node has it."""
-        have = {node.id: node.report.models[model] for node in self._fleet.with_model(model)}
-        if not have:
-            raise UnknownModel(f"model '{model}' is not on any node; the models of each node: herd models")
-        return have
-
-    def _freest(self, have: Mapping[NodeId, ModelInfo]) -> NodeId:
-        return max(
-            have,
-            key=lambda one: (node.free_model_memory_bytes if (node := self._fleet.node(one)) is not None else 0, one),
-        )
-
-    async def _call(self, model_info: ModelInfo, make: Callable[[Engine, ModelInfo], EngineRequest | None]) -> None:
-        """Raises `CannotTransfer` with the engine's answer."""
-        engine = self._engines.get(model_info.engine.kind)
-        call = make(engine, model_info) if engine is not None else None
-        if call is None:
-            raise CannotTransfer(
-                Refusal(501, "not_supported", f"the engine {model_info.engine.kind} does not support this operation")
-            )
-        try:
-            reply = await self._engine_client.send(model_info.engine.url, call)
-        except EngineRequestFailed as error:
-            raise CannotTransfer(Refusal(502, "node_failed", f"the node cannot be reached: {error}")) from error
-        if reply.status >= 400:
-            text = reply.body[:300].decode("utf-8", "replace")
-            raise CannotTransfer(Refusal(502, "node_refused", f"the node answered {reply.status}: {text}"))
+    def _chosen(self, name: str, node_id: str) -> dict[NodeId, ModelInfo]:
+        """The named node, or all nodes that have the model. Raises `UnknownModel` or `Unavailable`."""
+        have = self._operations.holders(name)
+        if node_id and node_id not in have:
+            raise UnknownModel(f"{node_id} does not have {name}, or is offline; it is on {', '.join(sorted(have))}")
+        return {NodeId(node_id): have[NodeId(node_id)]} if node_id else have
 
     def _audit(self, request: Request, action: str, target: str) -> None:
         self._store.audit(audit_entry(request, action, target))
@@ -407,21 +390,3 @@ def job_of(transfer: Transfer) -> Job:
         message=transfer.error or transfer.status,
         may_cancel=not transfer.state.is_over,
     )
-
-
-def progress_line(transfer: Transfer) -> bytes:
-    """One progress line in the format of Ollama's /api/pull."""
-    line: dict[str, object] = {"node": transfer.node_id, "source": transfer.source}
-    if transfer.state is TransferState.DONE:
-        line["status"] = "success"
-    elif transfer.state.is_over:
-        line["error"] = transfer.error
-    else:
-        line["status"] = transfer.status or transfer.state.value
-        if transfer.total_bytes:
-            line |= {
-                "digest": next(reversed(transfer.layers)),
-                "total": transfer.total_bytes,
-                "completed": transfer.completed_bytes,
-            }
-    return msgspec.json.encode(line) + b"\n"

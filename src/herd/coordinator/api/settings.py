@@ -15,8 +15,8 @@ from typing import Protocol
 from starlette.requests import Request
 from starlette.responses import Response
 
-from herd.coordinator.api.audit import audit_entry
 from herd.coordinator.api.responses import json_errors, json_response, query_response, read_body
+from herd.coordinator.auth.audit import audit_entry
 from herd.coordinator.auth.routes import ApiRoute
 from herd.coordinator.storage import learned_state, node_history, queries, setting_changes
 from herd.coordinator.storage.node_history import FleetEvent

@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import TypeAlias
 
 from herd.coordinator.upstream.engine_client import EngineClient, EngineRequestFailed
 from herd.core.planning import transfer_queue
 from herd.core.planning.transfer_queue import INTERNET, PullOptions, Transfer, TransferQueue, TransferState
 from herd.core.state.fleet import EngineEndpoint, Fleet, ModelInfo, ModelName, Node, NodeId, canonical
 from herd.engines import Engine, EngineRequest
-from herd.errors import HerdError, Refusal, Unavailable
+from herd.errors import HerdError, Refusal
 from herd.protocols.pull_progress import SUCCESS, PullProgress, pulled_name, read_progress, registry_pull_name
 from herd.protocols.request_fields import new_model_name
 
@@ -30,6 +31,8 @@ REPORTED_WITHIN_S = 30.0
 """Time after a transfer in which a heartbeat of the node must report the model."""
 
 DEFAULT_OPTIONS = PullOptions()
+
+ModelReader: TypeAlias = "Callable[[NodeId, EngineEndpoint, str], Awaitable[ModelInfo | None]]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,12 +75,15 @@ class Transfers:
         engine_client: EngineClient,
         engines: Mapping[str, Engine],
         now: Callable[[], float],
+        read_model: ModelReader,
     ) -> None:
+        """`read_model` reads a downloaded model from its engine into the state of the fleet."""
         self._settings = settings
         self._fleet = fleet
         self._engine_client = engine_client
         self._engines = engines
         self._now = now
+        self._read_model = read_model
         self.table = TransferQueue()
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._changed = asyncio.Event()
@@ -93,8 +99,27 @@ class Transfers:
         """Starts or queues a transfer, or joins the one that exists. Raises `CannotTransfer`, and `BadRequest` for a
         name that no registry can have."""
         model = canonical(new_model_name(name))
+        running_on = self._running_on(model) if node_id is None else node_id
+        running = self.table.unfinished(running_on, model) if running_on is not None else None
+        if running is not None:
+            running.wanted_by.add(requester)
+            return running
+        have = transfer_queue.holders(self._fleet, model) if node_id is None and not options.lan_only else []
+        if have:
+            # As on one Ollama: the registry is asked for a newer version, and the same version is a success at once.
+            node_id, options = have[0], replace(options, is_refresh=True)
         node = self._target(model, node_id, size_bytes)
-        has_source = not options.is_refresh and bool(self._sources(node.id, model, options))
+        self._check_source(name, node, options)
+        transfer = self.table.add(node, name, requester, self._now(), options)
+        if isinstance(transfer, Refusal):
+            raise CannotTransfer(transfer)
+        transfer.copy_to_nodes = tuple(have[1:])
+        self._start_next(node.id)
+        return transfer
+
+    def _check_source(self, name: str, node: Node, options: PullOptions) -> None:
+        """Raises `CannotTransfer` if no node may provide the model and no registry either."""
+        has_source = not options.is_refresh and bool(self._sources(node.id, canonical(name), options))
         refusal = None if has_source else transfer_queue.registry_refusal(name, self._settings.allowed)
         if options.lan_only and not has_source:
             refusal = Refusal(
@@ -102,11 +127,6 @@ class Transfers:
             )
         if refusal is not None:
             raise CannotTransfer(refusal)
-        transfer = self.table.add(node, name, requester, self._now(), options)
-        if isinstance(transfer, Refusal):
-            raise CannotTransfer(transfer)
-        self._start_next(node.id)
-        return transfer
 
     def _sources(
         self, target: NodeId, model: ModelName, options: PullOptions | Transfer
@@ -147,14 +167,7 @@ class Transfers:
 
     def _target(self, model: ModelName, node_id: NodeId | None, size_bytes: int) -> Node:
         if node_id is None:
-            known = next((one for one in self.table if one.model == model and not one.state.is_over), None)
-            best = (
-                self._fleet.node(known.node_id)
-                if known is not None
-                else transfer_queue.best_target(self._fleet, model, size_bytes)
-            )
-            if best is None:
-                raise Unavailable("the node that was downloading the model is no longer in the fleet; try again")
+            best = transfer_queue.best_target(self._fleet, model, size_bytes)
             if isinstance(best, Refusal):
                 raise CannotTransfer(best)
             return best
@@ -166,6 +179,10 @@ class Transfers:
                 )
             )
         return node
+
+    def _running_on(self, model: ModelName) -> NodeId | None:
+        """The node of an unfinished download of this model, which others join."""
+        return next((one.node_id for one in self.table if one.model == model and not one.state.is_over), None)
 
     def _start_next(self, node_id: NodeId) -> None:
         transfer = self.table.next(node_id)
@@ -182,13 +199,19 @@ class Transfers:
         self._notify()
 
     async def _copy_to_other_nodes(self, transfer: Transfer) -> None:
-        """Copies the model to the nodes in `copy_to_nodes`, as soon as a heartbeat reports the new digest."""
+        """Brings the nodes in `copy_to_nodes` to the downloaded version, as soon as its digest is known."""
         model_info = await self.wait_until_reported(transfer)
         if model_info is None:
             return
         for node_id in transfer.copy_to_nodes:
+            node = self._fleet.node(node_id)
+            other = node.model_info(transfer.model) if node is not None else None
+            if other is not None and other.digest == model_info.digest:
+                continue
+            is_shared = bool(model_info.engine.library_url)
+            options = PullOptions(model_info.digest, lan_only=True) if is_shared else PullOptions(is_refresh=True)
             try:
-                self.add(transfer.name, f"pull {transfer.id}", node_id, PullOptions(model_info.digest, lan_only=True))
+                self.add(transfer.name, f"pull {transfer.id}", node_id, options)
             except HerdError as error:
                 log.warning(
                     "cannot copy a model to another node: %s",
@@ -197,15 +220,14 @@ class Transfers:
                 )
 
     async def wait_until_reported(self, transfer: Transfer) -> ModelInfo | None:
-        """The model as reported by a heartbeat after the transfer's end; None if no heartbeat reports it in time."""
+        """The downloaded model, as read from the node or as a later heartbeat reports it; None if neither comes in
+        time."""
         deadline = self._now() + REPORTED_WITHIN_S
         node = self._fleet.node(transfer.node_id)
         last_heartbeat_at = node.last_heartbeat_at if node is not None else 0.0
         while self._now() < deadline and node is not None:
-            if (
-                node.last_heartbeat_at > last_heartbeat_at
-                and (model_info := node.model_info(transfer.model)) is not None
-            ):
+            model_info = node.model_info(transfer.model)
+            if model_info is not None and (transfer.is_known or node.last_heartbeat_at > last_heartbeat_at):
                 return model_info
             await asyncio.sleep(PROGRESS_EVERY_S)
             node = self._fleet.node(transfer.node_id)
@@ -226,10 +248,12 @@ class Transfers:
         fields = {"node_id": transfer.node_id, "model": transfer.model}
         try:
             await self._download(transfer)
+            _, endpoint = self._engine(transfer)
         except EngineRequestFailed as error:
             self.table.end(transfer, TransferState.FAILED, self._now(), str(error))
             log.warning("model download failed: %s", error, extra=fields)
             return
+        transfer.is_known = await self._read_model(transfer.node_id, endpoint, transfer.name) is not None
         self.table.end(transfer, TransferState.DONE, self._now())
         log.info("model downloaded", extra={**fields, "source": transfer.source, "bytes": transfer.total_bytes})
         self._notify()
@@ -292,7 +316,8 @@ class Transfers:
         """Raises `EngineRequestFailed` for an error in the stream, and if the disk is too small for a new layer."""
         if progress.error:
             raise EngineRequestFailed(progress.error)
-        transfer.status = progress.status
+        if progress.status != SUCCESS:
+            transfer.note(progress.status, progress.digest)
         if progress.digest:
             is_new = progress.digest not in transfer.layers
             transfer.layers[progress.digest] = (progress.completed, progress.total)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from herd.coordinator.auth.access_control import key_of, timeout_of
 from herd.coordinator.driver import Driver
 from herd.coordinator.proxy.auto_pull import AutoPull, AutoPullCallbacks
+from herd.coordinator.proxy.memory_requests import MemoryRequests
 from herd.coordinator.proxy.prefix_hashes import prefix_hashes
 from herd.coordinator.proxy.relay import Relay
 from herd.coordinator.proxy.relay_dependencies import RelayDependencies
@@ -63,6 +64,8 @@ class InferenceDependencies:
     capture: Callable[[str, str, bytes], None] | None = None
     """Takes the id, path and body of every request, if FLEET_CAPTURE is on."""
     auto_pull: AutoPull | None = None
+    memory_requests: MemoryRequests
+    """Answers requests that only load or unload a model."""
 
 
 class InferenceApi:
@@ -80,6 +83,7 @@ class InferenceApi:
         self._other_routes = dependencies.other_routes
         self._capture = dependencies.capture
         self._auto_pull = dependencies.auto_pull
+        self._memory_requests = dependencies.memory_requests
         self._ids = itertools.count(1)
         self._routes: dict[str, tuple[Dialect, Route]] = {
             route.path: (dialect, route) for dialect in self._dialects for route in dialect.routes
@@ -108,6 +112,11 @@ class InferenceApi:
         key = key_of(exchange.admission)
         if key is not None and (refusal := self._key_refusal(key, parsed)) is not None:
             _send(exchange, dialect.error(refusal), _retry_after_header(refusal))
+            return
+        if parsed.memory_action is not None and self._memory_requests.takes(parsed):
+            if key is not None:
+                self._allowances.finish_request(key.id, 0)
+            self._memory_requests.serve(exchange, dialect, parsed, _only_node(exchange))
             return
         request = self._request(exchange, dialect, parsed, key)
         if self._capture is not None:

@@ -13,6 +13,7 @@ from typing import TypeAlias
 from herd.core.context.windows import need_tokens, was_truncated
 from herd.core.lifecycle.admission import can_waiting_help, last_failure
 from herd.core.lifecycle.dispatcher_parts import DispatcherParts, DispatcherSettings
+from herd.core.lifecycle.fleet_updates import FleetUpdates
 from herd.core.lifecycle.placement import Placement, record
 from herd.core.lifecycle.poison_requests import PoisonRequests
 from herd.core.lifecycle.retries import CRASHES_MAX, is_crash, may_retry, needs_budget
@@ -27,6 +28,7 @@ from herd.core.state.events import (
     FirstByte,
     HeartbeatReceived,
     LatencyRestored,
+    ModelsChanged,
     NodeLeft,
     RequestArrived,
     Ticked,
@@ -57,6 +59,7 @@ class Dispatcher:
         self.latencies = parts.latencies
         self.liveness = parts.liveness
         self.forecast = parts.forecast
+        self.updates = FleetUpdates(self.fleet, self.forecast, parts.windows, self.liveness)
         self.poisons = PoisonRequests()
         self.placement = Placement(parts, self.settings)
         self.live_requests = self.placement.live_requests
@@ -72,6 +75,7 @@ class Dispatcher:
             AttemptFinished: self._handle_finished,
             AttemptFailed: self._handle_failure,
             HeartbeatReceived: self._handle_heartbeat,
+            ModelsChanged: self._handle_changed_models,
             NodeLeft: self._handle_node_left,
             LatencyRestored: self._handle_restored_latency,
             DrainStarted: self._handle_drain,
@@ -271,21 +275,17 @@ class Dispatcher:
     # --- the fleet changes ---
 
     def _handle_heartbeat(self, event: HeartbeatReceived, out: list[Command]) -> None:
-        known = self.fleet.node(event.report.node_id)
-        windows = {model: loaded.window_tokens for model, loaded in known.loaded.items()} if known is not None else {}
-        is_new_boot = known is not None and known.report.boot_id != event.report.boot_id
-        if known is not None and is_new_boot:
-            self.liveness.clear_failures(known)
-        node = self.fleet.apply_heartbeat(event.report, event.at)
-        self.forecast.apply_heartbeat(node, windows, is_new_boot)
-        if self._windows is not None:
-            if is_new_boot:
-                self._windows.forget(node.id)
-            self._windows.apply_heartbeat(node)
-        self.liveness.apply_heartbeat(node, event.at)
+        self._use_changed_node(self.updates.apply_heartbeat(event.report, event.at), event.at, out)
+
+    def _handle_changed_models(self, event: ModelsChanged, out: list[Command]) -> None:
+        node = self.updates.apply_changes(event.node_id, event.changes, event.at)
+        if node is not None:
+            self._use_changed_node(node, event.at, out)
+
+    def _use_changed_node(self, node: Node, now: float, out: list[Command]) -> None:
         for queue in list(self.waiting.queues.of_node(node.id).values()):
-            self.placement.advance(queue, event.at, out)
-        self._retry_held(event.at, out)
+            self.placement.advance(queue, now, out)
+        self._retry_held(now, out)
 
     def _handle_node_left(self, event: NodeLeft, out: list[Command]) -> None:
         node = self.fleet.node(event.node_id)
@@ -293,6 +293,7 @@ class Dispatcher:
             return
         self._handle_lost_node(node, event.at, out)
         self.fleet.forget(node.id)
+        self.updates.forget(node.id)
 
     def _handle_lost_node(self, node: Node, now: float, out: list[Command]) -> None:
         """Handles a lost node: its queue, and its requests without a first byte, go elsewhere. Streams may finish."""

@@ -24,6 +24,8 @@ ENDED_MAX = 200
 """Ended downloads that are still listed."""
 DISK_RESERVE_SHARE = 0.2
 """Share of a node's free disk space that a download leaves free."""
+STEPS_MAX = 2000
+"""Statuses that are kept of one download; a model has a few layers."""
 INTERNET = "internet"
 DEFAULT_REGISTRY = "registry.ollama.ai"
 
@@ -67,13 +69,25 @@ class Transfer:
     state: TransferState = TransferState.QUEUED
     source: str = ""
     """A node's id, or `internet`; empty before the download starts."""
-    status: str = ""
+    steps: list[tuple[str, str]] = field(default_factory=list)
+    """The engine's progress in its own words: each status once, with the digest of the layer that it is about."""
     layers: dict[str, tuple[int, int]] = field(default_factory=dict)
     """By digest: completed bytes and total bytes."""
     error: str = ""
     ended_at: float | None = None
     copy_to_nodes: tuple[NodeId, ...] = ()
-    """Nodes that copy the model from this node afterwards."""
+    """Nodes that get the same version afterwards."""
+    is_known: bool = False
+    """The downloaded model is in the state of the fleet already, before a heartbeat reports it."""
+
+    @property
+    def status(self) -> str:
+        """The newest status; empty before the first."""
+        return self.steps[-1][0] if self.steps else ""
+
+    def note(self, status: str, digest: str) -> None:
+        if status and (not self.steps or self.steps[-1] != (status, digest)) and len(self.steps) < STEPS_MAX:
+            self.steps.append((status, digest))
 
     @property
     def completed_bytes(self) -> int:
@@ -198,6 +212,11 @@ def can_download(node: Node) -> bool:
     """Whether the node is online and has an engine that downloads models."""
     is_online = node.liveness in (Liveness.ONLINE, Liveness.DEGRADED) and not node.report.draining
     return is_online and any(endpoint.abilities.can_pull for endpoint in node.report.engines)
+
+
+def holders(fleet: Fleet, model: ModelName) -> list[NodeId]:
+    """The nodes that have the model and could download it again, sorted."""
+    return sorted(node.id for node in fleet.with_model(model) if can_download(node))
 
 
 def best_target(fleet: Fleet, model: ModelName, size_bytes: int) -> Node | Refusal:

@@ -5,9 +5,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from herd.core.state.fleet import NodeId, Report
+from herd.core.state.fleet import ModelInfo, ModelName, NodeId, Report
 from herd.core.state.request import Counters, Failure, Request, RequestId
 
 
@@ -68,6 +69,15 @@ class HeartbeatReceived:
 
 
 @dataclass(slots=True)
+class ModelsChanged:
+    """A node's engine has confirmed a change: the models that are on the node now, and those that are gone (None)."""
+
+    at: float
+    node_id: NodeId
+    changes: Mapping[ModelName, ModelInfo | None]
+
+
+@dataclass(slots=True)
 class NodeLeft:
     """The agent sent a goodbye, or an admin removed the node."""
 
@@ -107,6 +117,7 @@ Event = (
     | AttemptFinished
     | AttemptFailed
     | HeartbeatReceived
+    | ModelsChanged
     | NodeLeft
     | LatencyRestored
     | DrainStarted

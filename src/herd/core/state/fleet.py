@@ -346,6 +346,12 @@ class Fleet:
             self._by_model.setdefault(model, {})[node.id] = node
         return node
 
+    def replace_models(self, node: Node, models: Mapping[ModelName, ModelInfo], now: float) -> None:
+        """Replaces the models of the newest report; everything else in it, and its age, stay as they are."""
+        reported_at = node.last_heartbeat_at
+        self.apply_heartbeat(replace(node.report, models=models), now)
+        node.last_heartbeat_at = reported_at
+
     def drop_model(self, node: Node, model: ModelName) -> None:
         """Removes a model that the node did not have when requested; the next heartbeat may list it again."""
         nodes = self._by_model.get(model, {})

@@ -35,7 +35,11 @@ NAMES_MAX = 3
 
 def unknown_model(request: Request, names: list[ModelName]) -> Refusal:
     """404, with the most similar names of the fleet."""
-    requested = request.requested_name or request.model
+    return unknown_name(request.requested_name or request.model, names)
+
+
+def unknown_name(requested: str, names: list[ModelName]) -> Refusal:
+    """404 for a name that no node has, with the most similar names of the fleet."""
     near = get_close_matches(canonical(requested), names, n=NAMES_MAX, cutoff=0.3) or names[:NAMES_MAX]
     listed = ", ".join(name.removesuffix(":latest") for name in near)
     hint = f"the fleet has {listed}" if listed else "no node has reported a model yet; see `herd status`"

@@ -5,6 +5,7 @@ Shapes follow transcripts of Ollama 0.32.15.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,11 +16,16 @@ from herd.core.state.fleet import canonical
 from herd.core.state.request import RequestKind
 from herd.errors import BadRequest
 from herd.protocols import apply_options, request_fields
-from herd.protocols.conversation import Conversation, Message, ParsedRequest, Route, Sampling, Tool
+from herd.protocols.conversation import Conversation, MemoryAction, Message, ParsedRequest, Route, Sampling, Tool
 from herd.protocols.ollama import chat_json
 
 _THINK_LEVELS = ("low", "medium", "high", "max")
 _MEDIA_TYPES = (("iVBOR", "image/png"), ("/9j/", "image/jpeg"), ("R0lG", "image/gif"), ("UklG", "image/webp"))
+
+_ZERO_DURATION = re.compile(
+    rb'-?0(?:\.0*)?(?:[eE][-+]?\d+)?|"[-+]?0"|"[-+]?(?:(?:0+(?:\.0*)?|\.0+)(?:ns|us|\xc2\xb5s|\xce\xbcs|ms|s|m|h))+"'
+)
+"""A `keep_alive` of zero: a number of seconds, or a duration in Go's notation such as "0", "0m" or "0h0.0s"."""
 
 
 # --- fields of every request ---
@@ -62,6 +68,7 @@ class _RequestFields(request_fields.ExtensionFields, kw_only=True):
     prompt: msgspec.Raw = request_fields.ABSENT
     system: msgspec.Raw = request_fields.ABSENT
     input: msgspec.Raw = request_fields.ABSENT
+    keep_alive: msgspec.Raw = request_fields.ABSENT
 
 
 class _RawMessage(msgspec.Struct):
@@ -102,7 +109,20 @@ def parse(route: Route, body: bytes) -> ParsedRequest:
         has_extensions=extensions.are_present,
         has_runner_options=options.has_runner_options or request_fields.is_given(fields.shift),
         is_thinking_in_limit=request_fields.is_given(fields.think) and bytes(fields.think) == b"false",
+        memory_action=_memory_action(route.kind, fields, has_messages=bool(messages)),
     )
+
+
+def _memory_action(kind: RequestKind, fields: _RequestFields, has_messages: bool) -> MemoryAction | None:
+    """Without messages, or without a prompt, Ollama only loads the model; with a `keep_alive` of zero it unloads it."""
+    if kind is RequestKind.CHAT:
+        is_empty = not has_messages
+    else:
+        is_empty = kind is RequestKind.GENERATE and not request_fields.has_content(fields.prompt)
+    if not is_empty:
+        return None
+    is_zero = request_fields.is_given(fields.keep_alive) and _ZERO_DURATION.fullmatch(bytes(fields.keep_alive))
+    return MemoryAction.UNLOAD if is_zero else MemoryAction.LOAD
 
 
 def _prompt_tokens(fields: _RequestFields, messages: Sequence[_RawMessage]) -> int:

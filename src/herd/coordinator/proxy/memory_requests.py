@@ -1,0 +1,87 @@
+"""Answers requests of Ollama's API that contain no prompt and only load a model or unload it.
+
+For a client the fleet is one server: a model that is unloaded leaves the memory of every node. Loading places one copy;
+on Ollama nodes it is an ordinary request, which the scheduler places.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from herd.coordinator.models.operations import ModelOperations, OperationFailed
+from herd.core.state.fleet import Fleet, ModelInfo, NodeId, canonical
+from herd.dialects import Dialect, HttpResponse, Timestamp
+from herd.errors import HerdError, Refusal
+from herd.http1.contract import Exchange
+from herd.protocols.conversation import MemoryAction, ParsedRequest
+
+log = logging.getLogger("herd.models")
+
+
+class MemoryRequests:
+    def __init__(
+        self,
+        operations: ModelOperations,
+        fleet: Fleet,
+        loop: asyncio.AbstractEventLoop,
+        timestamp: Callable[[], Timestamp],
+    ) -> None:
+        self._operations = operations
+        self._fleet = fleet
+        self._loop = loop
+        self._timestamp = timestamp
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def takes(self, parsed: ParsedRequest) -> bool:
+        """Whether this request is answered here. An unknown model is not loaded here: it may be downloaded first."""
+        if parsed.memory_action is not MemoryAction.LOAD:
+            return parsed.memory_action is not None
+        model = canonical(parsed.model)
+        return self._fleet.knows(model) and not any(
+            node.report.models[model].engine.abilities.serves_ollama_api for node in self._fleet.with_model(model)
+        )
+
+    def serve(self, exchange: Exchange, dialect: Dialect, parsed: ParsedRequest, only_node: str) -> None:
+        """Starts a task that answers. It goes on if the client disconnects: a half of the nodes would be a surprise.
+
+        `only_node`: the node that the client requires, or empty.
+        """
+        task = self._loop.create_task(self._answer(exchange, dialect, parsed, only_node))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def stop(self) -> None:
+        for task in list(self._tasks):
+            task.cancel()
+
+    async def _answer(self, exchange: Exchange, dialect: Dialect, parsed: ParsedRequest, only_node: str) -> None:
+        try:
+            have = self._operations.holders(parsed.model)
+            if only_node:
+                have = {node_id: model_info for node_id, model_info in have.items() if node_id == only_node}
+                if not have:
+                    raise OperationFailed(
+                        Refusal(404, "model_not_found", f"model '{parsed.model}' not found on node {only_node}")
+                    )
+            await self._perform(parsed, have)
+        except HerdError as error:
+            response = dialect.error(error.refusal)
+        else:
+            response = dialect.memory_answer(parsed, self._timestamp())
+        _send(exchange, response)
+
+    async def _perform(self, parsed: ParsedRequest, have: dict[NodeId, ModelInfo]) -> None:
+        if parsed.memory_action is MemoryAction.UNLOAD:
+            nodes = await self._operations.unload_everywhere(parsed.model, have)
+            log.info("a client has unloaded a model", extra={"model": parsed.model, "nodes": ", ".join(nodes)})
+            return
+        # The other engines load a model with its first request.
+        node_id = self._operations.freest(have)
+        if self._operations.can_load(have[node_id]):
+            await self._operations.load(have[node_id])
+
+
+def _send(exchange: Exchange, response: HttpResponse) -> None:
+    exchange.respond(response.status, ((b"content-type", response.content_type.encode()),), response.body)
