@@ -76,7 +76,7 @@ def test_new_file_under_a_known_name_replaces_an_older_heartbeats_file(world: Wo
     assert node is not None and node.report.models[M].digest == "new"
 
 
-def test_details_of_a_heartbeat_that_contains_the_change_are_kept(world: World) -> None:
+def test_details_of_a_heartbeat_that_contains_the_change_remain(world: World) -> None:
     changes(world, n=a_model_info("n"))
     world.receives(a_report("alpha", [a_model_info("n", family="llama")]))
     node = world.dispatcher.fleet.node(ALPHA)

@@ -64,7 +64,7 @@ class ModelOperations:
     # --- changes, each on one node. All raise `OperationFailed`. ---
 
     async def remove(self, node_id: NodeId, model_info: ModelInfo) -> None:
-        """Deletes the model from the node's disk. A model that is gone already is no error."""
+        """Deletes the model from the node's disk. A model that is gone already is not an error."""
         engine = self._engine(model_info)
         await self._send(model_info, engine.remove(model_info.name), is_missing_allowed=True)
         self._apply(node_id, {canonical(model_info.name): None})

@@ -44,7 +44,7 @@ class MemoryRequests:
         )
 
     def serve(self, exchange: Exchange, dialect: Dialect, parsed: ParsedRequest, only_node: str) -> None:
-        """Starts a task that answers. It goes on if the client disconnects: a half of the nodes would be a surprise.
+        """Starts a task that answers. It continues if the client disconnects, so that all nodes do the same.
 
         `only_node`: the node that the client requires, or empty.
         """

@@ -25,7 +25,7 @@ ENDED_MAX = 200
 DISK_RESERVE_SHARE = 0.2
 """Share of a node's free disk space that a download leaves free."""
 STEPS_MAX = 2000
-"""Statuses that are kept of one download; a model has a few layers."""
+"""Maximum number of statuses that are stored for one download; a model has a few layers."""
 INTERNET = "internet"
 DEFAULT_REGISTRY = "registry.ollama.ai"
 
@@ -70,7 +70,7 @@ class Transfer:
     source: str = ""
     """A node's id, or `internet`; empty before the download starts."""
     steps: list[tuple[str, str]] = field(default_factory=list)
-    """The engine's progress in its own words: each status once, with the digest of the layer that it is about."""
+    """The progress as the engine reports it: each status once, with the digest of the layer that it is about."""
     layers: dict[str, tuple[int, int]] = field(default_factory=dict)
     """By digest: completed bytes and total bytes."""
     error: str = ""
