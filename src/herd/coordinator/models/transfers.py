@@ -106,7 +106,7 @@ class Transfers:
             return running
         have = transfer_queue.holders(self._fleet, model) if node_id is None and not options.lan_only else []
         if have:
-            # As on one Ollama: a newer version in the registry is downloaded, and the same version is a success at once.
+            # As on one Ollama: a newer version in the registry is downloaded; the same version is a success at once.
             node_id, options = have[0], replace(options, is_refresh=True)
         node = self._target(model, node_id, size_bytes)
         self._check_source(name, node, options)
