@@ -59,6 +59,7 @@ def test_a_pull_reports_progress_in_ollamas_format_with_node_and_source() -> Non
             call(fleet, "POST", "/api/pull", {"name": "new", "node_id": "two", "stream": False})[1]["status"]
             == "success"
         )
+        assert fleet.coordinator.store.flush()
         assert [entry["what"] for entry in call(fleet, "GET", "/fleet/audit")[1]["entries"]] == ["pull", "pull"]
 
 
@@ -128,6 +129,7 @@ def test_a_deletion_by_a_client_of_ollama_is_for_every_node_and_audited(field: s
         assert call(fleet, "DELETE", "/api/delete", {field: "m"}) == (200, None)
         assert "m:latest" not in one.models and "m:latest" not in other.models
         assert names(fleet) == ["n:latest"], "before any heartbeat"
+        assert fleet.coordinator.store.flush()
         targets = [entry["about"] for entry in call(fleet, "GET", "/fleet/audit")[1]["entries"]]
         assert sorted(targets) == ["m on one", "m on two"]
 
