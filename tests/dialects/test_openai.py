@@ -109,7 +109,7 @@ def test_features_are_parsed_without_decoding_the_payload() -> None:
     request = parse(
         messages=[{"role": "user", "content": parts}], tools=tools, reasoning_effort="low", stream=True, user="u"
     )
-    assert request.needs == {"completion", "vision", "tools", "thinking"}
+    assert request.needs == {"completion", "vision", "tools"} and request.wants_thinking
     assert 100 < request.prompt_tokens < 200
     assert (request.stream, request.user, request.include_usage) == (True, "u", False)
 

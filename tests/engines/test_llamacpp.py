@@ -373,6 +373,12 @@ def test_capabilities_are_read_from_the_properties(props: dict[str, Any], abilit
     assert (model.capabilities, model.loaded) == (abilities, Loaded(0, 512))
 
 
+@pytest.mark.parametrize(("effort", "sent"), [("minimal", "low"), ("medium", "medium"), ("max", "high")])
+def test_efforts_that_servers_do_not_know_map_to_the_nearest(effort: str, sent: str) -> None:
+    asked = Conversation(kind=RequestKind.CHAT, model="m", stream=False, messages=[Message("user", "Hi")], think=effort)
+    assert json.loads(ENGINE.build_request(asked).body)["reasoning_effort"] == sent
+
+
 @pytest.mark.parametrize(
     ("props", "lacks"),
     [

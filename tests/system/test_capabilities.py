@@ -98,6 +98,6 @@ def test_a_model_that_only_embeds_can_be_loaded_and_unloaded(fleet: Fleet) -> No
     assert ask(fleet, "/api/generate", {"model": "vectors", "keep_alive": 0})[0] == 200
 
 
-def test_an_explicit_wish_to_think_is_left_to_ollama(fleet: Fleet) -> None:
+def test_an_explicit_request_to_think_is_left_to_ollama(fleet: Fleet) -> None:
     status, answer = ask(fleet, "/api/chat", {"model": "plain", "messages": HI, "think": True})
     assert (status, answer["error"]) == (400, '"plain:latest" does not support thinking')

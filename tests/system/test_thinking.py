@@ -65,6 +65,24 @@ def test_a_limit_that_includes_thinking_stays_unchanged(fleet: Fleet, path: str,
     assert headers["x-budget-used"].endswith("/8")
 
 
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/messages", {"max_tokens": 8, "thinking": {"type": "adaptive"}, "output_config": {"effort": "high"}}),
+        ("/v1/messages", {"max_tokens": 8, "thinking": {"type": "enabled", "budget_tokens": 4}}),
+        ("/v1/chat/completions", {"max_tokens": 8, "reasoning_effort": "low"}),
+    ],
+)
+@pytest.mark.parametrize("words", [3, 3000], ids=["passed on", "translated"])
+def test_a_hint_to_think_does_not_cost_a_model_without_thinking_its_answer(
+    fleet: Fleet, path: str, body: dict[str, Any], words: int
+) -> None:
+    turns = [{"role": "user", "content": "word " * words}]
+    ask(fleet, path, {"model": "plain", **body, "messages": turns})
+    if words == 3000:
+        assert fleet.nodes["one"].requests[-1].path == "/api/chat"
+
+
 def test_a_model_without_thinking_keeps_its_limit_and_has_no_thinking_headers(fleet: Fleet) -> None:
     answer, headers = ask(fleet, "/api/chat", {"model": "plain", "options": {"num_predict": 8}})
     assert answer["eval_count"] == 8 and not [name for name in headers if name.startswith("x-budget")]

@@ -19,10 +19,13 @@ _OBJECT = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 def with_engine_options(conversation: Conversation, options: EngineOptions | None) -> Conversation:
-    """The conversation with the context window and limits of `options`, and without runner options it drops."""
+    """The conversation with the window and limits of `options`, and without what it drops."""
     if options is None:
         return conversation
-    sampling = conversation.sampling
+    sampling, think = conversation.sampling, conversation.think
+    if options.drops_thinking and think:
+        conversation.ignore(conversation.think_field)
+        think = None
     window_tokens = options.window_tokens if options.window_tokens is not None else sampling.window_tokens
     truncate = False if options.forbids_truncation and conversation.truncate is None else conversation.truncate
     sampling = dataclasses.replace(
@@ -31,7 +34,7 @@ def with_engine_options(conversation: Conversation, options: EngineOptions | Non
         extra=_retained(sampling.extra, options),
         output_tokens_max=options.output_tokens_max or sampling.output_tokens_max,
     )
-    return dataclasses.replace(conversation, sampling=sampling, truncate=truncate)
+    return dataclasses.replace(conversation, sampling=sampling, truncate=truncate, think=think)
 
 
 def retry_prompt_tokens(prompt_tokens: int, options: EngineOptions | None, model: ModelInfo) -> int:

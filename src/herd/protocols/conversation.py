@@ -57,6 +57,8 @@ class ParsedRequest:
     """Whether it has options of Ollama, other than num_ctx, that can make Ollama reload the model."""
     is_thinking_in_limit: bool = False
     """Whether `output_tokens_max` includes thinking tokens, or thinking is disabled."""
+    wants_thinking: bool = False
+    """Whether it asks for thinking, also as a hint that a model without thinking may leave out."""
     include_usage: bool = False
     """OpenAI's stream_options.include_usage: the client wants a usage chunk."""
     memory_action: MemoryAction | None = None
@@ -154,6 +156,8 @@ class Conversation:
     """Whether one answer may contain several tool calls; None if the client did not set it."""
     format: Any = None
     think: bool | str | None = None
+    think_field: str = "think"
+    """The client's field that `think` comes from."""
     thinking_tokens_max: int | None = None
     keep_alive: Any = None
     logprobs: bool = False

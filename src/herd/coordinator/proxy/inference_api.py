@@ -191,6 +191,7 @@ class InferenceApi:
             only_node=_only_node(exchange),
             window_tokens=parsed.window_tokens,
             has_runner_options=parsed.has_runner_options,
+            wants_thinking=parsed.wants_thinking,
             is_thinking_in_limit=parsed.is_thinking_in_limit,
         )
 

@@ -15,6 +15,7 @@ from herd.core.lifecycle.dispatcher_parts import DispatcherParts, DispatcherSett
 from herd.core.lifecycle.retries import first_byte_timeout_s, has_budget, predicted_timeout_s
 from herd.core.scheduling.substitutes import substitute
 from herd.core.state import refusals
+from herd.core.state.capabilities import THINKING
 from herd.core.state.commands import Command, Dispatch, Hold, Record, Refuse
 from herd.core.state.decision import Decision
 from herd.core.state.engine_options import EngineOptions
@@ -189,6 +190,8 @@ class Placement:
         if model_info.loaded is None:
             window_tokens = options.window_tokens if options is not None else request.window_tokens
             self._windows.record_load(node.id, model, is_automatic=window_tokens is None)
+        if request.wants_thinking and THINKING in model_info.lacks:
+            return replace(options or EngineOptions(), drops_thinking=True)
         budget = budget_tokens(request, model_info, self._settings.thinking)
         return options if budget is None else replace(options or EngineOptions(), output_tokens_max=budget)
 

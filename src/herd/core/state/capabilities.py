@@ -9,7 +9,7 @@ from herd.core.state.fleet import ModelInfo
 from herd.core.state.request import Request, RequestKind
 
 THINKING = "thinking"
-"""A wish: a model without it answers too, so a request is never refused for it."""
+"""Optional: a model without it answers too, so a request is never refused for it."""
 
 _WORDS: Mapping[str, str] = MappingProxyType(
     {

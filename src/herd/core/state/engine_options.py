@@ -17,6 +17,9 @@ class EngineOptions:
     """Whether a prompt that the engine rejects as too long may be retried with a larger context window."""
     output_tokens_max: int | None = None
     """The output token limit that replaces the client's limit; reasoning tokens count too."""
+    drops_thinking: bool = False
+    """A translation does not ask for thinking, because the model cannot. The engine's own endpoints decide
+    themselves."""
     warning: str = ""
     """A warning for the client that its options may reload the model."""
 

@@ -65,6 +65,8 @@ class Request:
     digest: str = ""
     """The digest of the model that started the conversation or the answer, if nodes have different models with this
     name."""
+    wants_thinking: bool = False
+    """Whether the client asks for thinking. A model that cannot think answers without."""
     is_thinking_in_limit: bool = False
     """Whether the client's token limit also applies to a thinking model: reasoning is off, or the API counts reasoning
     tokens too."""

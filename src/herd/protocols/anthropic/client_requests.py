@@ -31,6 +31,7 @@ class _RequestFields(request_fields.ExtensionFields, kw_only=True):
     messages: list[_RawMessage] | None = None
     system: msgspec.Raw = request_fields.ABSENT
     tools: msgspec.Raw = request_fields.ABSENT
+    output_config: msgspec.Raw = request_fields.ABSENT
 
 
 _REQUEST_FIELDS = msgspec.json.Decoder(_RequestFields)
@@ -70,6 +71,7 @@ def parse(route: Route, body: bytes) -> ParsedRequest:
         tags=extensions.tags,
         user=extensions.user,
         has_extensions=extensions.are_present,
+        wants_thinking=_wants_thinking(fields),
         is_thinking_in_limit=request_fields.is_given(fields.thinking),
     )
 
@@ -102,6 +104,12 @@ def _prompt_bytes(fields: _RequestFields, messages: Sequence[_RawMessage]) -> in
         else memoryview(message.content).nbytes
         for message in messages
     )
+
+
+def _wants_thinking(fields: _RequestFields) -> bool:
+    if request_fields.is_given(fields.thinking):
+        return b'"disabled"' not in bytes(fields.thinking)
+    return b'"effort"' in bytes(fields.output_config)
 
 
 def _needs(fields: _RequestFields, messages: Sequence[_RawMessage]) -> frozenset[str]:
@@ -189,6 +197,7 @@ def read_conversation(request: ParsedRequest) -> Conversation:
         parallel_tool_calls=False if choice.get("disable_parallel_tool_use") is True else None,
         format=_format(given_format, unsupported),
         think=_think(thinking.type, config.effort),
+        think_field="output_config.effort" if config.effort else "thinking",
         thinking_tokens_max=request_fields.token_limit(thinking.budget_tokens),
         sampling=Sampling(
             output_tokens_max=request_fields.token_limit(complete.max_tokens),

@@ -108,6 +108,7 @@ def parse(route: Route, body: bytes) -> ParsedRequest:
         user=extensions.user,
         has_extensions=extensions.are_present,
         has_runner_options=options.has_runner_options or request_fields.is_given(fields.shift),
+        wants_thinking=request_fields.has_content(fields.think),
         is_thinking_in_limit=request_fields.is_given(fields.think) and bytes(fields.think) == b"false",
         memory_action=_memory_action(route.kind, fields, has_messages=bool(messages)),
     )

@@ -41,6 +41,7 @@ class _RequestFields(request_fields.ExtensionFields, kw_only=True):
     tools: msgspec.Raw = request_fields.ABSENT
     instructions: msgspec.Raw = request_fields.ABSENT
     reasoning_effort: msgspec.Raw = request_fields.ABSENT
+    reasoning: msgspec.Raw = request_fields.ABSENT
     prompt: msgspec.Raw = request_fields.ABSENT
     suffix: msgspec.Raw = request_fields.ABSENT
     input: msgspec.Raw = request_fields.ABSENT
@@ -81,6 +82,9 @@ def parse(route: Route, body: bytes) -> ParsedRequest:
         tags=extensions.tags,
         user=extensions.user,
         has_extensions=extensions.are_present,
+        wants_thinking=any(
+            request_fields.has_content(raw, _EMPTY_VALUES) for raw in (fields.reasoning_effort, fields.reasoning)
+        ),
         is_thinking_in_limit=not fields.max_tokens
         or limit != fields.max_tokens
         or bytes(fields.reasoning_effort) == b'"none"',
@@ -124,8 +128,6 @@ def _needs(route: Route, fields: _RequestFields, has_images: bool) -> frozenset[
     needs = ["completion", "vision"] if has_images else ["completion"]
     if request_fields.has_content(fields.tools, _EMPTY_VALUES):
         needs.append("tools")
-    if request_fields.has_content(fields.reasoning_effort, _EMPTY_VALUES):
-        needs.append("thinking")
     if request_fields.has_content(fields.suffix, _EMPTY_VALUES):
         needs.append("insert")
     return frozenset(needs)
@@ -204,6 +206,7 @@ def read_conversation(request: ParsedRequest) -> Conversation:
         parallel_tool_calls=complete.parallel_tool_calls,
         format=chat_json.read_format(complete.response_format),
         think=_think(complete.reasoning_effort),
+        think_field="reasoning_effort",
         logprobs=bool(complete.logprobs),
         top_logprobs=_top_logprobs(complete, kind is RequestKind.CHAT),
         sampling=_sampling(complete),
@@ -222,6 +225,7 @@ def _read_responses_conversation(request: ParsedRequest) -> Conversation:
         tool_choice=responses_requests.read_tool_choice(complete),
         format=chat_json.read_format(text.format if text is not None else None),
         think=_think(reasoning.effort if reasoning is not None else None),
+        think_field="reasoning.effort",
         sampling=Sampling(
             output_tokens_max=request_fields.token_limit(complete.max_output_tokens),
             temperature=complete.temperature,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -23,6 +24,11 @@ COMPLETIONS = "/v1/completions"
 EMBEDDINGS = "/v1/embeddings"
 
 EFFORTS = frozenset(("none", "minimal", "low", "medium", "high", "xhigh", "max", "ultra"))
+
+NEAREST_EFFORTS: Mapping[str, str] = MappingProxyType(
+    {"minimal": "low", "xhigh": "high", "max": "high", "ultra": "high"}
+)
+"""The nearest of low, medium and high, which every server knows. vLLM rejects others, and templates ignore them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,6 +138,7 @@ def _thinking(conversation: Conversation, quirks: ServerQuirks) -> dict[str, Any
     if isinstance(think, str) and think not in EFFORTS:
         raise BadRequest(f"unknown thinking effort {think!r}")
     wants = think not in (False, "none")
+    think = NEAREST_EFFORTS.get(think, think) if isinstance(think, str) else think
     body: dict[str, Any] = {"reasoning_effort": think} if isinstance(think, str) and wants else {}
     if quirks.has_template_kwargs:
         body["chat_template_kwargs"] = {"enable_thinking": wants, **body}

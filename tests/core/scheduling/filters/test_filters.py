@@ -117,16 +117,15 @@ def test_chat_does_not_go_to_a_copy_that_only_embeds() -> None:
 def test_thinking_is_a_preference_and_never_the_reason_of_a_refusal() -> None:
     plain = a_model_info(slots=4, loaded=True, capabilities=TEXT, lacks=frozenset({"thinking"}))
     thinker = a_model_info(capabilities=TEXT | {"thinking"})
-    needs = TEXT | {"thinking"}
     world = a_world()
     world.receives(a_report("alpha", models=[plain]))
     for number in range(3):
-        [sent] = world.arrives(f"r{number}", needs=needs)
+        [sent] = world.arrives(f"r{number}", wants_thinking=True)
         assert isinstance(sent, Dispatch) and sent.node_id == "alpha", "it is not limited to one request at a time"
     world.receives(a_report("beta", models=[thinker]))
-    [sent] = world.arrives("r9", needs=needs)
+    [sent] = world.arrives("r9", wants_thinking=True)
     assert isinstance(sent, Dispatch) and sent.node_id == "beta"
-    assert decide(world, needs=needs).rejected[0].filter == "thinking"
+    assert decide(world, wants_thinking=True).rejected[0].filter == "thinking"
 
 
 @pytest.mark.parametrize(

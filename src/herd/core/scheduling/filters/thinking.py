@@ -9,7 +9,7 @@ from herd.core.state.request import Request
 
 
 def rejection_reason(request: Request, candidate: Candidate) -> str | None:
-    if THINKING in request.needs and THINKING in candidate.model_info.lacks:
+    if request.wants_thinking and THINKING in candidate.model_info.lacks:
         return "its copy of the model does not support thinking, and another node's does"
     return None
 
