@@ -112,18 +112,77 @@ def test_items_are_translated_to_the_neutral_form() -> None:
 
 
 @pytest.mark.parametrize(
-    ("body", "word"),
+    ("body", "ignored"),
     [
-        ({"previous_response_id": "resp_1"}, "previous_response_id"),
-        ({"conversation": "conv_1"}, "conversation"),
-        ({"tools": [{"type": "web_search"}]}, "web_search"),
-        ({"input": [{"type": "computer_call"}]}, "computer_call"),
-        ({"tool_choice": {"type": "mcp"}}, "tool_choice"),
-        ({"input": 5}, "must be"),
+        ({"tools": [{"type": "web_search"}]}, "tools[0] (web_search)"),
+        ({"input": [{"type": "computer_call"}]}, "input[0] (computer_call)"),
+        ({"tool_choice": {"type": "mcp"}}, "tool_choice (mcp)"),
+        ({"background": True}, "background"),
+        ({"truncation": "auto"}, "truncation"),
+        ({"max_tool_calls": 3}, "max_tool_calls"),
+        ({"context_management": [{"type": "compaction"}]}, "context_management"),
+        ({"moderation": {"model": "m"}}, "moderation"),
+        ({"text": {"verbosity": "low"}}, "text.verbosity"),
     ],
 )
-def test_untranslatable_field_is_named_in_the_error(body: dict[str, Any], word: str) -> None:
-    with pytest.raises(BadRequest, match=word):
+def test_field_without_an_equivalent_is_named_and_not_refused(body: dict[str, Any], ignored: str) -> None:
+    talk = DIALECT.read_conversation(parse(**body))
+    assert (talk.ignored, talk.unsupported) == ([ignored], [])
+
+
+@pytest.mark.parametrize("name", ["previous_response_id", "conversation", "prompt"])
+def test_reference_to_text_elsewhere_is_unsupported(name: str) -> None:
+    talk = DIALECT.read_conversation(parse(**{name: {"id": "x"} if name == "prompt" else "x"}))
+    assert talk.unsupported == [name]
+
+
+def test_settings_without_effect_here_are_not_named() -> None:
+    talk = DIALECT.read_conversation(
+        parse(
+            store=False,
+            background=False,
+            truncation="disabled",
+            parallel_tool_calls=True,
+            include=["reasoning.encrypted_content"],
+            service_tier="auto",
+            prompt_cache_key="k",
+            safety_identifier="s",
+            metadata={"a": "b"},
+            text={"verbosity": "medium"},
+            stream_options={"include_obfuscation": False},
+        )
+    )
+    assert not talk.ignored and not talk.unsupported
+
+
+@pytest.mark.parametrize("body", [{"include": ["message.output_text.logprobs"]}, {"top_logprobs": 2}])
+def test_probabilities_are_requested_from_the_engine(body: dict[str, Any]) -> None:
+    talk = DIALECT.read_conversation(parse(**body))
+    assert (talk.logprobs, talk.top_logprobs) == (True, body.get("top_logprobs"))
+
+
+def test_later_item_changes_effort_and_format() -> None:
+    update = {
+        "type": "configuration_update",
+        "reasoning": {"effort": "high"},
+        "text": {"format": {"type": "json_schema", "name": "n", "schema": {"type": "array"}}},
+    }
+    talk = DIALECT.read_conversation(
+        parse(input=[update, {"role": "user", "content": "x"}], reasoning={"effort": "low"})
+    )
+    assert (talk.think, talk.format) == ("high", {"type": "array"})
+
+
+def test_instructions_may_be_items() -> None:
+    talk = DIALECT.read_conversation(parse(instructions=[{"role": "developer", "content": "be brief"}]))
+    assert [(turn.role, turn.text) for turn in talk.messages] == [("developer", "be brief"), ("user", "hi")]
+
+
+@pytest.mark.parametrize(
+    "body", [{"input": 5}, {"tools": 5}, {"tools": [5]}, {"input": [5]}, {"tool_choice": "sometimes"}, {"text": 5}]
+)
+def test_malformed_field_is_refused(body: dict[str, Any]) -> None:
+    with pytest.raises(BadRequest):
         DIALECT.read_conversation(parse(**body))
 
 
@@ -198,6 +257,167 @@ def test_answer_that_reaches_its_token_limit_is_incomplete() -> None:
     assert out.status == "incomplete" and out.incomplete_details is not None
     assert out.incomplete_details.reason == "max_output_tokens"
     assert out.usage is not None and (out.usage.input_tokens, out.usage.total_tokens) == (12, 16)
+
+
+CODEX_TOOLS: list[dict[str, Any]] = [
+    {"type": "custom", "name": "apply_patch"},
+    {"type": "local_shell"},
+    {"type": "function", "name": "f", "parameters": {}, "strict": True},
+]
+
+
+def called(*fragments: ToolCall, **body: Any) -> tuple[list[dict[str, Any]], list[Any]]:
+    """The events of a stream with these calls, and its output; both as the client sees them."""
+    body = {"tools": CODEX_TOOLS, **body}
+    deltas = [Delta(tool_calls=[fragment]) for fragment in fragments]
+    whole = json.loads(written(parse(**body), *deltas, LAST))
+    found = events(written(parse(stream=True, **body), *deltas, LAST))
+    assert found[-1]["response"] == whole
+    return found, list(Response.model_validate(whole).output)
+
+
+def test_call_of_a_custom_tool_is_a_custom_call_again() -> None:
+    text = "*** Begin Patch\n*** End Patch"
+    arguments = json.dumps({"input": text})
+    found, (item,) = called(ToolCall(0, "c1", "apply_patch", arguments[:9]), ToolCall(0, arguments=arguments[9:]))
+    assert (item.type, item.call_id, item.name, item.input) == ("custom_tool_call", "c1", "apply_patch", text)
+    assert [event["type"] for event in found[2:-1]] == [
+        "response.output_item.added",
+        "response.custom_tool_call_input.delta",
+        "response.custom_tool_call_input.done",
+        "response.output_item.done",
+    ]
+    assert found[3]["delta"] == found[4]["input"] == text
+
+
+def test_call_of_the_local_shell_is_a_shell_call_again() -> None:
+    found, (item,) = called(ToolCall(0, "c1", "local_shell", '{"command":["ls","-l"]}'))
+    assert (item.type, item.call_id, item.action.command) == ("local_shell_call", "c1", ["ls", "-l"])
+    assert [event["type"] for event in found[2:-1]] == ["response.output_item.added", "response.output_item.done"]
+
+
+def test_interleaved_fragments_make_whole_calls() -> None:
+    found, output = called(
+        ToolCall(0, "c1", "f", '{"x":'),
+        ToolCall(1, "c2", "f", '{"y":'),
+        ToolCall(0, arguments="1}"),
+        ToolCall(1, arguments="2}"),
+    )
+    assert [(item.call_id, item.arguments) for item in output] == [("c1", '{"x":1}'), ("c2", '{"y":2}')]
+    added = [event["output_index"] for event in found if event["type"] == "response.output_item.added"]
+    assert added == [0, 1]
+
+
+def test_finished_call_is_done_before_the_next_begins() -> None:
+    found, _ = called(ToolCall(0, "c1", "f", "{}"), ToolCall(1, "c2", "f", "{}"))
+    kinds = [(event["type"].removeprefix("response.output_item."), event["output_index"]) for event in found[2:-1]]
+    assert [kind for kind in kinds if kind[0] in ("added", "done")] == [
+        ("added", 0),
+        ("done", 0),
+        ("added", 1),
+        ("done", 1),
+    ]
+
+
+def test_another_id_under_the_same_index_is_another_call() -> None:
+    _, output = called(ToolCall(0, "c1", "f", "{}"), ToolCall(0, "c2", "f", "{}"))
+    assert [item.call_id for item in output] == ["c1", "c2"]
+
+
+def test_call_without_arguments_has_an_empty_object_and_a_late_name_is_used() -> None:
+    _, (item,) = called(ToolCall(0, "c1"), ToolCall(0, name="f"))
+    assert (item.name, item.arguments) == ("f", "{}")
+
+
+def test_answer_repeats_the_settings_of_the_request() -> None:
+    sent: dict[str, Any] = {
+        "instructions": "be brief",
+        "tools": CODEX_TOOLS,
+        "tool_choice": "required",
+        "temperature": 0.25,
+        "top_p": 0.5,
+        "metadata": {"a": "b"},
+        "parallel_tool_calls": False,
+        "max_output_tokens": 99,
+        "max_tool_calls": 3,
+        "truncation": "auto",
+        "prompt_cache_key": "k",
+        "safety_identifier": "s",
+        "user": "u",
+        "top_logprobs": 2,
+    }
+    text = {"format": {"type": "json_schema", "name": "n", "schema": {"type": "object"}}, "verbosity": "low"}
+    request = parse(**sent, text=text, reasoning={"effort": "low", "summary": "auto"}, stream=True)
+    request.previous_response_id, request.is_stored = "resp_0", True
+    found = events(written(request, Delta(text="a"), LAST))
+    for event in (found[0], found[1], found[-1]):
+        response = event["response"]
+        assert {name: response[name] for name in sent} == sent
+        assert (response["text"], response["reasoning"]) == (text, {"effort": "low", "summary": "auto"})
+        assert (response["previous_response_id"], response["store"]) == ("resp_0", True)
+        assert (response["id"], response["object"], response["model"]) == ("resp_r1", "response", "m")
+        assert response["created_at"] == TIMESTAMP.unix_s
+
+
+def test_answer_has_the_defaults_of_settings_that_were_not_sent() -> None:
+    response = json.loads(written(parse(temperature=None, tools=None), Delta(text="a"), LAST))
+    assert (response["temperature"], response["top_p"], response["tools"], response["tool_choice"]) == (
+        1,
+        1,
+        [],
+        "auto",
+    )
+    assert (response["metadata"], response["parallel_tool_calls"], response["truncation"]) == ({}, True, "disabled")
+    assert response["text"] == {"format": {"type": "text"}, "verbosity": "medium"}
+
+
+def test_reasoning_tokens_are_counted() -> None:
+    out = json.loads(written(parse(), Delta(thinking="h" * 30), Delta(text="a" * 10), LAST))
+    assert out["usage"]["output_tokens_details"]["reasoning_tokens"] == 3
+    assert out["usage"]["input_tokens_details"]["cached_tokens"] == 8
+    assert json.loads(written(parse(), Delta(text="a"), LAST))["usage"]["output_tokens_details"] == {
+        "reasoning_tokens": 0
+    }
+
+
+def test_time_of_completion_follows_from_the_engines_durations() -> None:
+    last = Delta(usage=Usage(12, 4, total_s=3.2), is_last=True)
+    assert json.loads(written(parse(), last))["completed_at"] == TIMESTAMP.unix_s + 3
+
+
+def test_encrypted_reasoning_that_the_client_asks_for_can_be_sent_back() -> None:
+    request = parse(include=["reasoning.encrypted_content"])
+    item = json.loads(written(request, Delta(thinking="hm"), Delta(text="a"), LAST))["output"][0]
+    talk = DIALECT.read_conversation(parse(input=[item | {"summary": []}, {"role": "assistant", "content": "a"}]))
+    assert talk.messages[0].thinking == "hm"
+
+
+def test_probabilities_of_tokens_are_in_the_text() -> None:
+    entry = {"token": "a", "logprob": -0.5, "bytes": [97], "top_logprobs": []}
+    found = events(written(parse(stream=True, top_logprobs=0), Delta(text="a", logprobs=[entry]), LAST))
+    assert found[-1]["response"]["output"][0]["content"][0]["logprobs"] == [entry]
+    assert [event["logprobs"] for event in found if "output_text" in event["type"]] == [[entry], [entry]]
+
+
+def test_engine_error_in_the_stream_ends_it_with_response_failed() -> None:
+    found = events(written(parse(stream=True), Delta(text="a"), Delta(error="out of memory")))
+    assert found[-1]["type"] == "response.failed"
+    assert found[-1]["response"]["error"] == {"code": "server_error", "message": "out of memory"}
+    assert found[-1]["response"]["output"][0]["content"][0]["text"] == "a"
+    assert [event["type"] for event in events(written(parse(stream=True), Delta(error="x")))] == [
+        "response.created",
+        "response.in_progress",
+        "response.failed",
+    ]
+
+
+def test_text_that_was_cut_is_incomplete_and_items_before_it_are_not() -> None:
+    deltas = (Delta(thinking="h"), Delta(text="a"), Delta(finish_reason="length"), LAST)
+    found = events(written(parse(stream=True), *deltas))
+    assert found[-1]["type"] == "response.incomplete"
+    assert found[-1]["response"]["output"][1]["status"] == "incomplete"
+    filtered = json.loads(written(parse(), Delta(text="a", finish_reason="content_filter"), LAST))
+    assert filtered["incomplete_details"] == {"reason": "content_filter"}
 
 
 @given(st.booleans(), st.lists(st.builds(Delta, text=st.text(max_size=5), thinking=st.text(max_size=5)), max_size=5))

@@ -1,7 +1,7 @@
 """Serves clients of OpenAI's API: /v1/chat/completions, text completions, embeddings, responses and the model list.
 
 Shapes and statuses follow OpenAI's API as Ollama 0.32.15 implements it. /v1/responses is passed through if the
-engine has it. A translated request may contain only text, images and functions, and no stored state.
+engine has it. What a translated request cannot express is named in its conversation.
 """
 
 from __future__ import annotations
@@ -28,9 +28,10 @@ from herd.dialects import (
 from herd.errors import Refusal, UnknownModel
 from herd.protocols.answer_ends import decode
 from herd.protocols.conversation import Conversation, ParsedRequest, Route
-from herd.protocols.openai import client_requests, responses_answers
+from herd.protocols.openai import client_requests, responses_watchers
 from herd.protocols.openai.client_answers import AnswerWriter, DocumentWatcher, EmbedWriter, StreamWatcher, error_body
 from herd.protocols.openai.client_requests import CHAT, COMPLETIONS, EMBEDDINGS, RESPONSES
+from herd.protocols.openai.responses_answers import ResponsesWriter
 from herd.protocols.streams import event
 
 MODELS = "/v1/models"
@@ -70,14 +71,14 @@ class OpenAI(Dialect):
 
     def watcher(self, request: ParsedRequest) -> AnswerWatcher:
         if request.route.path == RESPONSES:
-            return responses_answers.StreamWatcher() if request.stream else responses_answers.DocumentWatcher()
+            return responses_watchers.StreamWatcher() if request.stream else responses_watchers.DocumentWatcher()
         return StreamWatcher() if request.stream else DocumentWatcher()
 
     def writer(self, request: ParsedRequest, model: str, request_id: str, timestamp: Timestamp) -> Writer:
         if request.route.kind is RequestKind.EMBED:
             return EmbedWriter(model, client_requests.wants_base64(request))
         if request.route.path == RESPONSES:
-            return responses_answers.ResponsesWriter(model, request_id, timestamp.unix_s, request.stream)
+            return ResponsesWriter(request, model, request_id, timestamp.unix_s)
         is_chat = request.route.kind is RequestKind.CHAT
         return AnswerWriter(model, request_id, timestamp.unix_s, request.stream, is_chat, request.include_usage)
 
@@ -100,7 +101,13 @@ class OpenAI(Dialect):
         if not request.stream:
             return b""
         if request.route.path == RESPONSES:
-            body = {"type": "error", "code": refusal.code, "message": refusal.message, "param": None}
+            body = {
+                "type": "error",
+                "code": refusal.code,
+                "message": refusal.message,
+                "param": None,
+                "sequence_number": 0,
+            }
             return event(msgspec.json.encode(body), b"error")
         return event(msgspec.json.encode(error_body(refusal.message, _error_type(refusal.status), refusal.code)))
 

@@ -63,6 +63,10 @@ class ParsedRequest:
     """OpenAI's stream_options.include_usage: the client wants a usage chunk."""
     memory_action: MemoryAction | None = None
     """A request of Ollama's API without a prompt only loads the model, or unloads it."""
+    previous_response_id: str = ""
+    """Responses API: the earlier answer whose items the coordinator has already inserted into `body`."""
+    is_stored: bool = False
+    """Responses API: whether the coordinator keeps the answer for later requests."""
 
 
 @dataclass(slots=True)

@@ -184,7 +184,7 @@ def wants_base64(request: ParsedRequest) -> bool:
 def read_conversation(request: ParsedRequest) -> Conversation:
     """The complete request in neutral form. Raises BadRequest for what cannot be translated."""
     if request.route.path == RESPONSES:
-        return _read_responses_conversation(request)
+        return responses_requests.read_conversation(request)
     complete = request_fields.read(request.body, _COMPLETE_REQUEST)
     if (complete.n or 1) > 1:
         raise BadRequest("n: the nodes that have this model can return only one answer per request")
@@ -210,27 +210,6 @@ def read_conversation(request: ParsedRequest) -> Conversation:
         logprobs=bool(complete.logprobs),
         top_logprobs=_top_logprobs(complete, kind is RequestKind.CHAT),
         sampling=_sampling(complete),
-    )
-
-
-def _read_responses_conversation(request: ParsedRequest) -> Conversation:
-    complete = request_fields.read(request.body, responses_requests.REQUEST)
-    reasoning, text = complete.reasoning, complete.text
-    return Conversation(
-        kind=request.route.kind,
-        model=request.model,
-        stream=request.stream,
-        messages=responses_requests.read_messages(complete),
-        tools=responses_requests.read_tools(complete),
-        tool_choice=responses_requests.read_tool_choice(complete),
-        format=chat_json.read_format(text.format if text is not None else None),
-        think=_think(reasoning.effort if reasoning is not None else None),
-        think_field="reasoning.effort",
-        sampling=Sampling(
-            output_tokens_max=request_fields.token_limit(complete.max_output_tokens),
-            temperature=complete.temperature,
-            top_p=complete.top_p,
-        ),
     )
 
 

@@ -1,60 +1,82 @@
 """Reads requests to OpenAI's Responses API (/v1/responses) into the neutral form.
 
-Conversations stored by OpenAI's servers (`previous_response_id`, `conversation`) are not supported: herd stores none.
+Fields without an equivalent are named in the conversation: `ignored` if the answer only lacks a refinement without
+them, `unsupported` if it would mean something else. Earlier answers (`previous_response_id`) are part of `input`
+before a request is read: the coordinator inserts their items.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, Final
 
 import msgspec
 
-from herd.errors import BadRequest
-from herd.protocols.conversation import Message, Tool, ToolCall
+from herd.protocols import request_fields
+from herd.protocols.conversation import Conversation, Message, ParsedRequest, Sampling
 from herd.protocols.openai import chat_json
+from herd.protocols.openai.responses_items import Item, ReadItems, read_items
+from herd.protocols.openai.responses_tools import Tools, read_tool_choice, read_tools
 
+LOGPROBS: Final = "message.output_text.logprobs"
 
-class _Summary(msgspec.Struct):
-    text: str = ""
+_IGNORED: Final = (
+    "access_programs",
+    "background",
+    "background_options",
+    "context_management",
+    "image",
+    "max_tool_calls",
+    "moderation",
+    "truncation",
+)
+"""Fields that an engine on this network has no equivalent for. A background request is answered at once."""
 
+_UNSUPPORTED: Final = ("conversation", "previous_response_id", "prompt")
+"""References to text that only OpenAI's servers have."""
 
-class _Item(msgspec.Struct, kw_only=True):
-    """One input item: a message, a function call by the model, the result of a call, or reasoning."""
-
-    type: str = "message"
-    role: str | None = None
-    content: str | list[chat_json.Part] | None = None
-    call_id: str | None = None
-    name: str | None = None
-    arguments: str | None = None
-    output: str | list[chat_json.Part] | None = None
-    summary: list[_Summary] | None = None
-
-
-class _Tool(msgspec.Struct):
-    type: str = "function"
-    name: str | None = None
-    description: str | None = None
-    parameters: Any = None
+_HARMLESS: Final[Mapping[str, tuple[object, ...]]] = MappingProxyType(
+    {"background": (False,), "truncation": ("disabled",)}
+)
+"""Values that mean the same as no value."""
 
 
 class _Text(msgspec.Struct):
     format: Any = None
+    verbosity: str | None = None
 
 
 class _Reasoning(msgspec.Struct):
     effort: str | None = None
 
 
-class Request(msgspec.Struct, kw_only=True):
-    input: str | list[_Item] | None = None
-    instructions: str | None = None
-    previous_response_id: str | None = None
+class _References(msgspec.Struct, kw_only=True):
+    """Fields that are only named if they are present."""
+
+    access_programs: Any = None
+    background: Any = None
+    background_options: Any = None
+    context_management: Any = None
     conversation: Any = None
+    image: Any = None
+    max_tool_calls: Any = None
+    moderation: Any = None
+    previous_response_id: Any = None
+    prompt: Any = None
+    truncation: Any = None
+
+
+class Request(_References, kw_only=True):
+    input: str | list[Any] | None = None
+    instructions: str | list[Any] | None = None
+    include: list[str] | None = None
     max_output_tokens: int | float | None = None
+    parallel_tool_calls: bool | None = None
     temperature: float | None = None
     top_p: float | None = None
-    tools: list[_Tool] | None = None
+    top_logprobs: int | None = None
+    tools: list[Any] | None = None
     tool_choice: Any = None
     text: _Text | None = None
     reasoning: _Reasoning | None = None
@@ -63,58 +85,75 @@ class Request(msgspec.Struct, kw_only=True):
 REQUEST = msgspec.json.Decoder(Request)
 
 
-def read_messages(request: Request) -> list[Message]:
-    """Neutral turns. Raises BadRequest for what only OpenAI's own servers support."""
-    if request.previous_response_id or request.conversation:
-        raise BadRequest(
-            "previous_response_id and conversation: herd does not store earlier answers; send them in input"
-        )
-    messages = [Message("system", request.instructions)] if request.instructions else []
-    if isinstance(request.input, str):
-        return [*messages, Message("user", request.input)]
-    names: dict[str, str] = {}
-    for item in request.input or ():
-        _add_item(item, messages, names)
-    return messages
+def read_conversation(request: ParsedRequest) -> Conversation:
+    """The complete request in neutral form. Raises BadRequest for a malformed one."""
+    complete = request_fields.read(request.body, REQUEST)
+    tools = read_tools(complete.tools)
+    items = _read_turns(complete, tools)
+    choice = read_tool_choice(complete.tool_choice, tools)
+    text, effort = _settings(complete, items)
+    wants_logprobs = LOGPROBS in (complete.include or ()) or bool(complete.top_logprobs)
+    return Conversation(
+        kind=request.route.kind,
+        model=request.model,
+        stream=request.stream,
+        messages=items.messages,
+        tools=tools.functions,
+        tool_choice=choice,
+        parallel_tool_calls=complete.parallel_tool_calls,
+        format=chat_json.read_format(text),
+        think=False if effort == "none" else effort or None,
+        think_field="reasoning.effort",
+        logprobs=wants_logprobs,
+        top_logprobs=complete.top_logprobs if wants_logprobs else None,
+        sampling=Sampling(
+            output_tokens_max=request_fields.token_limit(complete.max_output_tokens),
+            temperature=complete.temperature,
+            top_p=complete.top_p,
+        ),
+        ignored=[*_ignored_fields(complete), *tools.ignored, *items.ignored],
+        unsupported=[*(name for name in _UNSUPPORTED if getattr(complete, name)), *items.unsupported],
+    )
 
 
-def read_tools(request: Request) -> list[Tool]:
-    tools = []
-    for tool in request.tools or ():
-        if tool.type != "function" or not tool.name:
-            raise BadRequest(f"tools: only functions can be translated, not {tool.type!r}")
-        tools.append(Tool(tool.name, tool.description or "", tool.parameters))
+def read_request_tools(complete: Request) -> Tools:
+    """The tools of a request with those that its items add, to write the model's calls of them."""
+    tools = read_tools(complete.tools)
+    _read_turns(complete, tools)
     return tools
 
 
-def read_tool_choice(request: Request) -> object:
-    """A function by name is a flat object here, without the nested `function` object of chats."""
-    choice = request.tool_choice
-    if isinstance(choice, dict) and choice.get("type") == "function" and isinstance(choice.get("name"), str):
-        return {"type": "function", "function": {"name": choice["name"]}}
-    return chat_json.read_tool_choice(choice)
+def _read_turns(complete: Request, tools: Tools) -> ReadItems:
+    """Instructions come first; they may be a list of items as well."""
+    items = read_items(complete.input, tools)
+    given = complete.instructions
+    if isinstance(given, str) and given:
+        items.messages.insert(0, Message("system", given))
+    elif isinstance(given, list):
+        first = read_items(given, tools, "instructions")
+        items.messages[:0] = first.messages
+        items.ignored += first.ignored
+        items.unsupported += first.unsupported
+    return items
 
 
-def _add_item(item: _Item, messages: list[Message], names: dict[str, str]) -> None:
-    """A call is added to the preceding assistant turn: in other protocols both are one message."""
-    if item.type == "message":
-        messages += chat_json.read_messages([chat_json.Message(item.role, item.content)])
-    elif item.type == "function_call":
-        turn = _assistant_turn(messages)
-        call = ToolCall(len(turn.tool_calls), item.call_id or "", item.name or "", item.arguments or "")
-        names[call.id] = call.name
-        turn.tool_calls.append(call)
-    elif item.type == "function_call_output":
-        call_id = item.call_id or ""
-        output = chat_json.read_text(item.output)
-        messages.append(Message("tool", output, tool_call_id=call_id, tool_name=names.get(call_id, "")))
-    elif item.type != "reasoning":
-        raise BadRequest(
-            f"input: an item of type {item.type!r} cannot be translated for the nodes that have this model"
-        )
+def _settings(complete: Request, items: ReadItems) -> tuple[object, str | None]:
+    """The format and the effort of the last item that sets them, else those of the request."""
+    text: object = complete.text.format if complete.text is not None else None
+    effort: object = complete.reasoning.effort if complete.reasoning is not None else None
+    for update in items.updates:
+        text = _member(update, "text", "format") or text
+        effort = _member(update, "reasoning", "effort") or effort
+    return text, effort if isinstance(effort, str) else None
 
 
-def _assistant_turn(messages: list[Message]) -> Message:
-    if not messages or messages[-1].role != "assistant":
-        messages.append(Message("assistant"))
-    return messages[-1]
+def _member(update: Item, name: str, member: str) -> object:
+    value = getattr(update, name)
+    return value.get(member) if isinstance(value, Mapping) else None
+
+
+def _ignored_fields(complete: Request) -> list[str]:
+    names = [name for name in _IGNORED if getattr(complete, name) not in (None, *_HARMLESS.get(name, ()))]
+    if complete.text is not None and complete.text.verbosity not in (None, "medium"):
+        names.append("text.verbosity")
+    return names

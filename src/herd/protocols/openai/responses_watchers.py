@@ -1,0 +1,111 @@
+"""Checks passed-through answers of OpenAI's Responses API: streams of events, or one document.
+
+A stream ends with `response.completed` or, at the token limit, with `response.incomplete`; there is no `[DONE]`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from types import MappingProxyType
+
+import msgspec
+
+from herd.core.state.request import Counters
+from herd.protocols import request_fields
+from herd.protocols.answer_ends import AlwaysTerminated, decode, find_object, is_object_without_error
+from herd.protocols.streams import HeadAndTail, LastLine
+
+
+class _Details(msgspec.Struct):
+    cached_tokens: int | None = None
+
+
+class _UsageJson(msgspec.Struct):
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    input_tokens_details: _Details | None = None
+
+
+class _Response(msgspec.Struct):
+    status: str = ""
+    usage: _UsageJson | None = None
+    error: msgspec.Raw = request_fields.ABSENT
+
+
+class _Event(msgspec.Struct):
+    type: str = ""
+    response: _Response | None = None
+
+
+_RESPONSE = msgspec.json.Decoder(_Response)
+_EVENT = msgspec.json.Decoder(_Event)
+_USAGE = msgspec.json.Decoder(_UsageJson)
+_LAST_EVENT = re.compile(rb'"type"\s*:\s*"(response\.(?:completed|incomplete))"')
+_FINISH_REASONS: Mapping[str, str] = MappingProxyType({"completed": "stop", "incomplete": "length"})
+
+
+class StreamWatcher(AlwaysTerminated):
+    """Complete if and only if the last event is `response.completed` or `response.incomplete`.
+
+    The last event repeats the answer, so it can be long.
+    """
+
+    __slots__ = ("_last",)
+
+    def __init__(self) -> None:
+        self._last = LastLine()
+
+    def feed(self, chunk: bytes) -> None:
+        self._last.feed(chunk)
+
+    def end(self) -> Counters | None:
+        line = self._last.line.whole
+        if line is None:
+            return self._read_long_event()
+        last_event = decode(line.strip().removeprefix(b"data:"), _EVENT)
+        if last_event is None or last_event.type not in ("response.completed", "response.incomplete"):
+            return None
+        response = last_event.response or _Response()
+        return _counters(response.usage, last_event.type.removeprefix("response."))
+
+    def _read_long_event(self) -> Counters | None:
+        line = self._last.line
+        found = _LAST_EVENT.search(line.head) or _LAST_EVENT.search(line.tail)
+        if found is None or not line.tail.rstrip().endswith(b"}"):
+            return None
+        usage = find_object(line, b"usage")
+        kind = found[1].decode().removeprefix("response.")
+        return _counters(None if usage is None else decode(usage, _USAGE), kind)
+
+
+class DocumentWatcher(AlwaysTerminated):
+    """Complete if and only if the JSON document is complete and its status is not a failure."""
+
+    __slots__ = ("_document",)
+
+    def __init__(self) -> None:
+        self._document = HeadAndTail()
+
+    def feed(self, chunk: bytes) -> None:
+        self._document.feed(chunk)
+
+    def end(self) -> Counters | None:
+        body = self._document.whole
+        if body is None:
+            usage = find_object(self._document, b"usage")
+            is_over = self._document.tail.rstrip().endswith(b"}")
+            return _counters(None if usage is None else decode(usage, _USAGE), "") if is_over else None
+        response = decode(body, _RESPONSE)
+        if response is None:
+            return Counters() if is_object_without_error(body) else None
+        if request_fields.is_given(response.error) or response.status in ("failed", "cancelled"):
+            return None
+        return _counters(response.usage, response.status)
+
+
+def _counters(usage: _UsageJson | None, status: str) -> Counters:
+    usage = usage or _UsageJson()
+    details = usage.input_tokens_details or _Details()
+    reason = _FINISH_REASONS.get(status)
+    return Counters(usage.input_tokens, usage.output_tokens, details.cached_tokens, finish_reason=reason)
