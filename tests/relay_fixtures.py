@@ -25,6 +25,7 @@ from herd.core.state.commands import Record
 from herd.core.state.events import HeartbeatReceived, Ticked
 from herd.core.state.fleet import Report, canonical
 from herd.core.state.request import Outcome, Request, RequestId
+from herd.core.state.served_paths import ServedPath
 from herd.dialects import Dialect, Timestamp
 from herd.dialects.ollama import DIALECT
 from herd.discover import discover
@@ -42,8 +43,8 @@ class TranslatedEngine(type(ENGINE)):  # type: ignore[misc]
 
     kind = "other"
 
-    def serves(self, path: str) -> bool:
-        return False
+    def served_path(self, path: str, version: str = "") -> ServedPath | None:
+        return None
 
 
 class Client:
@@ -147,6 +148,8 @@ class RelaySetup:
             fallbacks=tuple(map(canonical, ask.fallback_models)),
             stream=ask.stream,
             prompt_tokens=ask.prompt_tokens,
+            path=route.path,
+            special_fields=ask.special_fields,
         )
         self.clients.append(client)
         self.driver.admit(request, Relay(client, ask, dialect, request.id, self.dependencies))

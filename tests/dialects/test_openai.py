@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import struct
 from pathlib import Path
 from typing import Any
@@ -201,28 +202,65 @@ def test_completions_and_embeddings_are_translated_to_the_neutral_form() -> None
 
 
 @pytest.mark.parametrize(
-    ("path", "body", "word"),
+    ("path", "body", "name"),
     [
-        (CHAT, {"n": 2}, "n: "),
+        (CHAT, {"n": 2}, "n"),
+        (CHAT, {"logit_bias": {"5": -100}}, "logit_bias"),
         (CHAT, {"functions": [{"name": "f"}]}, "functions"),
-        (CHAT, {"tools": [{"type": "web_search"}]}, "web_search"),
-        (CHAT, {"tool_choice": {"type": "allowed_tools"}}, "tool_choice"),
-        (CHAT, {"response_format": {"type": "yaml"}}, "response_format"),
-        (CHAT, {"messages": [{"role": "user", "content": [{"type": "input_audio"}]}]}, "input_audio"),
+        (CHAT, {"audio": {"voice": "alloy"}}, "audio"),
+        (CHAT, {"tools": [{"type": "custom", "custom": {"name": "f"}}]}, "tools[0]"),
+        (CHAT, {"tools": [{"type": "web_search"}]}, "tools[0]"),
+        (CHAT, {"response_format": {"type": "yaml"}}, "response_format.type"),
         (
             CHAT,
             {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "http://x/y"}}]}]},
-            "data: URI",
+            "messages[0].content[0]",
         ),
-        (CHAT, {"messages": [{"role": "user", "content": 5}]}, "must be"),
         ("/v1/completions", {"prompt": [1, 2]}, "prompt"),
         ("/v1/completions", {"prompt": ["a", "b"]}, "prompt"),
+        ("/v1/completions", {"prompt": "a", "best_of": 2}, "best_of"),
+        ("/v1/completions", {"prompt": "a", "echo": True}, "echo"),
         ("/v1/embeddings", {"input": [[1, 2]]}, "input"),
+        ("/v1/embeddings", {"input": [1, 2]}, "input"),
     ],
 )
-def test_untranslatable_field_is_named_in_the_error(path: str, body: dict[str, Any], word: str) -> None:
-    with pytest.raises(BadRequest, match=word):
-        DIALECT.read_conversation(parse(path, **body))
+def test_a_field_without_neutral_form_is_named_and_found_by_parse(path: str, body: dict[str, Any], name: str) -> None:
+    request = parse(path, **body)
+    assert DIALECT.read_conversation(request).unsupported == [name]
+    assert request.special_fields == (re.sub(r"\[\d+\]", "[]", name),)
+
+
+def test_unsupported_fields_that_most_engines_lack_are_not_searched_by_parse() -> None:
+    request = parse(CHAT, tool_choice={"type": "allowed_tools"}, prediction={"type": "content"})
+    assert DIALECT.read_conversation(request).unsupported == ["prediction", "tool_choice"]
+    assert request.special_fields == ()
+
+
+def test_fields_that_only_refine_the_answer_are_ignored_by_name() -> None:
+    request = parse(CHAT, service_tier="flex", verbosity="low", store=False, new_field=[1])
+    talk = DIALECT.read_conversation(request)
+    assert talk.ignored == ["service_tier", "verbosity", "new_field"]
+    assert talk.unsupported == []
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"n": 1, "logit_bias": {}, "functions": [], "audio": None},
+        {"n": None, "response_format": None, "tools": []},
+        {"response_format": {"type": "json_object"}, "tools": [{"type": "function", "function": {"name": "f"}}]},
+        {"response_format": {"schema": {"type": "object"}, "type": "json_schema", "json_schema": {"schema": {}}}},
+    ],
+)
+def test_values_with_the_usual_meaning_are_not_special(body: dict[str, Any]) -> None:
+    request = parse(CHAT, **body)
+    assert request.special_fields == ()
+    assert DIALECT.read_conversation(request).unsupported == []
+
+
+def test_a_malformed_content_is_refused() -> None:
+    with pytest.raises(BadRequest, match="must be"):
+        DIALECT.read_conversation(parse(CHAT, messages=[{"role": "user", "content": 5}]))
 
 
 # --- watching ---

@@ -449,12 +449,12 @@ def test_missing_model_of_a_router_is_recognized() -> None:
 
 
 def test_these_paths_are_passed_through() -> None:
-    for path in (
-        "/v1/chat/completions",
-        "/v1/embeddings",
-        "/v1/messages",
-        "/v1/messages/count_tokens",
-        "/v1/responses",
-    ):
-        assert ENGINE.serves(path)
-    assert not ENGINE.serves("/api/chat") and not ENGINE.serves("/v1/models")
+    for path in ("/v1/chat/completions", "/v1/embeddings", "/v1/messages", "/v1/messages/count_tokens"):
+        assert ENGINE.served_path(path) is not None
+    for path in ("/api/chat", "/v1/models"):
+        assert ENGINE.served_path(path) is None
+
+
+def test_its_incomplete_responses_are_not_passed_through() -> None:
+    """The first event of its stream lacks fields that clients require."""
+    assert ENGINE.served_path("/v1/responses") is None

@@ -120,8 +120,8 @@ def test_answers_in_openais_protocol_are_read(engine: Engine) -> None:
 
 @pytest.mark.parametrize("engine", ENGINES, ids=lambda engine: engine.kind)
 def test_only_the_common_paths_are_passed_through(engine: Engine) -> None:
-    assert engine.serves("/v1/chat/completions") and engine.serves("/v1/embeddings")
-    assert not engine.serves("/v1/messages") and not engine.serves("/api/chat")
+    assert engine.served_path("/v1/chat/completions") and engine.served_path("/v1/embeddings")
+    assert engine.served_path("/v1/messages") is None and engine.served_path("/api/chat") is None
 
 
 # --- taking stock ---

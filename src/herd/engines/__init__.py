@@ -1,9 +1,9 @@
 """Defines `Engine`, the contract of an inference server.
 
 Each engine is one file in this folder, which defines `ENGINE`, an instance of a subclass of `Engine`. Files whose name
-begins with `_` are shared parts. The coordinator uses `serves`, `build_request` and `reader`; the agent uses `probe`,
-`recognizes`, `inventory_requests` and `inventory`. An engine does no I/O: it describes HTTP requests and reads HTTP
-responses, which others send and receive.
+begins with `_` are shared parts. The coordinator uses `served_path`, `build_request` and `reader`; the agent uses
+`probe`, `recognizes`, `inventory_requests` and `inventory`. An engine does no I/O: it describes HTTP requests and reads
+HTTP responses, which others send and receive.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Protocol
 
 from herd.core.state.fleet import NO_ABILITIES, EngineAbilities, ModelInfo
 from herd.core.state.request import FailureKind
+from herd.core.state.served_paths import ServedPath, served_path
 from herd.protocols.conversation import Conversation, Delta
 
 
@@ -90,9 +91,9 @@ class Engine(ABC):
         """The name of the plug-in, which is the engine's kind."""
         return self.kind
 
-    @abstractmethod
-    def serves(self, path: str) -> bool:
-        """Whether this engine itself serves this path of a dialect, so that requests can be passed through."""
+    def served_path(self, path: str, version: str = "") -> ServedPath | None:
+        """This path of a dialect, if this version of the engine serves it itself: its requests can be passed on."""
+        return served_path(self.abilities.paths, path, version)
 
     @abstractmethod
     def build_request(self, conversation: Conversation) -> EngineRequest:

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from herd.core.state.fleet import EngineEndpoint, Loaded, ModelInfo
+from types import MappingProxyType
+
+from herd.core.state.fleet import EngineAbilities, EngineEndpoint, Loaded, ModelInfo
+from herd.core.state.served_paths import EVERY_FIELD, PathsByName
 from herd.engines import Engine, EngineRequest, Reader
 from herd.protocols.conversation import Conversation
 from herd.protocols.openai import engine_answers, engine_requests, model_list
 
-BASIC_PATHS = frozenset(("/v1/chat/completions", "/v1/completions", "/v1/embeddings"))
+BASIC_PATHS: PathsByName = MappingProxyType(
+    dict.fromkeys(("/v1/chat/completions", "/v1/completions", "/v1/embeddings"), EVERY_FIELD)
+)
 """Inference paths that every such server has."""
 
 
 class OpenAICompatible(Engine):
-    """An engine with OpenAI's protocol: a subclass sets `paths` and `quirks`, and reads its own model list."""
+    """An engine with OpenAI's protocol: a subclass sets `quirks`, more `abilities`, and reads its own model list."""
 
-    paths: frozenset[str] = BASIC_PATHS
-    """The inference paths that the server itself has."""
+    abilities = EngineAbilities(paths=BASIC_PATHS)
     quirks: engine_requests.ServerQuirks
-
-    def serves(self, path: str) -> bool:
-        return path in self.paths
 
     def build_request(self, conversation: Conversation) -> EngineRequest:
         path, body = engine_requests.build_request(conversation, self.quirks)

@@ -7,10 +7,12 @@ model name. As a router it lists all its files, loads models on demand, and has 
 from __future__ import annotations
 
 import itertools
+from types import MappingProxyType
 
 import msgspec
 
 from herd.core.state.fleet import EngineAbilities, EngineEndpoint, Loaded, ModelInfo
+from herd.core.state.served_paths import EVERY_FIELD, PathsByName, ServedPath
 from herd.engines import NO_RESPONSE, EngineRequest, EngineResponse, Inventory
 from herd.engines._openai_compatible import BASIC_PATHS, OpenAICompatible
 from herd.protocols.answer_ends import decode
@@ -18,6 +20,16 @@ from herd.protocols.openai import model_list
 from herd.protocols.openai.engine_requests import ServerQuirks
 
 _ENDPOINT = EngineEndpoint("llamacpp", "")
+
+PATHS: PathsByName = MappingProxyType(
+    {
+        **BASIC_PATHS,
+        "/v1/messages": ServedPath(loses=frozenset(("output_config.format.json_schema",))),
+        "/v1/messages/count_tokens": EVERY_FIELD,
+    }
+)
+"""Its /v1/responses is not used: the first event of a stream lacks `output`, `created_at` and `model` (b11549), and
+clients fail on that."""
 
 
 class _Settings(msgspec.Struct):
@@ -58,9 +70,8 @@ class LlamaCpp(OpenAICompatible):
     kind = "llamacpp"
     title = "llama.cpp"
     default_port = 8080
-    abilities = EngineAbilities(counts_tokens=True, model_format="gguf")
+    abilities = EngineAbilities(counts_tokens=True, model_format="gguf", paths=PATHS)
     can_continue = True
-    paths = BASIC_PATHS | {"/v1/messages", "/v1/messages/count_tokens", "/v1/responses"}
     quirks = ServerQuirks(
         repeat_penalty="repeat_penalty",
         has_template_kwargs=True,

@@ -11,7 +11,7 @@ from types import MappingProxyType
 
 import msgspec
 
-from herd.core.state.fleet import EngineEndpoint, Loaded, ModelInfo
+from herd.core.state.fleet import EngineAbilities, EngineEndpoint, Loaded, ModelInfo
 from herd.engines import EngineRequest, EngineResponse, Inventory
 from herd.engines._openai_compatible import BASIC_PATHS, OpenAICompatible
 from herd.protocols.openai import model_list
@@ -51,7 +51,7 @@ class LmStudio(OpenAICompatible):
     default_port = 1234
     error_status_assumed = 400
     """LM Studio answers 200 to invalid requests."""
-    paths = BASIC_PATHS
+    abilities = EngineAbilities(paths=BASIC_PATHS)
     """Every version has these. LM Studio answers unknown paths with status 200 and an error, so no others are used."""
     quirks = ServerQuirks(repeat_penalty="repeat_penalty", has_json_object=False, has_parallel_tool_calls=False)
 

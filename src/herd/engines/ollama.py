@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from types import MappingProxyType
 
 import msgspec
 
 from herd.core.state.fleet import EngineAbilities, ModelInfo, ModelName, canonical
 from herd.core.state.request import RequestKind
+from herd.core.state.served_paths import EVERY_FIELD, PathsByName, ServedPath
 from herd.engines import NO_RESPONSE, Engine, EngineRequest, EngineResponse, Inventory, Reader
 from herd.protocols.answer_ends import decode
 from herd.protocols.conversation import Conversation
@@ -21,13 +23,47 @@ from herd.protocols.ollama import engine_answers, engine_requests, model_list
 MODELS_MAX = 512
 """Maximum number of models in an inventory, the same as in a heartbeat."""
 
-PATHS = frozenset(
-    (
-        *("/api/chat", "/api/generate", "/api/embed", "/api/embeddings", "/api/show"),
-        *("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses", "/v1/messages"),
-    )
+_SAMPLING = frozenset(("temperature", "top_p", "max_tokens", "seed", "stop", "frequency_penalty", "presence_penalty"))
+_STREAM = frozenset(("model", "stream", "stream_options"))
+_OPENAI_DEFAULTS = MappingProxyType({"temperature": 1.0, "top_p": 1.0})
+
+PATHS: PathsByName = MappingProxyType(
+    {
+        **dict.fromkeys(("/api/chat", "/api/generate", "/api/embed", "/api/embeddings", "/api/show"), EVERY_FIELD),
+        "/v1/chat/completions": ServedPath(
+            reads=_STREAM
+            | _SAMPLING
+            | {"messages", "response_format", "tools", "reasoning", "reasoning_effort", "logprobs", "top_logprobs"},
+            ignores=frozenset(("tools[]", "response_format")),
+            refuses=frozenset(("messages[].content[]",)),
+            loses=frozenset(("max_completion_tokens",)),
+            defaults=_OPENAI_DEFAULTS,
+        ),
+        "/v1/completions": ServedPath(
+            reads=_STREAM | _SAMPLING | {"prompt", "suffix", "logprobs"},
+            refuses=frozenset(("prompt",)),
+            defaults={**_OPENAI_DEFAULTS, "frequency_penalty": 0.0, "presence_penalty": 0.0},
+            has_template=True,
+        ),
+        "/v1/embeddings": ServedPath(
+            reads=frozenset(("model", "input", "dimensions", "encoding_format")), refuses=frozenset(("input",))
+        ),
+        "/v1/responses": ServedPath(
+            since=(0, 13, 3),
+            ignores=frozenset(("tool_choice", "include", "text.verbosity")),
+            loses=frozenset(("text.format.json_object", "previous_response_id", "tool_choice.none")),
+            defaults={"temperature": 1.0},
+        ),
+        "/v1/messages": ServedPath(
+            since=(0, 14, 0),
+            ignores=frozenset(("tool_choice", "metadata", "thinking.budget_tokens")),
+            loses=frozenset(("output_config.format.json_schema",)),
+        ),
+    }
 )
-"""Inference paths that Ollama itself serves (/v1/responses since 0.13.3, /v1/messages since 0.14.0)."""
+"""Inference paths that Ollama itself serves, and the fields that it reads there (source of 0.32.15, folders `openai`,
+`anthropic` and `middleware`). Only a field that a translation cannot express is looked up in `ignores` and `refuses`: a
+tool that is not a function, an unknown type of `response_format`, a list of prompts."""
 
 _REQUEST_ERRORS = (b"must be of type", b"invalid format")
 """Messages of Ollama's 500 answers that are errors in the request (transcripts bad_option and chat_badformat)."""
@@ -51,12 +87,14 @@ class Ollama(Engine):
     title = "Ollama"
     default_port = 11434
     abilities = EngineAbilities(
-        takes_window=True, can_pull=True, serves_ollama_api=True, model_format="gguf", default_namespace="library"
+        takes_window=True,
+        can_pull=True,
+        serves_ollama_api=True,
+        model_format="gguf",
+        default_namespace="library",
+        paths=PATHS,
     )
     can_render = True
-
-    def serves(self, path: str) -> bool:
-        return path in PATHS
 
     def build_request(self, conversation: Conversation) -> EngineRequest:
         """Forced tool choices are left to the model, as in Ollama's own OpenAI-compatible API."""

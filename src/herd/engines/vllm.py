@@ -6,9 +6,12 @@ report how many.
 
 from __future__ import annotations
 
+from types import MappingProxyType
+
 import msgspec
 
-from herd.core.state.fleet import EngineEndpoint
+from herd.core.state.fleet import EngineAbilities, EngineEndpoint
+from herd.core.state.served_paths import ServedPath
 from herd.engines import NO_RESPONSE, EngineRequest, EngineResponse, Inventory
 from herd.engines._openai_compatible import BASIC_PATHS, OpenAICompatible, always_loaded_model
 from herd.protocols.answer_ends import decode
@@ -33,8 +36,8 @@ class VLlm(OpenAICompatible):
     kind = "vllm"
     title = "vLLM"
     default_port = 8000
-    paths = BASIC_PATHS | {"/v1/responses"}
-    """vLLM has had these since 0.10; /v1/messages is newer and therefore translated."""
+    abilities = EngineAbilities(paths=MappingProxyType({**BASIC_PATHS, "/v1/responses": ServedPath(since=(0, 10))}))
+    """/v1/messages is newer and therefore translated."""
     quirks = ServerQuirks(has_template_kwargs=True, needs_null_limit=True)
 
     def probe(self) -> EngineRequest:

@@ -10,6 +10,7 @@ import msgspec
 
 from herd.core.state.engine_options import EngineOptions
 from herd.core.state.fleet import ModelInfo
+from herd.core.state.served_paths import ServedPath
 from herd.protocols.conversation import Conversation
 
 RUNNER_OPTIONS = frozenset({"num_batch", "num_gpu", "main_gpu", "use_mmap", "num_thread", "draft_num_predict"})
@@ -35,6 +36,19 @@ def with_engine_options(conversation: Conversation, options: EngineOptions | Non
         output_tokens_max=options.output_tokens_max or sampling.output_tokens_max,
     )
     return dataclasses.replace(conversation, sampling=sampling, truncate=truncate, think=think)
+
+
+def as_own_endpoint(conversation: Conversation, served: ServedPath) -> Conversation:
+    """The conversation as the engine's own endpoint would understand the client's request."""
+    sampling = conversation.sampling
+    missing: dict[str, Any] = {
+        name: value for name, value in served.defaults.items() if getattr(sampling, name) is None
+    }
+    return dataclasses.replace(
+        conversation,
+        raw=conversation.raw and not served.has_template,
+        sampling=dataclasses.replace(sampling, **missing) if missing else sampling,
+    )
 
 
 def retry_prompt_tokens(prompt_tokens: int, options: EngineOptions | None, model: ModelInfo) -> int:

@@ -67,6 +67,10 @@ class ParsedRequest:
     """Responses API: the earlier answer whose items the coordinator has already inserted into `body`."""
     is_stored: bool = False
     """Responses API: whether the coordinator keeps the answer for later requests."""
+    special_fields: tuple[str, ...] = ()
+    """Fields with a value that only some engines honor, and that the neutral form cannot express."""
+    translatable_fields: tuple[str, ...] = ()
+    """Fields that some engines' own endpoints ignore, although a translation of the request honors them."""
 
 
 @dataclass(slots=True)

@@ -24,8 +24,9 @@ from herd.coordinator.upstream.contract import UpstreamSettings
 from herd.core.state.events import NodeLeft
 from herd.core.state.fleet import NodeId
 from herd.core.state.request import FailureKind, Outcome
+from herd.dialects.anthropic import DIALECT as ANTHROPIC
 from protocol_samples import sample
-from relay_fixtures import RelaySetup, a_relay_setup, run
+from relay_fixtures import TURN, RelaySetup, a_relay_setup, run
 
 LINES = sample("chat_stream").body.splitlines(keepends=True)
 STREAM = chunked(*LINES)
@@ -622,7 +623,57 @@ def test_a_request_that_an_engine_cannot_express_is_a_client_error() -> None:
         async with RawServer(answers(STREAM)) as server, a_relay_setup({"alpha": server.url}, kind="other") as setup:
             client = await setup.answered("/api/generate", prompt="x", template="{{ .Prompt }}")
             assert client.status == 400 and "template" in client.json["error"]
-            assert setup.outcomes == [FAILED] and not server.requests
+            assert setup.outcomes == [RETRIED, FAILED] and not server.requests
+            assert first_failure(setup) is FailureKind.UNSUPPORTED
+
+    run(test)
+
+
+def test_a_path_that_an_old_engine_lacks_is_translated_from_then_on() -> None:
+    """The engine reports no version, so its plug-in believes that it has the path."""
+
+    async def test() -> None:
+        unknown = whole(b"404 page not found", "404 Not Found", b"Content-Type: text/plain\r\n")
+        async with (
+            RawServer(breaks_off(unknown, len(unknown)), answers(DOCUMENT)) as server,
+            a_relay_setup({"alpha": server.url}) as setup,
+        ):
+            for _ in range(2):
+                client = await setup.answered("/v1/messages", dialect=ANTHROPIC, messages=TURN, max_tokens=9)
+                assert client.status == 200 and client.json["type"] == "message"
+            paths = [request.split(b" ", 2)[1] for request in server.requests]
+            assert paths == [b"/v1/messages", b"/api/chat", b"/api/chat"]
+            assert setup.outcomes == [COMPLETED, COMPLETED]
+
+    run(test)
+
+
+def test_a_missing_model_is_not_a_missing_path() -> None:
+    async def test() -> None:
+        gone = whole(b'{"error":"model \'m\' not found"}', "404 Not Found")
+        async with (
+            RawServer(answers(gone)) as bad,
+            RawServer(answers(STREAM)) as good,
+            a_relay_setup({"bad": bad.url, "good": good.url}) as setup,
+        ):
+            assert (await setup.answered()).is_whole
+            assert first_failure(setup) is FailureKind.MODEL_MISSING and len(bad.requests) == 1
+
+    run(test)
+
+
+def test_a_request_moves_on_to_an_engine_that_can_express_it() -> None:
+    """The first engine cannot express a template; the attempt costs neither a strike nor a request to the node."""
+
+    async def test() -> None:
+        async with RawServer(answers(DOCUMENT)) as good, a_relay_setup({}) as setup:
+            for number in range(4):
+                setup.add_node(f"a{number}", f"http://127.0.0.1:{number + 1}", kind="other", loaded=True)
+            setup.add_node("good", good.url)
+            client = await setup.answered("/api/generate", prompt="x", template="{{ .Prompt }}", stream=False)
+            assert client.status == 200 and client.answer_headers["x-fleet-node"] == "good"
+            assert setup.outcomes == [RETRIED] * 4 + [COMPLETED]
+            assert not any(setup.driver.dispatcher.liveness.quarantined_until(n, "m:latest") for n in setup.beats)
 
     run(test)
 

@@ -193,6 +193,8 @@ class InferenceApi:
             has_runner_options=parsed.has_runner_options,
             wants_thinking=parsed.wants_thinking,
             is_thinking_in_limit=parsed.is_thinking_in_limit,
+            path=parsed.route.path,
+            special_fields=parsed.special_fields,
         )
 
     @staticmethod

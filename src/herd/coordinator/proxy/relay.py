@@ -19,6 +19,7 @@ from herd.coordinator.proxy.continuation import Continuation, line_break
 from herd.coordinator.proxy.pass_through import PassThrough
 from herd.coordinator.proxy.refused_attempts import JSON_HEADERS, classify_error, refusal_of_error
 from herd.coordinator.proxy.relay_dependencies import RelayDependencies
+from herd.coordinator.proxy.request_forms import Outgoing, RequestForms
 from herd.coordinator.proxy.template_rendering import TemplateRendering
 from herd.coordinator.proxy.thinking_usage import thinking_headers
 from herd.coordinator.proxy.translation import Translation
@@ -51,17 +52,18 @@ class Relay:
     __slots__ = (
         "_answer",
         "_continuation",
-        "_conversation",
         "_dependencies",
         "_dialect",
         "_dispatch",
         "_exchange",
+        "_forms",
         "_forwarded_bytes",
         "_headers",
         "_held",
         "_held_bytes",
         "_last_forwarded",
         "_lines",
+        "_outgoing",
         "_parsed",
         "_request_id",
         "_status",
@@ -86,7 +88,8 @@ class Relay:
         self._dependencies = dependencies
         self._step = _IDLE
         self._upstream: UpstreamRequest | None = None
-        self._conversation: Conversation | None = None
+        self._forms = RequestForms(dialect, parsed, dependencies.engines, dependencies.missing_paths)
+        self._outgoing: Outgoing | None = None
         self._lines: bytes | None = None
         self._forwarded_bytes = 0
         self._last_forwarded = b""
@@ -113,20 +116,13 @@ class Relay:
         if engine is None:
             self._fail(FailureKind.GARBAGE, f"unknown engine kind {command.model_info.engine.kind!r}")
             return
+        if not self._forwarded_bytes:
+            self._send_request(command, engine)
+            return
         try:
-            if self._forwarded_bytes:
-                self._send_continuation(command, engine)
-            elif engine.serves(self._parsed.route.path) and (
-                self._dialect.has_engine_options or command.options is None or command.options.changes_nothing
-            ):
-                self._send_unchanged(command)
-            else:
-                self._send_translated(command, engine)
-        except HerdError as error:
-            if self._forwarded_bytes:
-                self._fail(FailureKind.CANNOT_CONTINUE, "the rest of the answer cannot be requested from this engine")
-            else:
-                self._refuse_request(error.refusal)
+            self._send_continuation(command, engine)
+        except HerdError:
+            self._fail(FailureKind.CANNOT_CONTINUE, "the rest of the answer cannot be requested from this engine")
 
     def hold(self, command: Hold) -> None:
         self._cancel_upstream()
@@ -144,24 +140,24 @@ class Relay:
 
     # --- sending ---
 
-    def _send_unchanged(self, command: Dispatch) -> None:
-        body = self._dialect.rewrite(self._parsed, command.model_info.name, command.options)
-        if self._lines is None:
-            self._lines = forwarded_headers.request_lines(self._exchange.headers)
-        takes_events = is_event_stream(self._dialect, self._parsed)
-        self._answer = PassThrough(self._dialect.watcher(self._parsed), self._parsed.stream, takes_events)
-        route = self._parsed.route
-        self._send(EngineRequest(route.method, route.path, body), self._lines, self)
-
-    def _send_translated(self, command: Dispatch, engine: Engine) -> None:
-        if self._conversation is None:
-            self._conversation = self._dialect.read_conversation(self._parsed)
-        self._conversation.model = command.model_info.name
-        request = engine.build_request(with_engine_options(self._conversation, command.options))
-        name = command.fallback or self._parsed.model
-        writer = self._dialect.writer(self._parsed, name, self._request_id, self._dependencies.timestamp())
-        self._answer = Translation(engine.reader(self._conversation), writer)
-        self._send(request, forwarded_headers.OWN_LINES, self)
+    def _send_request(self, command: Dispatch, engine: Engine) -> None:
+        """Sends the client's bytes or their translation."""
+        outgoing = self._forms.build(command, engine, self._dependencies.driver.now())
+        if isinstance(outgoing, Failure):
+            self._report(outgoing)
+            return
+        self._outgoing = outgoing
+        if outgoing.conversation is None:
+            if self._lines is None:
+                self._lines = forwarded_headers.request_lines(self._exchange.headers)
+            takes_events = is_event_stream(self._dialect, self._parsed)
+            self._answer = PassThrough(self._dialect.watcher(self._parsed), self._parsed.stream, takes_events)
+            self._send(outgoing.request, self._lines, self)
+            return
+        timestamp, name = self._dependencies.timestamp(), command.fallback or self._parsed.model
+        writer = self._dialect.writer(self._parsed, name, self._request_id, timestamp)
+        self._answer = Translation(engine.reader(outgoing.conversation), writer)
+        self._send(outgoing.request, forwarded_headers.OWN_LINES, self)
 
     def _send_continuation(self, command: Dispatch, engine: Engine) -> None:
         """Makes this node continue the answer from what the client has received."""
@@ -350,6 +346,7 @@ class Relay:
         headers = forwarded_headers.answer_headers(
             content_type, self._request_id, self._dispatch, self._parsed.prompt_tokens
         )
+        headers += self._outgoing.headers() if self._outgoing is not None else []
         return headers if self._wait is None else headers + self._wait.headers()
 
     # --- the end of the answer ---
@@ -386,8 +383,12 @@ class Relay:
 
     def _end_refused(self) -> None:
         body = b"".join(self._held)
+        command, now, is_passed = self._dispatch, self._dependencies.driver.now(), isinstance(self._answer, PassThrough)
+        if is_passed and self._forms.is_path_missing(command, self._engine, self._status, body, now):
+            self.dispatch(command)
+            return
         is_continuation = self._forwarded_bytes > 0
-        result = classify_error(self._engine, self._dispatch, self._status, self._headers, body, is_continuation)
+        result = classify_error(self._engine, command, self._status, self._headers, body, is_continuation)
         if result is None:
             self._forward_error(body)
         elif isinstance(result, Refusal):

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Protocol
 
+from herd.coordinator.proxy.missing_paths import MissingPaths
 from herd.coordinator.proxy.wait_comments import WaitComments
 from herd.coordinator.upstream.pool import Pool
 from herd.core.state.events import Event
@@ -60,3 +61,4 @@ class RelayDependencies:
     settings: RelaySettings
     wait_comments: WaitComments
     rng: Random
+    missing_paths: MissingPaths = field(default_factory=MissingPaths)

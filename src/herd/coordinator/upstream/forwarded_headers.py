@@ -91,6 +91,14 @@ def answer_headers(content_type: bytes, request_id: RequestId, dispatch: Dispatc
     return headers
 
 
+def outgoing_headers(ignored: Sequence[str], warning: str) -> list[Header]:
+    """The client's fields that had no effect, and the warning that the model may be reloaded."""
+    headers = [(b"X-Fleet-Ignored", encode_header_value(", ".join(ignored)))] if ignored else []
+    if warning:
+        headers.append((b"X-Fleet-Context-Warning", encode_header_value(warning)))
+    return headers
+
+
 def refusal_headers(content_type: str, refusal: Refusal, request_id: RequestId, chance: float = 0.0) -> list[Header]:
     """The headers of a refusal. `chance` is a random number from 0 to 1 that extends Retry-After."""
     headers = [(b"Content-Type", content_type.encode("latin-1")), (b"X-Fleet-Request", encode_header_value(request_id))]

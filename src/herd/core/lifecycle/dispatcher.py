@@ -16,7 +16,7 @@ from herd.core.lifecycle.dispatcher_parts import DispatcherParts, DispatcherSett
 from herd.core.lifecycle.fleet_updates import FleetUpdates
 from herd.core.lifecycle.placement import Placement, record
 from herd.core.lifecycle.poison_requests import PoisonRequests
-from herd.core.lifecycle.retries import CRASHES_MAX, is_crash, may_retry, needs_budget
+from herd.core.lifecycle.retries import CRASHES_MAX, STRIKE_FREE, is_crash, may_retry, needs_budget
 from herd.core.state import refusals
 from herd.core.state.commands import Abort, Alarm, Command
 from herd.core.state.events import (
@@ -231,7 +231,7 @@ class Dispatcher:
         if failure.kind is FailureKind.WINDOW and self._adopt_counted_prompt(live_request, failure):
             live_request.strikes += 1
         elif failure.kind is not FailureKind.CONNECT:
-            live_request.strikes += failure.kind not in (FailureKind.CANNOT_CONTINUE, FailureKind.WINDOW)
+            live_request.strikes += failure.kind not in STRIKE_FREE
             live_request.tried = (*live_request.tried, attempt.node_id)
         live_request.crashes += is_crash(failure)
         if live_request.crashes >= CRASHES_MAX:

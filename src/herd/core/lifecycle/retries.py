@@ -69,6 +69,10 @@ def is_crash(failure: Failure) -> bool:
     return failure.kind in _CRASHES and not failure.bytes_forwarded
 
 
+STRIKE_FREE = (FailureKind.CANNOT_CONTINUE, FailureKind.WINDOW, FailureKind.UNSUPPORTED)
+"""Failures that do not count against the number of retries: nothing was generated, and the node is not at fault."""
+
+
 def may_retry(settings: RetrySettings, failure: Failure, strikes: int) -> bool:
     """Whether nothing was forwarded or another node can continue, and the number of retries is not used up.
 
@@ -87,8 +91,10 @@ def needs_budget(failure: Failure, attempts: int) -> bool:
 
     The budget prevents retries from overloading a slow fleet. The first retry after a lost node does not count: the
     request only moves to another node and waits for a slot there like any other. A second failure, or a failure on a
-    node that is online, counts.
+    node that is online, counts. An attempt that was not sent does not count.
     """
+    if failure.kind is FailureKind.UNSUPPORTED:
+        return False
     return attempts > 1 or failure.kind not in _LOST
 
 

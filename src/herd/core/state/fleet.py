@@ -14,6 +14,8 @@ from enum import Enum
 from functools import lru_cache
 from typing import NewType
 
+from herd.core.state.served_paths import PathsByName
+
 NodeId = NewType("NodeId", str)
 ModelName = NewType("ModelName", str)
 
@@ -80,6 +82,8 @@ class EngineAbilities:
     """The format of its model files, where there is one only."""
     default_namespace: str = ""
     """The namespace of a model whose name has none; empty where names have no namespaces."""
+    paths: PathsByName = field(default_factory=dict)
+    """The paths of client APIs that it serves itself."""
 
 
 NO_ABILITIES = EngineAbilities()

@@ -109,6 +109,8 @@ def after_failure(failure: Failure) -> Refusal:
             "shorten it, or see: herd models"
         )
         return Refusal(400, "context_length_exceeded", message)
+    if failure.kind is FailureKind.UNSUPPORTED:
+        return Refusal(400, "unsupported_field", text)
     if failure.kind is FailureKind.MODEL_MISSING:
         return Refusal(404, "model_not_found", f"the model is no longer on the node that had it: {text}")
     return Refusal(502, "node_lost", f"the node failed: {text}")

@@ -70,6 +70,10 @@ class Request:
     is_thinking_in_limit: bool = False
     """Whether the client's token limit also applies to a thinking model: reasoning is off, or the API counts reasoning
     tokens too."""
+    path: str = ""
+    """The path of the client's request."""
+    special_fields: tuple[str, ...] = ()
+    """Fields of the request that only some engines honor (`core/state/served_paths.py`)."""
 
 
 class FailureKind(Enum):
@@ -91,6 +95,8 @@ class FailureKind(Enum):
     """The engine cannot continue an answer that another node has begun; not the node's fault."""
     WINDOW = "window"
     """The prompt does not fit into its context window; not the node's fault. The failure has the number of tokens."""
+    UNSUPPORTED = "unsupported"
+    """This kind of engine cannot serve the request, which was not sent; not the node's fault."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,6 +135,7 @@ class Failure:
             FailureKind.MODEL_MISSING,
             FailureKind.CANNOT_CONTINUE,
             FailureKind.WINDOW,
+            FailureKind.UNSUPPORTED,
         )
 
 

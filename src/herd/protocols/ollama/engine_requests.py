@@ -43,6 +43,8 @@ def _chat(conversation: Conversation) -> dict[str, Any]:
 
 def _name_lost_fields(conversation: Conversation) -> None:
     """Names what /api/chat has no field for. Several calls in one answer are Ollama's own way."""
+    if conversation.tools and conversation.tool_choice not in (None, "auto", "none"):
+        conversation.ignore("tool_choice")
     if conversation.tools and conversation.parallel_tool_calls is False:
         conversation.ignore("parallel_tool_calls")
     if conversation.think and conversation.thinking_tokens_max is not None:

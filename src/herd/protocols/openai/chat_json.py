@@ -7,7 +7,7 @@ and `reasoning_content` (llama.cpp, LM Studio, older vLLM): both are read.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import msgspec
@@ -18,9 +18,9 @@ from herd.protocols import conversation
 from herd.protocols.reported_numbers import seconds, token_count
 
 MS_PER_S = 1_000.0
+TEXT_TYPES = ("text", "input_text", "output_text")
 IMAGE_TYPES = ("image_url", "input_image")
-"""The types of a content part with an image, in chats and in responses."""
-
+"""Types of content parts, in chats and in responses."""
 ABSENT = msgspec.Raw()
 
 
@@ -195,11 +195,19 @@ def _prompt_tokens(timings: Timings) -> int | None:
 # --- messages, read ---
 
 
-def read_messages(messages: Iterable[Message]) -> list[conversation.Message]:
-    """Neutral turns. A tool result gets the name of the call it belongs to. Raises BadRequest."""
+def read_messages(messages: Iterable[Message], unsupported: list[str] | None = None) -> list[conversation.Message]:
+    """Neutral turns. A tool result gets the name of the call it belongs to.
+
+    A part that the neutral form cannot express is added to `unsupported`; without that list it is a BadRequest.
+    """
     names: dict[str, str] = {}
     turns = []
-    for message in messages:
+    for position, message in enumerate(messages):
+        content = message.content
+        if unsupported is not None and isinstance(content, list):
+            lost = [at for at, part in enumerate(content) if not _is_expressible(part)]
+            unsupported += [f"messages[{position}].content[{at}]" for at in lost]
+            message.content = [part for part in content if _is_expressible(part)]
         turn = _turn(message)
         names.update((call.id, call.name) for call in turn.tool_calls if call.id)
         if turn.role == "tool" and not turn.tool_name:
@@ -240,8 +248,18 @@ def _turn(message: Message) -> conversation.Message:
     )
 
 
+def _is_expressible(part: Part) -> bool:
+    if part.type in IMAGE_TYPES:
+        return not _url(part).startswith(("http:", "https:"))
+    return part.type in TEXT_TYPES or part.type == "refusal"
+
+
+def _url(part: Part) -> str:
+    return part.image_url.url if isinstance(part.image_url, ImageUrl) else part.image_url or ""
+
+
 def _part_text(part: Part) -> str:
-    if part.type in ("text", "input_text", "output_text"):
+    if part.type in TEXT_TYPES:
         return part.text or ""
     if part.type == "refusal":
         return part.refusal or ""
@@ -251,7 +269,7 @@ def _part_text(part: Part) -> str:
 
 
 def _image(part: Part) -> tuple[str, str]:
-    url = part.image_url.url if isinstance(part.image_url, ImageUrl) else part.image_url or ""
+    url = _url(part)
     head, comma, data = url.partition(",")
     if not (comma and head.startswith("data:") and head.endswith(";base64")):
         raise BadRequest("messages: image_url must be a data: URI with base64; images are not downloaded from URLs")
@@ -267,80 +285,14 @@ def _call(position: int, call: ToolCall) -> conversation.ToolCall:
     )
 
 
-# --- messages, written ---
-
-
-def write_messages(turns: Iterable[conversation.Message]) -> list[dict[str, Any]]:
-    """OpenAI's messages. Calls without an id (Ollama's clients send none) get one, which their results get too."""
-    unanswered: list[tuple[str, str]] = []
-    messages: list[dict[str, Any]] = []
-    for turn in turns:
-        body: dict[str, Any] = {"role": "system" if turn.role == "developer" else turn.role, "content": _content(turn)}
-        if turn.thinking:
-            body["reasoning_content"] = turn.thinking
-        if turn.tool_calls:
-            body["tool_calls"] = _write_calls(turn.tool_calls, len(messages), unanswered)
-            body["content"] = turn.text or None
-        if turn.role == "tool":
-            body["tool_call_id"] = turn.tool_call_id or _matching_call_id(turn.tool_name, unanswered)
-        messages.append(body)
-    return messages
-
-
-def write_tools(tools: Sequence[conversation.Tool]) -> list[dict[str, Any]]:
-    return [
-        {
-            "type": "function",
-            "function": {
-                "name": tool.name,
-                "description": tool.description,
-                "parameters": tool.parameters or {"type": "object", "properties": {}},
-            }
-            | ({"strict": True} if tool.strict else {}),
-        }
-        for tool in tools
-    ]
-
-
-def _content(turn: conversation.Message) -> str | list[dict[str, Any]]:
-    if not turn.images:
-        return turn.text
-    parts: list[dict[str, Any]] = [{"type": "text", "text": turn.text}] if turn.text else []
-    images = ({"url": f"data:{media_type};base64,{data}"} for data, media_type in turn.images)
-    return parts + [{"type": "image_url", "image_url": image} for image in images]
-
-
-def _write_calls(
-    calls: Iterable[conversation.ToolCall], turn: int, unanswered: list[tuple[str, str]]
-) -> list[dict[str, Any]]:
-    written = []
-    for call in calls:
-        call_id = call.id or f"call_{turn}_{call.index}"
-        unanswered.append((call_id, call.name))
-        function = {"name": call.name, "arguments": call.arguments or "{}"}
-        written.append({"id": call_id, "type": "function", "function": function})
-    return written
-
-
-def _matching_call_id(tool_name: str, unanswered: list[tuple[str, str]]) -> str:
-    """The id of the oldest call without a result, preferably a call of this tool."""
-    matching = [entry for entry in unanswered if entry[1] == tool_name] or unanswered[:1]
-    if not matching:
-        return "call_unknown"
-    unanswered.remove(matching[0])
-    return matching[0][0]
-
-
 # --- formats and choices ---
 
 
-def read_format(response_format: object) -> object:
-    """None, "json" or the schema. Raises BadRequest for an unknown type."""
-    if response_format is None:
-        return None
+def read_format(response_format: object, unsupported: list[str] | None = None) -> object:
+    """None, "json" or the schema. An unknown type is added to `unsupported`; without that list it is a BadRequest."""
     given = response_format if isinstance(response_format, dict) else {}
     kind = given.get("type")
-    if kind == "text":
+    if response_format is None or kind == "text":
         return None
     if kind == "json_object":
         return "json"
@@ -349,27 +301,38 @@ def read_format(response_format: object) -> object:
         schema = inner.get("schema") if isinstance(inner, dict) else given.get("schema")
         if isinstance(schema, dict):
             return schema
-        raise BadRequest("response_format: json_schema.schema must be an object")
+        if unsupported is None or schema is not None:
+            raise BadRequest("response_format: json_schema.schema must be an object")
+    if unsupported is not None and isinstance(kind, str):
+        unsupported.append(f"response_format.{'json_schema' if kind == 'json_schema' else 'type'}")
+        return None
     raise BadRequest("response_format: type must be text, json_object or json_schema")
 
 
-def read_tools(tools: Iterable[Tool] | None) -> list[conversation.Tool]:
-    """Raises BadRequest for tools that are not functions."""
+def read_tools(tools: Iterable[Tool] | None, unsupported: list[str] | None = None) -> list[conversation.Tool]:
+    """The functions. Other tools are added to `unsupported`; without that list they are a BadRequest."""
     read = []
-    for tool in tools or ():
+    for position, tool in enumerate(tools or ()):
         if tool.type != "function" or tool.function is None:
+            if unsupported is not None and tool.type != "function":
+                unsupported.append(f"tools[{position}]")
+                continue
             raise BadRequest(f"tools: only functions can be translated, not {tool.type!r}")
-        function = tool.function
-        read.append(
-            conversation.Tool(function.name, function.description or "", function.parameters, bool(function.strict))
-        )
+        function, text = tool.function, tool.function.description or ""
+        read.append(conversation.Tool(function.name, text, function.parameters, bool(function.strict)))
     return read
 
 
-def read_tool_choice(choice: object) -> object:
-    """None, "auto", "none", "required" or `{"type": "function", "function": {"name": ...}}`. Raises BadRequest."""
+def read_tool_choice(choice: object, unsupported: list[str] | None = None) -> object:
+    """None, "auto", "none", "required" or `{"type": "function", "function": {"name": ...}}`.
+
+    Another choice is added to `unsupported`; without that list it is a BadRequest.
+    """
     if choice in (None, "auto", "none", "required") or chosen_tool(choice) is not None:
         return choice
+    if unsupported is not None and isinstance(choice, dict):
+        unsupported.append("tool_choice")
+        return None
     raise BadRequest('tool_choice must be "auto", "none", "required" or one function by name')
 
 

@@ -5,6 +5,7 @@ Shapes and statuses follow OpenAI's API as Ollama 0.32.15 implements it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,6 +23,14 @@ EMBEDDINGS = "/v1/embeddings"
 RESPONSES = "/v1/responses"
 
 _EMPTY_VALUES = request_fields.EMPTY_VALUES | {b'"none"', b"{}"}
+_WITHOUT_EFFECT = _EMPTY_VALUES | {b"0", b"1"}
+"""Values of the fields below that mean the same as no value."""
+_KNOWN_FORMAT = re.compile(rb'null|"type"\s*:\s*"(?:text|json_object|json_schema)"')
+_OTHER_TOOL = re.compile(rb'"type"\s*:\s*"(?:custom|grammar|mcp|web_search\w*|file_search|code_interpreter)"')
+_JSON_OBJECT = re.compile(rb'"type"\s*:\s*"json_object"')
+_SINGLE_TEXT = re.compile(rb'\[\s*"(?:[^"\\]|\\.)*"\s*\]', re.DOTALL)
+_REMOTE_IMAGE = re.compile(rb'"(?:url|image_url)"\s*:\s*"https?:')
+_TOKENS = re.compile(rb"\[\s*[\[0-9]")
 
 
 # --- fields of every request ---
@@ -45,6 +54,14 @@ class _RequestFields(request_fields.ExtensionFields, kw_only=True):
     prompt: msgspec.Raw = request_fields.ABSENT
     suffix: msgspec.Raw = request_fields.ABSENT
     input: msgspec.Raw = request_fields.ABSENT
+    n: msgspec.Raw = request_fields.ABSENT
+    logit_bias: msgspec.Raw = request_fields.ABSENT
+    functions: msgspec.Raw = request_fields.ABSENT
+    response_format: msgspec.Raw = request_fields.ABSENT
+    audio: msgspec.Raw = request_fields.ABSENT
+    best_of: msgspec.Raw = request_fields.ABSENT
+    echo: msgspec.Raw = request_fields.ABSENT
+    text: msgspec.Raw = request_fields.ABSENT
 
 
 class _RawMessage(msgspec.Struct):
@@ -89,6 +106,8 @@ def parse(route: Route, body: bytes) -> ParsedRequest:
         or limit != fields.max_tokens
         or bytes(fields.reasoning_effort) == b'"none"',
         include_usage=fields.stream_options is not None and bool(fields.stream_options.include_usage),
+        special_fields=_special_fields(route, fields, has_images),
+        translatable_fields=_translatable_fields(route, fields),
     )
 
 
@@ -133,6 +152,48 @@ def _needs(route: Route, fields: _RequestFields, has_images: bool) -> frozenset[
     return frozenset(needs)
 
 
+def _special_fields(route: Route, fields: _RequestFields, has_images: bool) -> tuple[str, ...]:
+    """The fields that `read_conversation` would name as unsupported and that some engines honor."""
+    given = (
+        ("n", fields.n),
+        ("best_of", fields.best_of),
+        ("echo", fields.echo),
+        ("logit_bias", fields.logit_bias),
+        ("functions", fields.functions),
+        ("audio", fields.audio),
+    )
+    found = [name for name, raw in given if request_fields.has_content(raw, _WITHOUT_EFFECT)]
+    if fields.response_format is not request_fields.ABSENT and not _KNOWN_FORMAT.search(fields.response_format):
+        found.append("response_format.type")
+    if route.path == CHAT and fields.tools is not request_fields.ABSENT and _OTHER_TOOL.search(fields.tools):
+        found.append("tools[]")
+    if (
+        route.path == COMPLETIONS
+        and request_fields.is_list(fields.prompt)
+        and not _SINGLE_TEXT.fullmatch(fields.prompt)
+    ):
+        found.append("prompt")
+    if route.path == EMBEDDINGS and request_fields.is_list(fields.input) and _TOKENS.match(fields.input):
+        found.append("input")
+    if has_images and isinstance(fields, _ChatRequestFields) and _has_remote_image(fields.messages or ()):
+        found.append("messages[].content[]")
+    return tuple(found)
+
+
+def _has_remote_image(messages: Sequence[_RawMessage]) -> bool:
+    contents = (message.content for message in messages if message.content is not request_fields.ABSENT)
+    return any(request_fields.is_list(content) and _REMOTE_IMAGE.search(content) for content in contents)
+
+
+def _translatable_fields(route: Route, fields: _RequestFields) -> tuple[str, ...]:
+    """A limit that Ollama's chat does not read, and a format that its Responses do not read."""
+    if route.path == CHAT:
+        return ("max_completion_tokens",) if fields.max_completion_tokens is not None else ()
+    if fields.text is not request_fields.ABSENT and _JSON_OBJECT.search(fields.text):
+        return ("text.format.json_object",)
+    return ()
+
+
 # --- the neutral conversation ---
 
 
@@ -151,17 +212,20 @@ class _Sampling(msgspec.Struct, kw_only=True):
     repetition_penalty: float | None = None
 
 
+class _Reasoning(msgspec.Struct):
+    effort: str | None = None
+
+
 class _CompleteRequest(_Sampling, kw_only=True):
     messages: list[chat_json.Message] | None = None
     tools: list[chat_json.Tool] | None = None
     tool_choice: Any = None
     parallel_tool_calls: bool | None = None
-    functions: Any = None
     response_format: Any = None
+    reasoning: _Reasoning | None = None
     reasoning_effort: str | None = None
     logprobs: bool | int | None = None
     top_logprobs: int | None = None
-    n: int | None = None
     prompt: Any = None
     suffix: str | None = None
     input: Any = None
@@ -173,6 +237,20 @@ class _EmbeddingOptions(msgspec.Struct):
 
 
 _COMPLETE_REQUEST = msgspec.json.Decoder(_CompleteRequest)
+_ALL_FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_READ = frozenset(_CompleteRequest.__struct_fields__) | {
+    *("model", "stream", "stream_options", "encoding_format"),
+    *("fallback_models", "user", "metadata", "keep_alive"),
+}
+"""Fields that are read, here or by `parse`, and fields that never affect an answer."""
+_CHANGES_MEANING = frozenset(
+    (
+        *("n", "best_of", "echo", "logit_bias", "functions", "audio", "web_search_options", "prediction"),
+        *("guided_json", "guided_regex", "guided_choice", "guided_grammar", "structured_outputs", "grammar"),
+        *("json_schema", "chat_template", "ignore_eos", "min_tokens", "stop_token_ids", "bad_words"),
+    )
+)
+"""Fields without which the answer would mean something else: OpenAI's own, and those of vLLM and llama.cpp."""
 _EMBEDDING_OPTIONS = msgspec.json.Decoder(_EmbeddingOptions)
 
 
@@ -182,52 +260,70 @@ def wants_base64(request: ParsedRequest) -> bool:
 
 
 def read_conversation(request: ParsedRequest) -> Conversation:
-    """The complete request in neutral form. Raises BadRequest for what cannot be translated."""
+    """The complete request in neutral form. Raises BadRequest only for a malformed request."""
     if request.route.path == RESPONSES:
         return responses_requests.read_conversation(request)
     complete = request_fields.read(request.body, _COMPLETE_REQUEST)
-    if (complete.n or 1) > 1:
-        raise BadRequest("n: the nodes that have this model can return only one answer per request")
-    if complete.functions:
-        raise BadRequest("functions: this deprecated field cannot be translated; use tools")
     kind = request.route.kind
+    ignored, unsupported = _unread_fields(request)
+    effort = complete.reasoning.effort if complete.reasoning is not None else complete.reasoning_effort
     return Conversation(
         kind=kind,
         model=request.model,
         stream=request.stream,
-        messages=chat_json.read_messages(complete.messages or ()) if kind is RequestKind.CHAT else [],
-        prompt=_prompt(complete.prompt) if kind is RequestKind.GENERATE else "",
+        messages=chat_json.read_messages(complete.messages or (), unsupported) if kind is RequestKind.CHAT else [],
+        prompt=_prompt(complete.prompt, unsupported) if kind is RequestKind.GENERATE else "",
         suffix=complete.suffix or "",
         raw=kind is RequestKind.GENERATE,
-        inputs=_inputs(complete.input) if kind is RequestKind.EMBED else [],
+        inputs=_inputs(complete.input, unsupported) if kind is RequestKind.EMBED else [],
         dimensions=complete.dimensions,
-        tools=chat_json.read_tools(complete.tools),
-        tool_choice=chat_json.read_tool_choice(complete.tool_choice),
         parallel_tool_calls=complete.parallel_tool_calls,
-        format=chat_json.read_format(complete.response_format),
-        think=_think(complete.reasoning_effort),
+        tools=chat_json.read_tools(complete.tools, unsupported),
+        tool_choice=chat_json.read_tool_choice(complete.tool_choice, unsupported),
+        format=chat_json.read_format(complete.response_format, unsupported),
+        think=_think(effort),
         think_field="reasoning_effort",
         logprobs=bool(complete.logprobs),
         top_logprobs=_top_logprobs(complete, kind is RequestKind.CHAT),
         sampling=_sampling(complete),
+        ignored=ignored,
+        unsupported=unsupported,
     )
 
 
-def _prompt(given: object) -> str:
+def _unread_fields(request: ParsedRequest) -> tuple[list[str], list[str]]:
+    """The fields with a value that the neutral form cannot express: those without effect on the meaning, and others."""
+    sent = request_fields.read(request.body, _ALL_FIELDS)
+    ignored: list[str] = []
+    unsupported: list[str] = []
+    for name, raw in sent.items():
+        if name in _READ or not request_fields.has_content(raw, _WITHOUT_EFFECT):
+            continue
+        (unsupported if name in _CHANGES_MEANING else ignored).append(name)
+    return ignored, unsupported
+
+
+def _prompt(given: object, unsupported: list[str]) -> str:
+    """The only prompt. Several prompts, and token ids, are unsupported."""
     if isinstance(given, list) and len(given) == 1:
         given = given[0]
+    if isinstance(given, list) and given:
+        unsupported.append("prompt")
+        return ""
     if isinstance(given, str):
         return given
-    raise BadRequest(
-        "prompt: only a single text can be translated for the nodes that have this model, not a list or token IDs"
-    )
+    raise BadRequest("prompt must be a text, a list of texts, or token ids")
 
 
-def _inputs(given: object) -> list[str]:
+def _inputs(given: object, unsupported: list[str]) -> list[str]:
+    """The texts. Token ids are unsupported."""
     texts = [given] if isinstance(given, str) else given
     if isinstance(texts, list) and texts and all(isinstance(text, str) for text in texts):
         return texts
-    raise BadRequest("input: only a text or a list of texts can be translated for the nodes that have this model")
+    if isinstance(texts, list) and texts and all(isinstance(token, int | list) for token in texts):
+        unsupported.append("input")
+        return []
+    raise BadRequest("input must be a text, a list of texts, or token ids")
 
 
 def _think(effort: str | None) -> bool | str | None:

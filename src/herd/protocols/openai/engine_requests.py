@@ -16,7 +16,7 @@ import msgspec
 from herd.core.state.request import RequestKind
 from herd.errors import BadRequest
 from herd.protocols.conversation import Conversation, Message, Sampling
-from herd.protocols.openai import chat_json
+from herd.protocols.openai import chat_json, chat_writing
 from herd.protocols.system_messages import with_one_system_message
 
 CHAT = "/v1/chat/completions"
@@ -104,7 +104,7 @@ def _generate(conversation: Conversation, quirks: ServerQuirks) -> tuple[str, di
 
 
 def _chat(conversation: Conversation, turns: list[Message], quirks: ServerQuirks) -> dict[str, Any]:
-    body: dict[str, Any] = {"messages": chat_json.write_messages(with_one_system_message(turns))}
+    body: dict[str, Any] = {"messages": chat_writing.write_messages(with_one_system_message(turns))}
     body |= _tools(conversation, quirks) | _thinking(conversation, quirks) | _options(conversation, quirks)
     body["response_format"] = _format(conversation.format, quirks)
     if conversation.logprobs:
@@ -122,7 +122,7 @@ def _tools(conversation: Conversation, quirks: ServerQuirks) -> dict[str, Any]:
             raise BadRequest(f"tool_choice: the tool {name!r} is not in tools")
     if not tools or choice == "none":
         return {}
-    body = {"tools": chat_json.write_tools(tools), "tool_choice": choice}
+    body = {"tools": chat_writing.write_tools(tools), "tool_choice": choice}
     if conversation.parallel_tool_calls is None:
         return body
     if quirks.has_parallel_tool_calls:
