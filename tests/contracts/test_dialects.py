@@ -83,9 +83,12 @@ def watched(dialect: Dialect, request: ParsedRequest, chunks: list[bytes]) -> Co
     return watch.end()
 
 
-def test_no_two_dialects_have_the_same_path() -> None:
-    paths = [(route.method, route.path) for _, route in ROUTES] + [(method, path) for _, method, path in LISTINGS]
-    assert len(paths) == len(set(paths))
+def test_no_two_dialects_have_the_same_path_for_the_same_clients() -> None:
+    pairs = [(route.method, route.path) for dialect in DIALECTS for route in dialect.routes]
+    assert len(pairs) == len(set(pairs))
+    listings = [(dialect.client_header, method, path) for dialect, method, path in LISTINGS]
+    assert len(listings) == len(set(listings))
+    assert not set(pairs) & {(method, path) for _, method, path in listings}
 
 
 @each_route

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from anthropic.types import Message, MessageTokensCount, RawMessageStreamEvent, ToolUseBlock
+from anthropic.types import Message, MessageTokensCount, ModelInfo, RawMessageStreamEvent, ToolUseBlock
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
-from builders import a_model_info, an_engine
+from builders import a_model_info, a_report, an_engine
 from herd.core.state.fleet import Fleet
 from herd.core.state.request import Counters
 from herd.dialects import Timestamp
@@ -396,11 +396,7 @@ def test_interrupted_stream_ends_with_an_error_and_no_terminator() -> None:
 
 def test_tokens_are_estimated_if_no_engine_counts_them() -> None:
     request = parse(COUNT, messages=[{"role": "user", "content": "x" * 400}])
-    for model_infos in (
-        [],
-        [a_model_info("m")],
-        [a_model_info("m"), a_model_info("m", engine=an_engine(kind="llamacpp"))],
-    ):
+    for model_infos in ([a_model_info("m")], [a_model_info("m"), a_model_info("m", engine=an_engine(kind="llamacpp"))]):
         answer = DIALECT.describe(request, model_infos)
         assert answer is not None and answer.status == 200
         assert MessageTokensCount.model_validate_json(answer.body).input_tokens == request.prompt_tokens
@@ -412,6 +408,42 @@ def test_llama_cpp_counts_tokens_itself() -> None:
     assert watched(parse(COUNT), [sample("anthropic_count", LLAMACPP).body]) == Counters()
 
 
-def test_anthropic_dialect_has_no_list_routes() -> None:
+def test_tokens_of_an_unknown_model_are_not_counted() -> None:
+    with pytest.raises(UnknownModel, match="m"):
+        DIALECT.describe(parse(COUNT), [])
+
+
+# --- the model list ---
+
+
+def a_fleet(*names: str) -> Fleet:
+    fleet = Fleet()
+    models = [
+        a_model_info(name, modified_at=f"2026-01-{10 + at}T00:00:00Z", context_max_tokens=4096)
+        for at, name in enumerate(names)
+    ]
+    fleet.apply_heartbeat(a_report("alpha", models), 1.0)
+    return fleet
+
+
+def listed(fleet: Fleet, query: bytes = b"") -> dict[str, Any]:
+    body: dict[str, Any] = json.loads(DIALECT.listing("GET", "/v1/models", fleet, TIMESTAMP, query).body)
+    return body
+
+
+def test_models_are_listed_in_anthropics_form() -> None:
+    body = listed(a_fleet("a", "b"))
+    assert [entry["id"] for entry in body["data"]] == ["b", "a"]
+    assert (body["has_more"], body["first_id"], body["last_id"]) == (False, "b", "a")
+    model = ModelInfo.model_validate(body["data"][0])
+    assert (model.type, model.display_name, model.max_input_tokens) == ("model", "b", 4096)
+    assert body["data"][0]["created_at"] == "2026-01-11T00:00:00Z"
+
+
+def test_model_without_a_date_has_the_epoch() -> None:
+    fleet = Fleet()
+    fleet.apply_heartbeat(a_report("alpha", [a_model_info("Qwen/Q3")]), 1.0)
+    body = json.loads(DIALECT.listing("GET", "/v1/models/Qwen/Q3", fleet, TIMESTAMP).body)
+    assert (body["created_at"], body["max_input_tokens"]) == ("1970-01-01T00:00:00Z", None)
     with pytest.raises(UnknownModel):
-        DIALECT.listing("GET", "/v1/messages/batches", Fleet(), TIMESTAMP)
+        DIALECT.listing("GET", "/v1/models/nope", fleet, TIMESTAMP)

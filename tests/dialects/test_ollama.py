@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import ollama
@@ -464,10 +465,23 @@ def test_show_is_answered_from_memory_if_no_ollama_node_has_the_model() -> None:
     answer = DIALECT.describe(parse("/api/show"), [model_info])
     assert answer is not None
     shown = ollama.ShowResponse(**json.loads(answer.body))
-    assert shown.modelinfo == {"general.architecture": "qwen3", "qwen3.context_length": 40960}
-    assert (shown.template, shown.capabilities) == ("", ["completion"])
+    assert shown.modelinfo == {"general.architecture": "qwen3", "general.basename": "Q3", "qwen3.context_length": 40960}
+    assert (shown.template, shown.parameters, shown.capabilities) == ("", "", ["completion"])
     assert DIALECT.describe(parse("/api/show"), [model_info, a_model_info("q3")]) is None
     assert DIALECT.describe(parse("/api/show"), []) is None
+
+
+def test_show_tells_the_window_of_an_engine_that_cannot_change_it() -> None:
+    loaded = replace(a_model_info("org/Q3-8B:v1", loaded=True), engine=an_engine(kind="vllm"), context_max_tokens=9000)
+    assert loaded.loaded is not None
+    loaded = replace(loaded, loaded=replace(loaded.loaded, window_tokens=8192), capabilities=frozenset({"tools"}))
+    answer = DIALECT.describe(parse("/api/show"), [loaded, replace(loaded, capabilities=frozenset({"vision"}))])
+    assert answer is not None
+    shown = json.loads(answer.body)
+    assert shown["parameters"].split() == ["num_ctx", "8192"]
+    assert shown["model_info"]["general.basename"] == "Q3-8B"
+    assert shown["model_info"][f"{shown['model_info']['general.architecture']}.context_length"] == 8192
+    assert shown["capabilities"] == ["tools", "vision"]
 
 
 @given(st.sampled_from(list(ROUTES.values())), st.binary(max_size=100))

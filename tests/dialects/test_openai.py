@@ -524,13 +524,30 @@ def test_models_are_listed_newest_first() -> None:
     body = json.loads(DIALECT.listing("GET", "/v1/models", a_fleet(), TIMESTAMP).body)
     models = [Model.model_validate(entry) for entry in body["data"]]
     assert [(m.id, m.owned_by) for m in models] == [
-        ("Qwen/Q3", "herd"),
         ("M", "library"),
         ("hf.co/some/thing:q4", "some"),
+        ("Qwen/Q3", "herd"),
     ]
-    assert [m.created for m in models] == [TIMESTAMP.unix_s, 1_777_586_400, 1_772_323_200]
+    assert [m.created for m in models] == [1_777_586_400, 1_772_323_200, 0]
     recorded = json.loads(sample("oa_models").body)
     assert list(body) == list(recorded) and set(body["data"][0]) == set(recorded["data"][0])
+
+
+def test_entry_has_the_window_and_the_capabilities_that_engines_report() -> None:
+    fleet = Fleet()
+    small = a_model_info("m", context_max_tokens=4096, capabilities=frozenset({"completion"}))
+    large = a_model_info("m", context_max_tokens=32768, capabilities=frozenset({"completion", "tools"}))
+    fleet.apply_heartbeat(a_report("alpha", [small]), 1.0)
+    fleet.apply_heartbeat(a_report("beta", [large]), 1.0)
+    entry = json.loads(DIALECT.listing("GET", "/v1/models/m", fleet, TIMESTAMP).body)
+    assert [entry[name] for name in ("context_length", "max_model_len", "context_window")] == [32768] * 3
+    assert entry["capabilities"] == ["completion", "tools"]
+
+
+def test_list_does_not_change_with_the_time() -> None:
+    later = Timestamp(TIMESTAMP.rfc3339, TIMESTAMP.unix_s + 60)
+    bodies = [DIALECT.listing("GET", "/v1/models", a_fleet(), time).body for time in (TIMESTAMP, later)]
+    assert bodies[0] == bodies[1]
 
 
 @pytest.mark.parametrize("name", ["Qwen/Q3", "qwen/q3", "Qwen/Q3:latest"])

@@ -43,7 +43,7 @@ from herd.coordinator.auth.access_control import AccessControl, AccessDependenci
 from herd.coordinator.auth.membership import Membership
 from herd.coordinator.auth.routes import ApiRoute, Rights
 from herd.coordinator.build_core import build_dispatcher, limits, policy_of, rules
-from herd.coordinator.clock_and_ids import benchmark_id, request_id_prefix, timestamp, unix_month
+from herd.coordinator.clock_and_ids import benchmark_id, new_request_id, request_id_prefix, timestamp, unix_month
 from herd.coordinator.driver import Driver
 from herd.coordinator.loop_lag import LoopLag
 from herd.coordinator.models.benchmark_probe import Prober
@@ -175,7 +175,7 @@ class Coordinator:
     def _build_request_path(self) -> None:
         """Builds the components that a request passes: access control, then inference or the API routes."""
         settings, loop, driver = self.settings, self.loop, self.driver
-        self.errors = ErrorAnswers(self.dialects)
+        self.errors = ErrorAnswers(self.dialects, new_request_id())
         routes = self._routes()
         application = Starlette(routes=routes, exception_handlers={404: self.errors.not_found})
         listen_address = (settings.general.host, settings.general.port)

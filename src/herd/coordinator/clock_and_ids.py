@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import datetime
+import itertools
 import secrets
 import time
+from collections.abc import Callable
 
 from herd.dialects import Timestamp
 
@@ -31,6 +33,12 @@ def month_start_unix_s(now: float) -> float:
 def benchmark_id() -> str:
     """The current minute and a random suffix."""
     return f"b-{datetime.datetime.now(datetime.UTC):%Y%m%d-%H%M}-{secrets.token_hex(2)}"
+
+
+def new_request_id() -> Callable[[], str]:
+    """Makes ids for requests that are refused before they are admitted."""
+    prefix, numbers = request_id_prefix(), itertools.count(1)
+    return lambda: f"{prefix}{next(numbers):x}"
 
 
 def request_id_prefix() -> str:

@@ -14,15 +14,17 @@ A dialect does no I/O: it gets and returns bytes and values.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import msgspec
 
 from herd.core.state.engine_options import EngineOptions
-from herd.core.state.fleet import Fleet, ModelInfo, canonical
+from herd.core.state.fleet import Fleet, Liveness, ModelInfo, canonical
 from herd.core.state.request import Counters
+from herd.core.state.timestamps import instant
 from herd.errors import Refusal
 from herd.protocols import request_fields
 from herd.protocols.answer_ends import Unterminated
@@ -89,6 +91,12 @@ class Dialect(ABC):
     routes: tuple[Route, ...]
     listings: tuple[tuple[str, str], ...]
     """(method, path) of the routes that are answered from memory; a path may end in "/{name}"."""
+    client_header: bytes = b""
+    """A header that every client of this API sends and no other, in lower case: it decides between equal routes."""
+    request_id_header: bytes = b""
+    """The header in which this API's answers have the request id, which its clients show in errors."""
+    absent: Mapping[str, str] = MappingProxyType({})
+    """Routes of the API that are missing here on purpose: the beginning of the path, and what to do instead."""
 
     @abstractmethod
     def parse(self, route: Route, body: bytes) -> ParsedRequest:
@@ -139,8 +147,12 @@ class Dialect(ABC):
         """
 
     @abstractmethod
-    def listing(self, method: str, path: str, fleet: Fleet, timestamp: Timestamp) -> HttpResponse:
+    def listing(self, method: str, path: str, fleet: Fleet, timestamp: Timestamp, query: bytes = b"") -> HttpResponse:
         """The response to a list route, from memory. Raises UnknownModel for a name that no node has."""
+
+    def id_headers(self, request_id: str) -> tuple[tuple[bytes, bytes], ...]:
+        """The header with the id of the request, for every answer including errors."""
+        return ((self.request_id_header, request_id.encode("ascii", "replace")),) if self.request_id_header else ()
 
     def resume(  # a dialect without continuation needs none of the arguments
         self,
@@ -169,6 +181,24 @@ class Dialect(ABC):
     def memory_answer(self, request: ParsedRequest, timestamp: Timestamp) -> HttpResponse:
         """The response to a request that only loaded or unloaded a model (`request.memory_action`)."""
         raise NotImplementedError
+
+
+def reported_models(fleet: Fleet, name: str) -> list[ModelInfo]:
+    """What the nodes that are not offline report about this model."""
+    key = canonical(name)
+    nodes = (node for node in fleet.with_model(key) if node.liveness is not Liveness.OFFLINE)
+    return [model for node in nodes if (model := node.model_info(key)) is not None]
+
+
+def newest_first(fleet: Fleet) -> list[list[ModelInfo]]:
+    """What the nodes report about each model, the model with the newest file first."""
+    found = [models for name in fleet.model_names if (models := reported_models(fleet, name))]
+    return sorted(found, key=lambda models: (-created_s(models), models[0].name))
+
+
+def created_s(models: Sequence[ModelInfo]) -> int:
+    """The unix time of the newest file of a model in seconds; 0 if no engine reports one, so that it never changes."""
+    return max(0, int(max(max(instant(model.modified_at), 0.0) for model in models)))
 
 
 def json_response(body: dict[str, Any], status: int = 200) -> HttpResponse:

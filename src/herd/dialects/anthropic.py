@@ -1,20 +1,33 @@
-"""Serves clients of Anthropic's API: /v1/messages and token counting.
+"""Serves clients of Anthropic's API: /v1/messages, token counting and the model list.
 
 Shapes follow Anthropic's API and Ollama 0.32.15. A token count is exact only if all nodes with the model run llama.cpp,
-which can count tokens. Otherwise it is the estimate of the request parser.
+which can count tokens. Otherwise it is an estimate from the size, corrected by earlier counts of engines.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
+from herd.core.context.windows import largest_window
 from herd.core.state.fleet import Fleet, ModelInfo
 from herd.core.state.request import RequestKind
-from herd.dialects import AnswerWatcher, Dialect, HttpResponse, Resumption, Timestamp, Writer, json_response
+from herd.core.state.timestamps import rfc3339
+from herd.dialects import (
+    AnswerWatcher,
+    Dialect,
+    HttpResponse,
+    Resumption,
+    Timestamp,
+    Writer,
+    created_s,
+    json_response,
+    newest_first,
+    reported_models,
+)
 from herd.errors import Refusal, UnknownModel
 from herd.protocols.answer_ends import decode
 from herd.protocols.anthropic import client_requests
@@ -25,11 +38,13 @@ from herd.protocols.anthropic.client_answers import (
     StreamWriter,
     error_body,
 )
+from herd.protocols.anthropic.model_page import model_page
 from herd.protocols.conversation import Conversation, ParsedRequest, Route
 from herd.protocols.streams import event
 
 MESSAGES = "/v1/messages"
 COUNT_TOKENS = "/v1/messages/count_tokens"
+MODELS = "/v1/models"
 
 ERROR_TYPES: Mapping[int, str] = MappingProxyType(
     {
@@ -43,6 +58,17 @@ ERROR_TYPES: Mapping[int, str] = MappingProxyType(
     }
 )
 """The error type of a status. Other 4xx are client errors, other 5xx server errors."""
+
+
+ABSENT_ROUTES: Mapping[str, str] = MappingProxyType(
+    {
+        "/v1/messages/batches": f"there are no message batches: send each request to {MESSAGES}",
+        "/v1/files": "no files are stored: send documents and images inside the messages",
+        "/v1/skills": "there are no skills: they need Anthropic's containers",
+        "/v1/complete": f"text completions are not served: use {MESSAGES}",
+        "/v1/organizations": "there are no organizations; API keys are managed with: herd keys",
+    }
+)
 
 
 class _ErrorDetails(msgspec.Struct):
@@ -61,7 +87,10 @@ _ERROR = msgspec.json.Decoder(_Error)
 class Anthropic(Dialect):
     name = "anthropic"
     routes = (Route("POST", MESSAGES, RequestKind.CHAT), Route("POST", COUNT_TOKENS, RequestKind.INFO))
-    listings = ()
+    listings = (("GET", MODELS), ("GET", MODELS + "/{name}"))
+    client_header = b"anthropic-version"
+    request_id_header = b"request-id"
+    absent = ABSENT_ROUTES
 
     def parse(self, route: Route, body: bytes) -> ParsedRequest:
         return client_requests.parse(route, body)
@@ -106,16 +135,47 @@ class Anthropic(Dialect):
             return b""
         return event(msgspec.json.encode(error_body(_error_type(refusal.status), refusal.message)), b"error")
 
-    def listing(self, method: str, path: str, fleet: Fleet, timestamp: Timestamp) -> HttpResponse:  # noqa: ARG002
-        raise UnknownModel(f"unknown path {path}")
+    def listing(
+        self,
+        method: str,  # noqa: ARG002
+        path: str,
+        fleet: Fleet,
+        timestamp: Timestamp,  # noqa: ARG002
+        query: bytes = b"",
+    ) -> HttpResponse:
+        if path == MODELS:
+            return json_response(model_page([_entry(models) for models in newest_first(fleet)], query))
+        name = path.removeprefix(MODELS + "/")
+        models = reported_models(fleet, name)
+        if not models:
+            raise UnknownModel(f"model: {name}")
+        return json_response(_entry(models))
 
     def describe(self, request: ParsedRequest, models: Sequence[ModelInfo]) -> HttpResponse | None:
-        """The number of tokens, from memory if possible, because Claude's clients request it very often."""
-        if request.route.kind is not RequestKind.INFO or (
-            models and all(model.engine.abilities.counts_tokens for model in models)
-        ):
+        """The number of tokens, from memory if possible, because Claude's clients request it very often.
+
+        Raises UnknownModel for a model that no node has.
+        """
+        if request.route.kind is not RequestKind.INFO:
+            return None
+        if not models:
+            raise UnknownModel(f"model: {request.model}")
+        if all(model.engine.abilities.counts_tokens for model in models):
             return None
         return json_response({"input_tokens": max(1, request.prompt_tokens)})
+
+
+def _entry(models: Sequence[ModelInfo]) -> dict[str, Any]:
+    """A model in Anthropic's form. `max_tokens` is null: no engine has a limit for answers besides its window."""
+    return {
+        "type": "model",
+        "id": models[0].name,
+        "display_name": models[0].name,
+        "created_at": rfc3339(created_s(models)),
+        "lifecycle": "active",
+        "max_input_tokens": largest_window(models),
+        "max_tokens": None,
+    }
 
 
 def _error_type(status: int) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from herd.core.context.windows import largest_window
 from herd.core.state.engine_options import EngineOptions
 from herd.core.state.fleet import Fleet, Liveness, Loaded, ModelInfo, Node
 from herd.core.state.request import RequestKind
@@ -129,7 +130,14 @@ class Ollama(Dialect):
         end = {"done": True, "done_reason": request.memory_action.value}
         return json_response({"model": request.model, "created_at": timestamp.rfc3339, **text, **end})
 
-    def listing(self, method: str, path: str, fleet: Fleet, timestamp: Timestamp) -> HttpResponse:  # noqa: ARG002
+    def listing(
+        self,
+        method: str,  # noqa: ARG002
+        path: str,
+        fleet: Fleet,
+        timestamp: Timestamp,  # noqa: ARG002
+        query: bytes = b"",  # noqa: ARG002
+    ) -> HttpResponse:
         """The same response for GET and HEAD: the HTTP server omits the body for HEAD."""
         if path == "/":
             return HttpResponse(200, b"Ollama is running", "text/plain; charset=utf-8")
@@ -149,24 +157,30 @@ class Ollama(Dialect):
             or any(model.engine.abilities.serves_ollama_api for model in models)
         ):
             return None
-        model = models[0]
-        architecture = model.family or "unknown"
-        info: dict[str, Any] = {"general.architecture": architecture}
-        if model.context_max_tokens is not None:
-            info[f"{architecture}.context_length"] = model.context_max_tokens
+        shown = models[0]
+        window_tokens = shown.loaded.window_tokens if shown.loaded is not None else None
+        capabilities = sorted(frozenset().union(*(model.capabilities for model in models)))
         return json_response(
             {
                 "license": "",
                 "modelfile": "",
-                "parameters": "",
+                "parameters": f"num_ctx{window_tokens:>28}" if window_tokens is not None else "",
                 "template": "",
                 "system": "",
-                "details": _details(model),
-                "model_info": info,
-                "capabilities": sorted(model.capabilities) or ["completion"],
-                "modified_at": model.modified_at or NO_TIME,
+                "details": _details(shown),
+                "model_info": _model_info(shown, largest_window(models)),
+                "capabilities": capabilities or ["completion"],
+                "modified_at": shown.modified_at or NO_TIME,
             }
         )
+
+
+def _model_info(model: ModelInfo, window_tokens: int | None) -> dict[str, Any]:
+    """The metadata of the model file, as far as it is known: clients find the window under the architecture's name."""
+    architecture = model.family or "unknown"
+    basename = model.name.rpartition("/")[2].partition(":")[0]
+    info: dict[str, Any] = {"general.architecture": architecture, "general.basename": basename}
+    return info if window_tokens is None else info | {f"{architecture}.context_length": window_tokens}
 
 
 def _online(fleet: Fleet) -> Iterator[Node]:

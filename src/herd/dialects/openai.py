@@ -12,9 +12,9 @@ from typing import Any
 
 import msgspec
 
-from herd.core.state.fleet import Fleet, Liveness, ModelInfo, canonical
+from herd.core.context.windows import largest_window
+from herd.core.state.fleet import Fleet, ModelInfo
 from herd.core.state.request import RequestKind
-from herd.core.state.timestamps import instant
 from herd.dialects import (
     AnswerWatcher,
     Dialect,
@@ -22,8 +22,11 @@ from herd.dialects import (
     Resumption,
     Timestamp,
     Writer,
+    created_s,
     json_response,
     message_with_request_id,
+    newest_first,
+    reported_models,
 )
 from herd.errors import Refusal, UnknownModel
 from herd.protocols.answer_ends import decode
@@ -40,6 +43,22 @@ ERROR_TYPES: Mapping[int, str] = MappingProxyType(
     {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
 )
 """The error type of a status. Other 4xx are client errors, other 5xx server errors."""
+
+ABSENT_ROUTES: Mapping[str, str] = MappingProxyType(
+    {
+        "/v1/batches": f"there are no batches: send each request to {CHAT}",
+        "/v1/files": "no files are stored: send texts and images inside the messages",
+        "/v1/uploads": "no files are stored: send texts and images inside the messages",
+        "/v1/vector_stores": f"there are no vector stores: {EMBEDDINGS} computes vectors",
+        "/v1/fine_tuning": "models are not trained here",
+        "/v1/images": "images are not generated here",
+        "/v1/audio": "audio is neither generated nor transcribed here",
+        "/v1/moderations": "there is no moderation",
+        "/v1/assistants": f"there are no assistants: use {CHAT} or {RESPONSES}",
+        "/v1/threads": f"there are no threads: use {CHAT} or {RESPONSES}",
+        "/v1/conversations": f"no conversations are stored: send all messages to {CHAT} or {RESPONSES}",
+    }
+)
 
 
 class _ErrorDetails(msgspec.Struct):
@@ -62,6 +81,8 @@ class OpenAI(Dialect):
         Route("POST", RESPONSES, RequestKind.CHAT),
     )
     listings = (("GET", MODELS), ("GET", MODELS + "/{name}"))
+    request_id_header = b"x-request-id"
+    absent = ABSENT_ROUTES
 
     def parse(self, route: Route, body: bytes) -> ParsedRequest:
         return client_requests.parse(route, body)
@@ -111,42 +132,40 @@ class OpenAI(Dialect):
             return event(msgspec.json.encode(body), b"error")
         return event(msgspec.json.encode(error_body(refusal.message, _error_type(refusal.status), refusal.code)))
 
-    def listing(self, method: str, path: str, fleet: Fleet, timestamp: Timestamp) -> HttpResponse:  # noqa: ARG002
+    def listing(
+        self,
+        method: str,  # noqa: ARG002
+        path: str,
+        fleet: Fleet,
+        timestamp: Timestamp,  # noqa: ARG002
+        query: bytes = b"",  # noqa: ARG002
+    ) -> HttpResponse:
         if path == MODELS:
-            entries = [_entry(models, timestamp) for name in fleet.model_names if (models := _models(fleet, name))]
-            entries.sort(key=lambda entry: (-entry["created"], entry["id"]))
-            return json_response({"object": "list", "data": entries})
+            return json_response({"object": "list", "data": [_entry(models) for models in newest_first(fleet)]})
         name = path.removeprefix(MODELS + "/")
-        models = _models(fleet, name)
+        models = reported_models(fleet, name)
         if not models:
             raise UnknownModel(f"model '{name}' not found")
-        return json_response(_entry(models, timestamp))
+        return json_response(_entry(models))
 
 
 def _error_type(status: int) -> str:
     return ERROR_TYPES.get(status, "invalid_request_error" if status < 500 else "api_error")
 
 
-def _models(fleet: Fleet, name: str) -> list[ModelInfo]:
-    """What the nodes that are not offline report about this model."""
-    key = canonical(name)
-    nodes = (node for node in fleet.with_model(key) if node.liveness is not Liveness.OFFLINE)
-    return [model for node in nodes if (model := node.model_info(key)) is not None]
-
-
-def _entry(models: Sequence[ModelInfo], timestamp: Timestamp) -> dict[str, Any]:
+def _entry(models: Sequence[ModelInfo]) -> dict[str, Any]:
     """The list entry of a model, with the name that its engine uses.
 
-    `created` is the time of the newest file, or the current time if no engine reports one.
+    Clients read the context window under different names: those of OpenRouter, vLLM and Groq. Nothing is listed that
+    no engine reported.
     """
     model = models[0]
-    created_s = max(instant(each.modified_at) for each in models)
-    return {
-        "id": model.name,
-        "object": "model",
-        "created": int(created_s) if created_s >= 0 else timestamp.unix_s,
-        "owned_by": _owner(model),
-    }
+    entry = {"id": model.name, "object": "model", "created": created_s(models), "owned_by": _owner(model)}
+    window_tokens = largest_window(models)
+    if window_tokens is not None:
+        entry |= dict.fromkeys(("context_length", "max_model_len", "context_window"), window_tokens)
+    capabilities = sorted(frozenset().union(*(each.capabilities for each in models)))
+    return entry | {"capabilities": capabilities} if capabilities else entry
 
 
 def _owner(model: ModelInfo) -> str:

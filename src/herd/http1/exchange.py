@@ -120,7 +120,7 @@ class HttpExchange:
         self._head.admission = admission
 
     def add_headers(self, headers: Sequence[Header]) -> None:
-        self._extra_headers = headers
+        self._extra_headers = (*self._extra_headers, *headers) if self._extra_headers else headers
 
     def correct_path(self, path: str) -> None:
         self.path = self._head.path = path

@@ -62,7 +62,8 @@ def routes_of(fleet: Fleet) -> list[tuple[str, str, Right]]:
     api = fleet.coordinator.inference
     rights = Rights(api._dialects, ())
     found += [(route.method, path, rights(route.method, path)) for path, (_, route) in api._routes.items()]
-    found += [(method, path, Right.LIST) for path, (_, methods) in api._listings.items() for method in methods]
+    listings = [listing for dialect in api._dialects for listing in dialect.listings]
+    found += [(method, path.replace("{", "").replace("}", ""), Right.LIST) for method, path in listings]
     assert len(found) > 40
     return found
 

@@ -115,7 +115,7 @@ def test_text_after_a_rendered_block_begins_a_line() -> None:
     assert text_of({"type": "tool_reference", "tool_name": "f"}, text) == "[Tool available: f]\nso?"
 
 
-def test_images_in_documents_and_results_are_kept() -> None:
+def test_images_in_documents_and_results_remain_images() -> None:
     picture = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "AAAA"}}
     document = {"type": "document", "source": {"type": "content", "content": [{"type": "text", "text": "d"}, picture]}}
     talk = conversation(document, {"type": "tool_result", "tool_use_id": "t", "content": [document]})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
@@ -14,7 +14,11 @@ from herd.http1.contract import Exchange
 
 
 class ErrorAnswers:
-    def __init__(self, dialects: Sequence[Dialect]) -> None:
+    """`new_request_id` makes the id for an answer to a request that was never admitted."""
+
+    def __init__(self, dialects: Sequence[Dialect], new_request_id: Callable[[], str]) -> None:
+        self._new_request_id = new_request_id
+        self._by_client_header = [(dialect.client_header, dialect) for dialect in dialects if dialect.client_header]
         self._by_path = {route.path: dialect for dialect in dialects for route in dialect.routes}
         self._by_first_segment = {path.split("/")[1]: dialect for path, dialect in self._by_path.items()}
         self._default = dialects[0]
@@ -23,10 +27,17 @@ class ErrorAnswers:
             for method, path in dialect.listings:
                 self._methods.setdefault(path, method)
 
-    def dialect_of(self, path: str) -> Dialect:
-        """The dialect of this path, else of its first segment, else the first dialect."""
-        found = self._by_path.get(path)
-        return found or self._by_first_segment.get(path.strip("/").split("/")[0], self._default)
+    def dialect_of(self, path: str, header: Callable[[bytes], object | None] = lambda _: None) -> Dialect:
+        """The dialect whose clients send a header of this request, else of the path, else of its first segment."""
+        for name, dialect in self._by_client_header:
+            if header(name) is not None:
+                return dialect
+        if path in self._by_path:
+            return self._by_path[path]
+        below = [known for known in self._by_path if path.startswith(known + "/")]
+        if below:
+            return self._by_path[max(below, key=len)]
+        return self._by_first_segment.get(path.strip("/").split("/")[0], self._default)
 
     def render(self, path: str | None, refusal: Refusal) -> tuple[int, str, bytes]:
         """Status, content type and body."""
@@ -38,11 +49,12 @@ class ErrorAnswers:
         if refusal.status == 401 and exchange.method == "GET" and b"text/html" in (exchange.header(b"accept") or b""):
             exchange.respond(303, ((b"location", b"/login"),), b"")
             return
-        status, content_type, body = self.render(exchange.path, refusal)
-        headers = [(b"content-type", content_type.encode())]
-        if status == 401:
+        dialect, request_id = self.dialect_of(exchange.path, exchange.header), self._new_request_id()
+        answer = dialect.error(refusal, request_id)
+        headers = [(b"content-type", answer.content_type.encode()), *dialect.id_headers(request_id)]
+        if answer.status == 401:
             headers.append((b"www-authenticate", b"Bearer"))
-        exchange.respond(status, headers, body)
+        exchange.respond(answer.status, headers, answer.body)
 
     async def not_found(self, request: Request, _: Exception) -> Response:
         """404 in the dialect's format under /v1. Elsewhere Ollama's own text, which its clients expect.
@@ -50,9 +62,15 @@ class ErrorAnswers:
         Both name the right address if the path resembles one.
         """
         path = request.url.path
+        dialect = self.dialect_of(path, lambda name: request.headers.get(name.decode("ascii")))
+        missing = next((known for known in dialect.absent if path == known or path.startswith(known + "/")), None)
         nearest = nearest_path(path, tuple(self._methods))
         advice = f"; did you mean {self._methods[nearest]} {nearest}?" if nearest is not None else ""
+        if missing is not None:
+            advice = f": {dialect.absent[missing]}"
         if not path.startswith("/v1"):
             return PlainTextResponse(f"404 page not found{advice}", 404)
-        status, content_type, body = self.render(path, Refusal(404, "not_found", f"path not found{advice}"))
-        return Response(body, status, media_type=content_type)
+        request_id = self._new_request_id()
+        answer = dialect.error(Refusal(404, "not_found", f"path not found{advice}"), request_id)
+        headers = {name.decode("ascii"): value.decode("ascii") for name, value in dialect.id_headers(request_id)}
+        return Response(answer.body, answer.status, headers, answer.content_type)

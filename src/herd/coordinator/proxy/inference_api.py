@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from herd.coordinator.auth.access_control import key_of, timeout_of
 from herd.coordinator.driver import Driver
@@ -41,6 +41,25 @@ class _CachedListing:
     fleet_version: int
     second: int
     response: HttpResponse
+
+
+class _Listings:
+    """The list routes of dialects: for each path, or beginning of a path, its dialect and methods."""
+
+    def __init__(self) -> None:
+        self._exact: dict[str, tuple[Dialect, list[str]]] = {}
+        self._prefixes: list[tuple[str, tuple[Dialect, list[str]]]] = []
+
+    def add(self, dialect: Dialect) -> None:
+        for method, path in dialect.listings:
+            if path.endswith("/{name}"):
+                self._prefixes.append((path.removesuffix("{name}"), (dialect, [method])))
+            else:
+                self._exact.setdefault(path, (dialect, []))[1].append(method)
+
+    def find(self, path: str) -> tuple[Dialect, list[str]] | None:
+        found = self._exact.get(path)
+        return found or next((route for prefix, route in self._prefixes if path.startswith(prefix)), None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,11 +107,12 @@ class InferenceApi:
         self._routes: dict[str, tuple[Dialect, Route]] = {
             route.path: (dialect, route) for dialect in self._dialects for route in dialect.routes
         }
-        self._listings: dict[str, tuple[Dialect, list[str]]] = {}
-        self._listing_prefixes: list[tuple[str, Dialect, list[str]]] = []
+        by_header = {dialect.client_header: _Listings() for dialect in self._dialects}
         for dialect in self._dialects:
-            self._index_listings(dialect)
-        self._cache: dict[tuple[str, str], _CachedListing] = {}
+            by_header[dialect.client_header].add(dialect)
+        self._listings = sorted(by_header.items(), key=lambda item: item[0] == b"")
+        """The list routes by the header that their clients send; last those of clients without such a header."""
+        self._cache: dict[tuple[str, str, str, bytes], _CachedListing] = {}
 
     def __call__(self, exchange: Exchange) -> None:
         found = self._routes.get(exchange.path)
@@ -100,25 +120,26 @@ class InferenceApi:
             self._answer_listing_or_pass_on(exchange)
             return
         dialect, route = found
+        request_id = self._start_answer(exchange, dialect)
         try:
             if exchange.method != route.method:
                 raise MethodNotAllowed("method not allowed here", allow=route.method)
             parsed = dialect.parse(route, exchange.body)
+            if route.kind is RequestKind.INFO and self._answer_from_memory(exchange, dialect, parsed):
+                return
         except HerdError as error:
-            self._refuse(exchange, dialect, error)
-            return
-        if route.kind is RequestKind.INFO and self._answer_from_memory(exchange, dialect, parsed):
+            _refuse(exchange, dialect, error, request_id)
             return
         key = key_of(exchange.admission)
         if key is not None and (refusal := self._key_refusal(key, parsed)) is not None:
-            _send(exchange, dialect.error(refusal), _retry_after_header(refusal))
+            _send(exchange, dialect.error(refusal, request_id), _retry_after_header(refusal))
             return
         if parsed.memory_action is not None and self._memory_requests.takes(parsed):
             if key is not None:
                 self._allowances.finish_request(key.id, 0)
             self._memory_requests.serve(exchange, dialect, parsed, _only_node(exchange))
             return
-        request = self._request(exchange, dialect, parsed, key)
+        request = self._request(exchange, dialect, parsed, key, request_id)
         if self._capture is not None:
             self._capture(request.id, exchange.path, exchange.body)
         if (
@@ -163,13 +184,21 @@ class InferenceApi:
                 return Refusal(403, "model_not_allowed", message)
         return self._allowances.start_request(key, *self._unix_month())
 
-    def _request(self, exchange: Exchange, dialect: Dialect, parsed: ParsedRequest, key: ApiKey | None) -> Request:
+    def _start_answer(self, exchange: Exchange, dialect: Dialect) -> RequestId:
+        """A new request id, which the answer has in the header of its API, whatever the answer will be."""
+        request_id = RequestId(f"{self._id_prefix}{next(self._ids):x}")
+        exchange.add_headers(dialect.id_headers(request_id))
+        return request_id
+
+    def _request(
+        self, exchange: Exchange, dialect: Dialect, parsed: ParsedRequest, key: ApiKey | None, request_id: RequestId
+    ) -> Request:
         owner, tags = key.id if key is not None else "", self._tags(exchange, parsed)
         timeout_s = timeout_of(exchange.admission)
         deadline_at = exchange.received_at + timeout_s if timeout_s is not None else None
         fingerprint = hash(parsed.body) if self._poison_requests else 0
         return Request(
-            id=RequestId(f"{self._id_prefix}{next(self._ids):x}"),
+            id=request_id,
             model=canonical(parsed.model),
             kind=parsed.route.kind,
             dialect=dialect.name,
@@ -209,7 +238,10 @@ class InferenceApi:
         return tuple(dict.fromkeys(tag for tag in tags if tag))[:TAGS_MAX]
 
     def _answer_from_memory(self, exchange: Exchange, dialect: Dialect, parsed: ParsedRequest) -> bool:
+        """Raises HerdError. The size of the prompt is corrected by what engines counted for earlier prompts."""
         model = canonical(parsed.model)
+        factor = self._driver.forecast.token_ratios.factor(model)
+        parsed = replace(parsed, prompt_tokens=round(parsed.prompt_tokens * factor))
         model_infos = [node.report.models[model] for node in self._driver.fleet.with_model(model)]
         response = dialect.describe(parsed, model_infos)
         if response is None:
@@ -217,44 +249,34 @@ class InferenceApi:
         _send(exchange, response)
         return True
 
-    def _refuse(self, exchange: Exchange, dialect: Dialect, error: HerdError) -> None:
-        refusal = error.refusal
-        extra: tuple[Header, ...] = ((b"allow", refusal.allow.encode()),) if refusal.allow else ()
-        _send(exchange, dialect.error(refusal), extra)
-
     # --- model lists ---
-
-    def _index_listings(self, dialect: Dialect) -> None:
-        for method, path in dialect.listings:
-            if path.endswith("/{name}"):
-                self._listing_prefixes.append((path.removesuffix("{name}"), dialect, [method]))
-            else:
-                self._listings.setdefault(path, (dialect, []))[1].append(method)
 
     def _answer_listing_or_pass_on(self, exchange: Exchange) -> None:
         """Answers a model list, or passes the request on."""
-        found = self._listings.get(exchange.path) or next(
-            ((d, methods) for prefix, d, methods in self._listing_prefixes if exchange.path.startswith(prefix)), None
-        )
+        found = None
+        for client_header, listings in self._listings:
+            if not client_header or exchange.header(client_header) is not None:
+                found = found or listings.find(exchange.path)
         if found is None:
             self._other_routes(exchange)
             return
         dialect, methods = found
+        request_id = self._start_answer(exchange, dialect)
         try:
             if exchange.method not in methods and exchange.method != "HEAD":
                 raise MethodNotAllowed("method not allowed here", allow=", ".join(methods))
             _send(exchange, self._listing(dialect, exchange))
         except HerdError as error:
-            self._refuse(exchange, dialect, error)
+            _refuse(exchange, dialect, error, request_id)
 
     def _listing(self, dialect: Dialect, exchange: Exchange) -> HttpResponse:
         timestamp = self._relay_dependencies.timestamp()
         method = "GET" if exchange.method == "HEAD" else exchange.method
-        key, fleet = (method, exchange.path), self._driver.fleet
+        key, fleet = (dialect.name, method, exchange.path, exchange.query), self._driver.fleet
         cached = self._cache.get(key)
         if cached is not None and cached.fleet_version == fleet.version and cached.second == timestamp.unix_s:
             return cached.response
-        response = dialect.listing(method, exchange.path, fleet, timestamp)
+        response = dialect.listing(method, exchange.path, fleet, timestamp, exchange.query)
         if len(self._cache) >= LISTINGS_CACHED_MAX:
             self._cache.clear()
         self._cache[key] = _CachedListing(fleet.version, timestamp.unix_s, response)
@@ -280,6 +302,12 @@ def _only_node(exchange: Exchange) -> str:
     """The node that the client requires (to compare or test machines); "" for any. An unknown name matches no node."""
     named = exchange.header(b"x-herd-node")
     return named.decode("utf-8", "replace").strip()[:NODE_CHARACTERS_MAX] if named else ""
+
+
+def _refuse(exchange: Exchange, dialect: Dialect, error: HerdError, request_id: RequestId) -> None:
+    refusal = error.refusal
+    extra: tuple[Header, ...] = ((b"allow", refusal.allow.encode()),) if refusal.allow else ()
+    _send(exchange, dialect.error(refusal, request_id), extra)
 
 
 def _retry_after_header(refusal: Refusal) -> tuple[Header, ...]:

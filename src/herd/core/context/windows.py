@@ -10,6 +10,7 @@ noticed before a client gets an answer to half a prompt.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from herd.core.state.engine_options import EngineOptions
@@ -176,6 +177,19 @@ class Windows:
         window_tokens = model_info.loaded.window_tokens
         warning = f"{difference} the loaded model's (context window {window_tokens}): the model may be reloaded"
         return EngineOptions(forbids_truncation=is_strict, warning=warning)
+
+
+def largest_window(models: Iterable[ModelInfo]) -> int | None:
+    """The largest context window that a request for this model can get on any of its nodes; None if unknown.
+
+    An engine that takes no window from a request serves a loaded model only with the window of the load.
+    """
+    windows = []
+    for model in models:
+        is_fixed = model.loaded is not None and not model.engine.abilities.takes_window
+        loaded_tokens = model.loaded.window_tokens if model.loaded is not None else None
+        windows.append((loaded_tokens if is_fixed else None) or model.context_max_tokens)
+    return max((tokens for tokens in windows if tokens is not None), default=None)
 
 
 def need_tokens(prompt_tokens: float, output_tokens_max: int | None) -> int:

@@ -16,6 +16,11 @@ def instant(rfc3339: str) -> float:
     return ((time if time.tzinfo is not None else time.replace(tzinfo=UTC)) - _EPOCH).total_seconds()
 
 
+def rfc3339(unix_s: int) -> str:
+    """A time in unix seconds in UTC, with whole seconds: 2026-05-01T00:00:00Z."""
+    return f"{datetime.fromtimestamp(unix_s, UTC):%Y-%m-%dT%H:%M:%SZ}"
+
+
 def unix_s(rfc3339: str) -> float | None:
     """Unix seconds; None for an invalid time."""
     seconds = instant(rfc3339)

@@ -131,7 +131,7 @@ def _documented(family: str, version: int, tool: Block) -> tuple[str, dict[str, 
         return about, _schema(_COMPUTER_FIELDS, "action", _ACTIONS)
     if family == "memory":
         commands = ("view", "create", "str_replace", "insert", "delete", "rename")
-        about = "Reads and writes files under /memories, which are kept between conversations."
+        about = "Reads and writes files under /memories, which remain for later conversations."
         return about, _schema({**_EDIT_FIELDS, "old_path": "string", "new_path": "string"}, "command", commands)
     commands = ("view", "create", "str_replace", "insert", *(("undo_edit",) if version < _UNDO_REMOVED_IN else ()))
     about = "Views, creates and edits files. `old_str` must match exactly one place; `insert_line` 0 is the beginning."
