@@ -312,11 +312,23 @@ def test_thinking_text_and_tool_calls_each_have_a_block() -> None:
     assert (starts[2]["id"], starts[3]["id"]) == ("t1", "toolu_r1_1")
 
 
-def test_fragment_of_a_closed_tool_call_is_an_error() -> None:
-    writer = DIALECT.writer(parse(stream=True), "m", "r1", TIMESTAMP)
-    writer.write(Delta(tool_calls=[ToolCall(0, "a", "f"), ToolCall(1, "b", "g")]))
-    with pytest.raises(ValueError, match="after another call had begun"):
-        writer.write(Delta(tool_calls=[ToolCall(0, arguments="{}")]))
+def test_interleaved_tool_calls_are_written_one_after_the_other() -> None:
+    deltas = [
+        Delta(tool_calls=[ToolCall(0, "a", "f"), ToolCall(1, "b", "g")]),
+        Delta(tool_calls=[ToolCall(1, arguments='{"y"')]),
+        Delta(text="between"),
+        Delta(tool_calls=[ToolCall(0, arguments='{"x":1}'), ToolCall(1, arguments=":2}")]),
+        Delta(finish_reason="tool_calls"),
+        LAST,
+    ]
+    out = events(written(parse(stream=True), *deltas))
+    blocks = [e["content_block"] for e in out if e["type"] == "content_block_start"]
+    assert [block.get("id", "text") for block in blocks] == ["a", "b", "text"]
+    parts = [(e["index"], e["delta"]) for e in out if e["type"] == "content_block_delta"]
+    for index, arguments in ((0, '{"x":1}'), (1, '{"y":2}')):
+        assert "".join(delta["partial_json"] for at, delta in parts if at == index) == arguments
+    assert parts[-1] == (2, {"type": "text_delta", "text": "between"})
+    assert [e["index"] for e in out if e["type"] == "content_block_stop"] == [0, 1, 2]
 
 
 def test_complete_answer_is_accepted_by_the_client() -> None:

@@ -26,6 +26,14 @@ TIMESTAMP = Timestamp("2026-11-23T09:13:03.960297886Z", 1_795_425_183)
 STREAMS = ["chat_stream", "gen_stream"]
 DOCUMENTS = ["chat_nostream", "gen_nostream", "gen_raw", "chat_json", "chat_logprobs", "embed", "embeddings"]
 LOADS = ["gen_load", "chat_load", "gen_unload", "chat_unload"]
+COUNTERS = (
+    "total_duration",
+    "load_duration",
+    "prompt_eval_count",
+    "prompt_eval_duration",
+    "eval_count",
+    "eval_duration",
+)
 PICTURE = "iVBOR" + "A" * 4000
 
 
@@ -195,10 +203,23 @@ def test_prompt_template_cannot_be_translated() -> None:
         DIALECT.read_conversation(parse("/api/generate", prompt="p", template="{{ .Prompt }}"))
 
 
-def test_invalid_tool_arguments_are_a_bad_request() -> None:
+def test_tool_arguments_with_half_a_character_are_accepted() -> None:
     body = b'{"model":"m","messages":[{"role":"a","tool_calls":[{"function":{"name":"f","arguments":"\\ud800 "}}]}]}'
-    with pytest.raises(BadRequest):
-        DIALECT.read_conversation(DIALECT.parse(ROUTES["/api/chat"], body))
+    conversation = DIALECT.read_conversation(DIALECT.parse(ROUTES["/api/chat"], body))
+    assert conversation.messages[0].tool_calls[0].arguments_object == {"raw": "\ufffd "}
+
+
+@pytest.mark.parametrize("usage", [Usage(), None, Usage(3, total_s=0.5)])
+def test_every_answer_has_the_counters_that_clients_require(usage: Usage | None) -> None:
+    last = Delta(embeddings=[[1.0]], text="a", usage=usage, is_last=True)
+    for path, body, names in (
+        ("/api/embed", {"input": "a"}, ["total_duration", "load_duration", "prompt_eval_count"]),
+        ("/api/chat", {"messages": []}, [*COUNTERS]),
+        ("/api/generate", {"prompt": "a", "stream": False}, [*COUNTERS]),
+    ):
+        out = json.loads(written(parse(path, **body), last).splitlines()[-1])
+        assert [name for name in out if name in COUNTERS] == names
+        assert all(isinstance(out[name], int) and out[name] >= 0 for name in names)
 
 
 # --- watching ---

@@ -252,6 +252,22 @@ def test_reasoning_text_and_calls_are_separate_items() -> None:
     assert [(c.call_id, c.name, c.arguments) for c in calls] == [("c1", "f", '{"x":1}'), ("call_r1_1", "g", "{}")]
 
 
+def test_interleaved_tool_calls_are_whole_items() -> None:
+    deltas = [
+        Delta(tool_calls=[ToolCall(0, "a", "f"), ToolCall(1, "b", "g")]),
+        Delta(tool_calls=[ToolCall(1, arguments='{"y"')]),
+        Delta(text="between"),
+        Delta(tool_calls=[ToolCall(0, arguments='{"x":1}'), ToolCall(1, arguments=":2}")]),
+        Delta(finish_reason="tool_calls"),
+        LAST,
+    ]
+    streamed = events(written(parse(stream=True), *deltas))[-1]["response"]
+    assert streamed == json.loads(written(parse(), *deltas))
+    output: list[Any] = Response.model_validate(streamed).output
+    assert [item.type for item in output] == ["function_call", "function_call", "message"]
+    assert [(c.call_id, c.name, c.arguments) for c in output[:2]] == [("a", "f", '{"x":1}'), ("b", "g", '{"y":2}')]
+
+
 def test_answer_that_reaches_its_token_limit_is_incomplete() -> None:
     out = Response.model_validate_json(written(parse(), Delta(text="a", finish_reason="length"), LAST))
     assert out.status == "incomplete" and out.incomplete_details is not None

@@ -40,6 +40,7 @@ from herd.protocols.anthropic.client_answers import (
 )
 from herd.protocols.anthropic.model_page import model_page
 from herd.protocols.conversation import Conversation, ParsedRequest, Route
+from herd.protocols.lenient_json import parse_valid_text
 from herd.protocols.streams import event
 
 MESSAGES = "/v1/messages"
@@ -93,7 +94,7 @@ class Anthropic(Dialect):
     absent = ABSENT_ROUTES
 
     def parse(self, route: Route, body: bytes) -> ParsedRequest:
-        return client_requests.parse(route, body)
+        return parse_valid_text(client_requests.parse, route, body)
 
     def read_conversation(self, request: ParsedRequest) -> Conversation:
         return client_requests.read_conversation(request)

@@ -31,6 +31,7 @@ from herd.dialects import (
 from herd.errors import Refusal, UnknownModel
 from herd.protocols.answer_ends import decode
 from herd.protocols.conversation import Conversation, ParsedRequest, Route
+from herd.protocols.lenient_json import parse_valid_text
 from herd.protocols.ollama import chat_json, client_requests
 from herd.protocols.ollama.client_answers import (
     AnswerWriter,
@@ -74,7 +75,7 @@ class Ollama(Dialect):
     )
 
     def parse(self, route: Route, body: bytes) -> ParsedRequest:
-        return client_requests.parse(route, body)
+        return parse_valid_text(client_requests.parse, route, body)
 
     def rewrite(self, request: ParsedRequest, model: str, options: EngineOptions | None = None) -> bytes:
         return client_requests.rewrite(request, model, options)

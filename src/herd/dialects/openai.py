@@ -31,6 +31,7 @@ from herd.dialects import (
 from herd.errors import Refusal, UnknownModel
 from herd.protocols.answer_ends import decode
 from herd.protocols.conversation import Conversation, ParsedRequest, Route
+from herd.protocols.lenient_json import parse_valid_text
 from herd.protocols.openai import client_requests, responses_watchers
 from herd.protocols.openai.client_answers import AnswerWriter, DocumentWatcher, EmbedWriter, StreamWatcher, error_body
 from herd.protocols.openai.client_requests import CHAT, COMPLETIONS, EMBEDDINGS, RESPONSES
@@ -85,7 +86,7 @@ class OpenAI(Dialect):
     absent = ABSENT_ROUTES
 
     def parse(self, route: Route, body: bytes) -> ParsedRequest:
-        return client_requests.parse(route, body)
+        return parse_valid_text(client_requests.parse, route, body)
 
     def read_conversation(self, request: ParsedRequest) -> Conversation:
         return client_requests.read_conversation(request)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
+
+import msgspec
 
 from herd.protocols.conversation import Delta, ToolCall, Usage
 from herd.protocols.streams import DOCUMENT_MAX_BYTES
@@ -57,6 +60,17 @@ def add_tool_calls(calls: dict[int, ToolCall], fragments: list[ToolCall]) -> Non
         call = calls.setdefault(fragment.index, ToolCall(fragment.index))
         call.id, call.name = fragment.id or call.id, fragment.name or call.name
         call.arguments += fragment.arguments
+
+
+def is_complete(arguments: Sequence[str]) -> bool:
+    """Whether these fragments of a call's arguments are a whole JSON object, so that no more of them can follow."""
+    if not arguments or not arguments[-1].rstrip().endswith("}"):
+        return False
+    try:
+        msgspec.json.decode("".join(arguments))
+    except (msgspec.DecodeError, UnicodeEncodeError, RecursionError):
+        return False
+    return True
 
 
 def as_list(logprobs: object) -> list[Any]:

@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from herd.core.state.request import RequestKind
+from herd.protocols.valid_text import without_halves
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +89,7 @@ class ToolCall:
         if not self.arguments.strip():
             return {}
         try:
-            value = msgspec.json.decode(self.arguments)
+            value = msgspec.json.decode(without_halves(self.arguments.encode()))
         except (msgspec.DecodeError, RecursionError, UnicodeEncodeError):
             return {"raw": self.arguments}
         return value if isinstance(value, dict) else {"raw": self.arguments}

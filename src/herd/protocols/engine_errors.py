@@ -68,11 +68,9 @@ def error_text(body: bytes) -> str:
     return _beginning(body)
 
 
-def error_of_value(value: msgspec.Raw) -> EngineError:
-    """The error in the `error` member of an answer, which is a string or an object."""
-    body = b'{"error":' + bytes(value) + b"}"
-    error = _decode(body) or _Error()
-    return EngineError(_message(error, body), _status(error), body)
+def error_in(member: msgspec.Raw) -> EngineError | None:
+    """The error in the member `error` of an answer; None if it is absent or empty."""
+    return read_error(b'{"error":' + member + b"}") if has_content(member, _NO_ERROR) else None
 
 
 class _Details(msgspec.Struct):

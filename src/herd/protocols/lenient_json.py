@@ -15,23 +15,14 @@ import msgspec
 
 from herd.errors import BadRequest
 from herd.protocols.conversation import Delta, ParsedRequest, Route
+from herd.protocols.valid_text import valid_text, without_halves
 
 Body = TypeVar("Body")
 
 REPLACEMENT = "\ufffd"
 
-_ESCAPE = re.compile(
-    rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(?P<half>u[dD][89a-fA-F][0-9a-fA-F]{2})|.)",
-    re.DOTALL,
-)
 _HALF_AT_END = re.compile(rb'\\u([dD][89abAB][0-9a-fA-F]{2})"')
 _HALF_AT_START = re.compile(rb'"\\u([dD][c-fC-F][0-9a-fA-F]{2})')
-
-
-def valid_text(body: bytes) -> bytes:
-    """The JSON with U+FFFD in place of each unpaired surrogate and each invalid byte sequence."""
-    valid = body if body.isascii() else body.decode("utf-8", "replace").encode()
-    return _ESCAPE.sub(lambda found: b"\\ufffd" if found["half"] else found[0], valid)
 
 
 def parse_valid_text(parse: Callable[[Route, bytes], ParsedRequest], route: Route, body: bytes) -> ParsedRequest:
@@ -51,7 +42,7 @@ def parse_valid_text(parse: Callable[[Route, bytes], ParsedRequest], route: Rout
 def decode_leniently(body: bytes, decoder: msgspec.json.Decoder[Body], side_fields: Collection[str] = ()) -> Body:
     """The body as the decoder's type. Side fields of a wrong type are left out. Raises `ValueError`."""
     try:
-        members = _MEMBERS.decode(_ESCAPE.sub(lambda found: b"\\ufffd" if found["half"] else found[0], body))
+        members = _MEMBERS.decode(without_halves(body))
         kept = {
             name: value for name, value in members.items() if name not in side_fields or _fits(name, value, decoder)
         }

@@ -23,8 +23,10 @@ from herd.protocols.answer_ends import (
     is_object_without_error,
     read_long_document,
 )
+from herd.protocols.call_order import CallOrder
 from herd.protocols.collector import CollectedAnswer
 from herd.protocols.conversation import Delta, ToolCall, Usage
+from herd.protocols.reported_numbers import token_count
 from herd.protocols.resumption import PartialAnswer
 from herd.protocols.streams import EventReader, HeadAndTail, event
 
@@ -49,10 +51,10 @@ def error_body(kind: str, message: str) -> dict[str, Any]:
 
 
 class _Usage(msgspec.Struct):
-    input_tokens: int | None = None
-    output_tokens: int | None = None
-    cache_read_input_tokens: int | None = None
-    cache_creation_input_tokens: int | None = None
+    input_tokens: float | None = None
+    output_tokens: float | None = None
+    cache_read_input_tokens: float | None = None
+    cache_creation_input_tokens: float | None = None
 
 
 class _MessageOutline(msgspec.Struct):
@@ -158,17 +160,18 @@ class DocumentWatcher(AlwaysTerminated):
 
 def _counters(start: _Usage, last: _Usage, reason: str | None) -> Counters:
     """Values from the end of the stream override those from its start, which Ollama only estimates."""
-    uncached, cache_created, cached = (
-        later if later is not None else earlier
+    uncached, cache_created, cached, output = (
+        token_count(later if later is not None else earlier)
         for earlier, later in (
             (start.input_tokens, last.input_tokens),
             (start.cache_creation_input_tokens, last.cache_creation_input_tokens),
             (start.cache_read_input_tokens, last.cache_read_input_tokens),
+            (start.output_tokens, last.output_tokens),
         )
     )
     return Counters(
         prompt_tokens=None if uncached is None else uncached + (cache_created or 0) + (cached or 0),
-        completion_tokens=last.output_tokens if last.output_tokens is not None else start.output_tokens,
+        completion_tokens=output,
         cached_tokens=cached,
         finish_reason=None if reason is None else FINISH_REASONS.get(reason, reason),
     )
@@ -180,7 +183,7 @@ def _counters(start: _Usage, last: _Usage, reason: str | None) -> Counters:
 class StreamWriter:
     """Writes a stream: a chunk becomes part of a block, and a chunk of another type closes it and opens the next.
 
-    Raises `ValueError` for a fragment of a tool call after another call has begun: a closed block cannot be reopened.
+    A closed block cannot be reopened, so the fragments of interleaved tool calls are put in order first.
     """
 
     content_type = EVENT_STREAM
@@ -193,6 +196,7 @@ class StreamWriter:
         self._blocks = 0
         self._open: str | int | None = None
         """The content of the open block: "text", "thinking", or the index of a tool call."""
+        self._order = CallOrder()
         self._calls_begun: set[int] = set()
         self._has_begun = False
         self._note: dict[str, str] = {}
@@ -211,7 +215,7 @@ class StreamWriter:
         if sent.type == "message_start":
             self._has_begun = True
             usage = sent.message.usage if sent.message is not None else None
-            self._prompt_tokens = (usage.input_tokens if usage is not None else None) or self._prompt_tokens
+            self._prompt_tokens = token_count(usage.input_tokens if usage is not None else None) or self._prompt_tokens
         elif sent.type == "content_block_start" and sent.content_block is not None:
             self._blocks = max(self._blocks, sent.index + 1)
             self._open = sent.content_block.type
@@ -230,12 +234,13 @@ class StreamWriter:
             return _event(error_body("api_error", delta.error), b"error")
         self._collected.add_outcome(delta)
         out = b"" if self._has_begun else self._start()
-        if delta.thinking:
-            out += self._content("thinking", {"thinking": "", "signature": ""}, {"thinking": delta.thinking})
-        if delta.text:
-            out += self._content("text", {"text": ""}, {"text": delta.text})
-        for call in delta.tool_calls:
-            out += self._fragment(call)
+        for part in self._order.arrange(delta) if self._calls_begun or delta.tool_calls else (delta,):
+            if part.thinking:
+                out += self._content("thinking", {"thinking": "", "signature": ""}, {"thinking": part.thinking})
+            if part.text:
+                out += self._content("text", {"text": ""}, {"text": part.text})
+            for call in part.tool_calls:
+                out += self._fragment(call)
         return out + (self._end() if delta.is_last else b"")
 
     def _start(self) -> bytes:
@@ -255,8 +260,6 @@ class StreamWriter:
     def _fragment(self, call: ToolCall) -> bytes:
         out = b""
         if self._open != call.index:
-            if call.index in self._calls_begun:
-                raise ValueError("a fragment of a tool call arrived after another call had begun")
             out = self._close() + self._begin(_tool_use(call, self._request_id, {}))
             self._calls_begun.add(call.index)
             self._open = call.index

@@ -14,6 +14,7 @@ import msgspec
 
 from herd.core.state.request import Counters
 from herd.protocols.conversation import ToolCall, Usage
+from herd.protocols.reported_numbers import seconds, token_count
 
 NS_PER_S = 1_000_000_000
 ABSENT = msgspec.Raw()
@@ -45,12 +46,12 @@ class FinalLine(msgspec.Struct, kw_only=True):
     done: bool = False
     done_reason: str | None = None
     error: msgspec.Raw = ABSENT
-    total_duration: int | None = None
-    load_duration: int | None = None
-    prompt_eval_count: int | None = None
-    prompt_eval_duration: int | None = None
-    eval_count: int | None = None
-    eval_duration: int | None = None
+    total_duration: float | None = None
+    load_duration: float | None = None
+    prompt_eval_count: float | None = None
+    prompt_eval_duration: float | None = None
+    eval_count: float | None = None
+    eval_duration: float | None = None
 
 
 class AnswerLine(FinalLine, kw_only=True):
@@ -65,6 +66,16 @@ class AnswerLine(FinalLine, kw_only=True):
     logprobs: Any = None
 
 
+SIDE_FIELDS = (
+    "total_duration",
+    "load_duration",
+    "prompt_eval_count",
+    "prompt_eval_duration",
+    "eval_count",
+    "eval_duration",
+)
+"""Fields that are not needed to read an answer, so that an unexpected value does no harm."""
+
 FINAL_LINE = msgspec.json.Decoder(FinalLine)
 ANSWER_LINE = msgspec.json.Decoder(AnswerLine)
 
@@ -76,23 +87,23 @@ def message_of(line: AnswerLine) -> Message:
 
 def counters(final: FinalLine) -> Counters:
     return Counters(
-        prompt_tokens=final.prompt_eval_count,
-        completion_tokens=final.eval_count,
-        load_s=_seconds(final.load_duration),
-        prefill_s=_seconds(final.prompt_eval_duration),
-        decode_s=_seconds(final.eval_duration),
+        prompt_tokens=token_count(final.prompt_eval_count),
+        completion_tokens=token_count(final.eval_count),
+        load_s=seconds(final.load_duration, NS_PER_S),
+        prefill_s=seconds(final.prompt_eval_duration, NS_PER_S),
+        decode_s=seconds(final.eval_duration, NS_PER_S),
         finish_reason=final.done_reason or None,
     )
 
 
 def usage(final: FinalLine) -> Usage:
     return Usage(
-        prompt_tokens=final.prompt_eval_count,
-        completion_tokens=final.eval_count,
-        load_s=_seconds(final.load_duration),
-        prefill_s=_seconds(final.prompt_eval_duration),
-        decode_s=_seconds(final.eval_duration),
-        total_s=_seconds(final.total_duration),
+        prompt_tokens=token_count(final.prompt_eval_count),
+        completion_tokens=token_count(final.eval_count),
+        load_s=seconds(final.load_duration, NS_PER_S),
+        prefill_s=seconds(final.prompt_eval_duration, NS_PER_S),
+        decode_s=seconds(final.eval_duration, NS_PER_S),
+        total_s=seconds(final.total_duration, NS_PER_S),
     )
 
 
@@ -128,7 +139,3 @@ def _text(arguments: msgspec.Raw) -> str:
     if text.startswith('"'):
         text = msgspec.json.decode(text, type=str)
     return "{}" if text in ("", "null") else text
-
-
-def _seconds(duration_ns: int | None) -> float | None:
-    return None if duration_ns is None else duration_ns / NS_PER_S

@@ -10,13 +10,17 @@ from typing import Any
 import msgspec
 
 from herd.core.state.request import Counters
-from herd.protocols import request_fields
 from herd.protocols.answer_ends import AlwaysTerminated
 from herd.protocols.collector import add_tool_calls, as_list
 from herd.protocols.conversation import Delta, ToolCall, Usage
+from herd.protocols.engine_errors import error_in
+from herd.protocols.lenient_json import decode_leniently
 from herd.protocols.ollama import chat_json
 from herd.protocols.resumption import PartialAnswer
 from herd.protocols.streams import DOCUMENT_MAX_BYTES, HeadAndTail, LastLine
+
+_LOAD_REASONS = ("load", "unload")
+"""Answers to requests without a prompt, which have no counters."""
 
 NDJSON = "application/x-ndjson"
 JSON = "application/json; charset=utf-8"
@@ -67,8 +71,11 @@ def _final(ends: HeadAndTail) -> chat_json.FinalLine | None:
     try:
         final = chat_json.FINAL_LINE.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return None
-    return None if request_fields.is_given(final.error) else final
+        try:
+            final = decode_leniently(body, chat_json.FINAL_LINE, chat_json.SIDE_FIELDS)
+        except ValueError:
+            return None
+    return final if error_in(final.error) is None else None
 
 
 class AnswerWriter:
@@ -125,13 +132,13 @@ class AnswerWriter:
         return chat_json.line(self._content(calls) | {"done": False} | self._take_logprobs())
 
     def _last_line(self) -> bytes:
-        reason = self._reason if self._reason in ("length", "load", "unload") else "stop"
+        reason = self._reason if self._reason in ("length", *_LOAD_REASONS) else "stop"
         content = self._content([] if self._streams else self._take_calls())
         body = (
             content
             | {"done": True, "done_reason": reason}
             | self._take_logprobs()
-            | _durations(self._usage)
+            | ({} if reason in _LOAD_REASONS else _counters(self._usage))
             | self._note
         )
         return chat_json.line(body) if self._streams else msgspec.json.encode(body)
@@ -188,23 +195,36 @@ class EmbedWriter:
             return b""
         if self._is_single:
             return msgspec.json.encode({"embedding": self._embeddings[0] if self._embeddings else []})
-        return msgspec.json.encode({"model": self._model, "embeddings": self._embeddings} | _durations(self._usage))
+        body = {"model": self._model, "embeddings": self._embeddings}
+        return msgspec.json.encode(body | _embed_counters(self._usage))
 
 
-def _durations(usage: Usage) -> dict[str, int]:
-    """The known counters and durations in nanoseconds. Without a total it is the sum of the known parts."""
-    parts = [part for part in (usage.load_s, usage.prefill_s, usage.decode_s) if part is not None]
-    total_s = usage.total_s if usage.total_s is not None else (sum(parts) if parts else None)
-    values = (
-        ("total_duration", _ns(total_s)),
-        ("load_duration", _ns(usage.load_s)),
-        ("prompt_eval_count", usage.prompt_tokens),
-        ("prompt_eval_duration", _ns(usage.prefill_s)),
-        ("eval_count", usage.completion_tokens),
-        ("eval_duration", _ns(usage.decode_s)),
-    )
-    return {name: value for name, value in values if value is not None}
+def _embed_counters(usage: Usage) -> dict[str, int]:
+    """The counters of /api/embed, with durations in nanoseconds. Clients require all of them, so unknown ones are 0."""
+    return {
+        "total_duration": _ns(_total_s(usage)),
+        "load_duration": _ns(usage.load_s),
+        "prompt_eval_count": usage.prompt_tokens or 0,
+    }
 
 
-def _ns(seconds: float | None) -> int | None:
-    return None if seconds is None else round(seconds * chat_json.NS_PER_S)
+def _counters(usage: Usage) -> dict[str, int]:
+    """The counters of a chat, with durations in nanoseconds. Clients require all of them, so unknown ones are 0."""
+    return {
+        "total_duration": _ns(_total_s(usage)),
+        "load_duration": _ns(usage.load_s),
+        "prompt_eval_count": usage.prompt_tokens or 0,
+        "prompt_eval_duration": _ns(usage.prefill_s),
+        "eval_count": usage.completion_tokens or 0,
+        "eval_duration": _ns(usage.decode_s),
+    }
+
+
+def _total_s(usage: Usage) -> float:
+    """Without a total it is the sum of the known parts."""
+    parts = (usage.load_s or 0.0) + (usage.prefill_s or 0.0) + (usage.decode_s or 0.0)
+    return parts if usage.total_s is None else usage.total_s
+
+
+def _ns(seconds: float | None) -> int:
+    return round((seconds or 0.0) * chat_json.NS_PER_S)

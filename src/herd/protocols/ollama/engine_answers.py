@@ -5,9 +5,9 @@ from __future__ import annotations
 import msgspec
 
 from herd.core.state.request import RequestKind
-from herd.protocols import request_fields
 from herd.protocols.conversation import Conversation, Delta
-from herd.protocols.engine_errors import error_of_value
+from herd.protocols.engine_errors import error_in
+from herd.protocols.lenient_json import SplitCharacters, decode_leniently
 from herd.protocols.ollama import chat_json
 from herd.protocols.streams import DocumentReader, LineReader
 
@@ -25,6 +25,7 @@ class StreamReader:
 
     def __init__(self) -> None:
         self._lines = LineReader()
+        self._characters = SplitCharacters()
         self._calls = 0
         self._is_over = False
 
@@ -41,13 +42,23 @@ class StreamReader:
     def _read(self, lines: list[bytes]) -> list[Delta]:
         deltas = []
         for line in lines:
-            delta = _delta(_decode(line), self._calls)
+            delta = self._delta(line)
             deltas.append(delta)
             self._calls += len(delta.tool_calls)
             if delta.is_last or delta.error is not None:
                 self._is_over = True
                 break
         return deltas
+
+    def _delta(self, line: bytes) -> Delta:
+        try:
+            answer_line, is_repaired = chat_json.ANSWER_LINE.decode(line), False
+        except (msgspec.DecodeError, RecursionError):
+            answer_line, is_repaired = _decode(line), True
+        delta = _delta(answer_line, self._calls)
+        if is_repaired or self._characters.is_waiting:
+            self._characters.join(delta, line)
+        return delta
 
 
 class DocumentAnswerReader:
@@ -72,14 +83,13 @@ class DocumentAnswerReader:
 def _decode(body: bytes) -> chat_json.AnswerLine:
     """One line or document. Raises `ValueError` if it does not follow Ollama's protocol."""
     try:
-        return chat_json.ANSWER_LINE.decode(body)
-    except (msgspec.DecodeError, RecursionError) as error:
+        return decode_leniently(body, chat_json.ANSWER_LINE, chat_json.SIDE_FIELDS)
+    except ValueError as error:
         raise ValueError(f"the answer does not follow Ollama's protocol: {error}") from None
 
 
 def _delta(line: chat_json.AnswerLine, calls_before: int) -> Delta:
-    if request_fields.is_given(line.error):
-        error = error_of_value(line.error)
+    if (error := error_in(line.error)) is not None:
         return Delta(error=error.message, error_status=error.status)
     message = chat_json.message_of(line)
     embeddings = line.embeddings if line.embedding is None else [line.embedding]

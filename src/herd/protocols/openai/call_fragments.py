@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import msgspec
-
+from herd.protocols.collector import is_complete
 from herd.protocols.conversation import ToolCall
 
 
@@ -31,34 +30,37 @@ class CallFragments:
         Fragments without any content are dropped.
         """
         assigned = []
+        named: set[int] = set()
         for position, (fragment, index) in enumerate(zip(fragments, indices, strict=True)):
             if not (fragment.id or fragment.name or fragment.arguments):
                 continue
             is_rest = index is None and len(fragments) == 1 and not fragment.id and not fragment.name
             slot = position if index is None else index
             call = self._last if is_rest else self._by_id.get(fragment.id) or self._by_index.get(slot)
-            if call is None or call.is_ended_by(fragment):
+            if call is None or call.is_ended_by(fragment) or (fragment.name and call.index in named):
                 call = _Call(self._count)
                 self._count += 1
             self._by_index[slot] = self._last = call
             if fragment.id:
                 self._by_id[fragment.id] = call
             call.add(fragment)
+            if fragment.name:
+                named.add(call.index)
             assigned.append(ToolCall(call.index, fragment.id, fragment.name, fragment.arguments))
         return assigned
 
 
 class _Call:
-    __slots__ = ("_arguments", "_id", "_name", "index")
+    __slots__ = ("_arguments", "_name", "id", "index")
 
     def __init__(self, index: int) -> None:
         self.index = index
-        self._id = ""
+        self.id = ""
         self._name = ""
         self._arguments: list[str] = []
 
     def add(self, fragment: ToolCall) -> None:
-        self._id = self._id or fragment.id
+        self.id = self.id or fragment.id
         self._name = self._name or fragment.name
         self._arguments.append(fragment.arguments)
 
@@ -68,18 +70,9 @@ class _Call:
         Another name begins another call, and so does another id with a name. The same name without an id, or another
         id without a name, only repeats them, unless the arguments of this call are complete.
         """
-        has_other_id = bool(fragment.id and self._id and fragment.id != self._id)
-        if fragment.id and fragment.id == self._id:
+        has_other_id = bool(fragment.id and self.id and fragment.id != self.id)
+        if fragment.id and fragment.id == self.id:
             return False
         if fragment.name and self._name and (fragment.name != self._name or has_other_id):
             return True
-        return (has_other_id or bool(fragment.name and self._name)) and is_complete("".join(self._arguments))
-
-
-def is_complete(arguments: str) -> bool:
-    """Whether the arguments of a call are a whole JSON value, so that no more of them can follow."""
-    try:
-        msgspec.json.decode(arguments)
-    except (msgspec.DecodeError, UnicodeEncodeError, RecursionError):
-        return False
-    return True
+        return (has_other_id or bool(fragment.name and self._name)) and is_complete(self._arguments)

@@ -14,17 +14,17 @@ from typing import Any
 import msgspec
 
 from herd.core.state.request import Counters
-from herd.protocols import request_fields
 from herd.protocols.answer_ends import (
     AlwaysTerminated,
     Unterminated,
-    decode,
     event_data,
     is_object_without_error,
     read_long_document,
 )
 from herd.protocols.collector import CollectedAnswer, as_list
 from herd.protocols.conversation import Delta, ToolCall, Usage
+from herd.protocols.engine_errors import error_in
+from herd.protocols.lenient_json import decode_leniently
 from herd.protocols.openai import chat_json
 from herd.protocols.resumption import PartialAnswer
 from herd.protocols.streams import ENDS_BYTES, EventReader, HeadAndTail, event
@@ -71,7 +71,7 @@ class StreamWatcher:
     def end_without_terminator(self) -> Unterminated | None:
         """Every choice ends with a finish reason; only the usage may follow it."""
         events = event_data(bytes(self._tail))
-        if not events or decode(events[-1], chat_json.ANSWER_OUTLINE) is None:
+        if not events or _outline(events[-1]) is None:
             return None
         counters = self._counters(events)
         has_ended = counters is not None and counters.finish_reason is not None
@@ -80,10 +80,10 @@ class StreamWatcher:
     def _counters(self, events: list[bytes]) -> Counters | None:
         usage, reason = Usage(), None
         for data in events:
-            outline = decode(data, chat_json.ANSWER_OUTLINE)
+            outline = _outline(data)
             if outline is None:
                 continue
-            if request_fields.is_given(outline.error):
+            if error_in(outline.error) is not None:
                 return None
             usage = chat_json.usage(outline) or usage
             reason = _finish_reason(outline) or reason
@@ -106,15 +106,25 @@ class DocumentWatcher(AlwaysTerminated):
     def end(self) -> Counters | None:
         body = self._document.whole
         outline = (
-            read_long_document(self._document, b"usage", chat_json.ANSWER_OUTLINE)
-            if body is None
-            else decode(body, chat_json.ANSWER_OUTLINE)
+            read_long_document(self._document, b"usage", chat_json.ANSWER_OUTLINE) if body is None else _outline(body)
         )
         if outline is None:
             return Counters() if body is not None and is_object_without_error(body) else None
-        if request_fields.is_given(outline.error):
+        if error_in(outline.error) is not None:
             return None
         return chat_json.counters(chat_json.usage(outline) or Usage(), _finish_reason(outline))
+
+
+def _outline(body: bytes) -> chat_json.AnswerOutline | None:
+    """The body without its payload; counters of a wrong type are left out."""
+    try:
+        return chat_json.ANSWER_OUTLINE.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        pass
+    try:
+        return decode_leniently(body, chat_json.ANSWER_OUTLINE, chat_json.SIDE_FIELDS)
+    except ValueError:
+        return None
 
 
 def _finish_reason(outline: chat_json.AnswerOutline) -> str | None:

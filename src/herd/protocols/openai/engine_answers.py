@@ -11,9 +11,8 @@ from collections.abc import Sequence
 import msgspec
 
 from herd.core.state.request import RequestKind
-from herd.protocols import request_fields
 from herd.protocols.conversation import Conversation, Delta, ToolCall, Usage
-from herd.protocols.engine_errors import EngineError, read_error
+from herd.protocols.engine_errors import EngineError, error_in, read_error
 from herd.protocols.lenient_json import SplitCharacters, decode_leniently
 from herd.protocols.openai import chat_json
 from herd.protocols.openai.call_fragments import CallFragments
@@ -186,7 +185,7 @@ def _read_document(body: bytes) -> list[Delta]:
 
 def _delta(chunk: chat_json.AnswerChunk) -> Delta:
     """The chunk without its tool calls."""
-    if request_fields.is_given(chunk.error) and (error := read_error(b'{"error":' + chunk.error + b"}")) is not None:
+    if (error := error_in(chunk.error)) is not None:
         return _error_delta(error)
     choice = _first_choice(chunk)
     message = choice.delta or choice.message or chat_json.AnswerMessage(content=choice.text)

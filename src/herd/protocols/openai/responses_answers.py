@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from herd.protocols import request_fields
+from herd.protocols.call_order import CallOrder
 from herd.protocols.collector import CollectedAnswer, as_list
 from herd.protocols.conversation import Delta, ParsedRequest, ToolCall
 from herd.protocols.openai import responses_requests
@@ -40,6 +41,7 @@ class ResponsesWriter:
         complete = request_fields.read(request.body, responses_requests.REQUEST)
         self._tools = responses_requests.read_request_tools(complete)
         self._collected = CollectedAnswer()
+        self._order = CallOrder()
         self._items: list[OutputItem] = []
         self._text: TextItem | None = None
         self._calls: dict[int, CallItem] = {}
@@ -52,6 +54,16 @@ class ResponsesWriter:
             return self._fail(delta.error)
         self._collected.add(delta)
         events = [] if self._sequence else self._begin()
+        for part in self._order.arrange(delta) if self._collected.calls else (delta,):
+            events += self._add(part)
+        if delta.is_last:
+            return self._end(events)
+        return self._encode(events)
+
+    # --- items ---
+
+    def _add(self, delta: Delta) -> list[Event]:
+        events = []
         if delta.thinking:
             self._thinking_chars += len(delta.thinking)
             events += self._add_text("reasoning", delta.thinking, [])
@@ -61,11 +73,7 @@ class ResponsesWriter:
         for call in delta.tool_calls:
             self._answer_chars += len(call.name) + len(call.arguments)
             events += self._add_call(call)
-        if delta.is_last:
-            return self._end(events)
-        return self._encode(events)
-
-    # --- items ---
+        return events
 
     def _begin(self) -> list[Event]:
         response = self._object.render("in_progress", [])

@@ -14,16 +14,17 @@ import msgspec
 from herd.core.state.request import Counters
 from herd.protocols import request_fields
 from herd.protocols.answer_ends import AlwaysTerminated, decode, find_object, is_object_without_error
+from herd.protocols.reported_numbers import token_count
 from herd.protocols.streams import HeadAndTail, LastLine
 
 
 class _Details(msgspec.Struct):
-    cached_tokens: int | None = None
+    cached_tokens: float | None = None
 
 
 class _UsageJson(msgspec.Struct):
-    input_tokens: int | None = None
-    output_tokens: int | None = None
+    input_tokens: float | None = None
+    output_tokens: float | None = None
     input_tokens_details: _Details | None = None
 
 
@@ -108,4 +109,7 @@ def _counters(usage: _UsageJson | None, status: str) -> Counters:
     usage = usage or _UsageJson()
     details = usage.input_tokens_details or _Details()
     reason = _FINISH_REASONS.get(status)
-    return Counters(usage.input_tokens, usage.output_tokens, details.cached_tokens, finish_reason=reason)
+    prompt, completion, cached = (
+        token_count(count) for count in (usage.input_tokens, usage.output_tokens, details.cached_tokens)
+    )
+    return Counters(prompt, completion, cached, finish_reason=reason)
