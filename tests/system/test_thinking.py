@@ -42,15 +42,72 @@ def ask(fleet: Fleet, path: str, body: dict[str, Any]) -> tuple[dict[str, Any], 
 
 def test_ollamas_client_gets_its_answer_after_the_thinking(fleet: Fleet) -> None:
     answer, headers = ask(fleet, "/api/chat", {"think": True, "options": {"num_predict": 8}})
-    assert answer["done_reason"] == "stop" and answer["message"]["thinking"] and answer["message"]["content"]
-    assert int(headers["x-thinking-tokens"]) > 0 and headers["x-done-reason"] == "stop"
+    assert answer["done_reason"] == "length" and answer["message"]["thinking"] and answer["message"]["content"]
+    assert int(headers["x-thinking-tokens"]) > 0 and headers["x-done-reason"] == "length"
     assert int(headers["x-thinking-tokens"]) + int(headers["x-output-tokens"]) == answer["eval_count"]
     assert headers["x-budget-used"] == f"{answer['eval_count']}/1024"
 
 
 def test_openais_client_gets_its_answer_after_the_thinking(fleet: Fleet) -> None:
     answer, headers = ask(fleet, "/v1/chat/completions", {"reasoning_effort": "low", "max_tokens": 8})
-    assert answer["choices"][0]["finish_reason"] == "stop" and headers["x-budget-used"].endswith("/1024")
+    assert answer["choices"][0]["finish_reason"] == "length" and headers["x-budget-used"].endswith("/1024")
+
+
+def pieces(fleet: Fleet, path: str, body: dict[str, Any]) -> list[dict[str, Any]]:
+    """The lines or events of a streamed answer."""
+    with closing(http.client.HTTPConnection("127.0.0.1", fleet.port, timeout=30)) as connection:
+        whole = {"model": "thinker", "stream": True, "messages": HI, **body}
+        connection.request("POST", path, json.dumps(whole), {"Content-Type": "application/json"})
+        lines = connection.getresponse().read().splitlines()
+    data = [line.removeprefix(b"data: ") for line in lines if line.startswith((b"data: {", b"{"))]
+    return [json.loads(line) for line in data]
+
+
+@pytest.mark.parametrize("limit", [1, 5])
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize(("path", "text"), [("/api/chat", "message"), ("/api/generate", "response")])
+def test_ollamas_client_gets_at_most_the_requested_visible_tokens(
+    fleet: Fleet, path: str, text: str, stream: bool, limit: int
+) -> None:
+    body = {"prompt": "Say hi.", "think": True, "options": {"num_predict": limit}, "stream": stream}
+    found = pieces(fleet, path, body) if stream else [ask(fleet, path, body)[0]]
+    texts = [piece[text]["content"] if text == "message" else piece[text] for piece in found]
+    assert len("".join(texts).split()) == limit
+    assert (found[-1]["done"], found[-1]["done_reason"]) == (True, "length")
+    assert found[-1]["eval_count"] == 6 + limit and found[-1]["prompt_eval_count"] > 0
+    if stream:
+        assert len([one for one in texts if one]) == limit and not any(piece["done"] for piece in found[:-1])
+
+
+@pytest.mark.parametrize("limit", [1, 5])
+def test_openais_client_gets_at_most_the_requested_visible_tokens(fleet: Fleet, limit: int) -> None:
+    body = {"reasoning_effort": "low", "max_tokens": limit}
+    whole = ask(fleet, "/v1/chat/completions", body)[0]
+    assert len(whole["choices"][0]["message"]["content"].split()) == limit
+    assert whole["choices"][0]["finish_reason"] == "length"
+    assert whole["usage"]["completion_tokens"] == 6 + limit and whole["usage"]["prompt_tokens"] > 0
+    streamed = pieces(fleet, "/v1/chat/completions", body | {"stream_options": {"include_usage": True}})
+    texts = [piece["choices"][0]["delta"].get("content") for piece in streamed if piece["choices"]]
+    assert len([text for text in texts if text]) == limit
+    assert streamed[-2]["choices"][0]["finish_reason"] == "length" and streamed[-1]["usage"] == whole["usage"]
+
+
+def test_anthropics_client_gets_at_most_the_requested_visible_tokens(fleet: Fleet) -> None:
+    whole = ask(fleet, "/v1/messages", {"max_tokens": 3, "output_config": {"effort": "low"}})[0]
+    assert whole["stop_reason"] == "max_tokens"
+    assert len(whole["content"][-1]["text"].split()) == 3
+
+
+def test_the_slot_of_an_engine_that_was_stopped_at_the_limit_is_free(fleet: Fleet) -> None:
+    for _ in range(3):
+        assert ask(fleet, "/api/chat", {"think": True, "options": {"num_predict": 2}})[0]["done_reason"] == "length"
+    fleet.settle()
+
+
+def test_an_answer_that_ends_before_the_limit_is_unchanged(fleet: Fleet) -> None:
+    answer, headers = ask(fleet, "/api/chat", {"think": True, "options": {"num_predict": 31}})
+    assert (answer["done_reason"], headers["x-done-reason"]) == ("stop", "stop")
+    assert len(answer["message"]["content"].split()) == 30
 
 
 @pytest.mark.parametrize(

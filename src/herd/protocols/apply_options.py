@@ -27,6 +27,8 @@ def with_engine_options(conversation: Conversation, options: EngineOptions | Non
     if options.drops_thinking and think:
         conversation.ignore(conversation.think_field)
         think = None
+    # The engine streams if the coordinator has to count the visible tokens of a raised limit.
+    stream = conversation.stream or options.output_tokens_max is not None
     window_tokens = options.window_tokens if options.window_tokens is not None else sampling.window_tokens
     truncate = False if options.forbids_truncation and conversation.truncate is None else conversation.truncate
     sampling = dataclasses.replace(
@@ -35,7 +37,7 @@ def with_engine_options(conversation: Conversation, options: EngineOptions | Non
         extra=_retained(sampling.extra, options),
         output_tokens_max=options.output_tokens_max or sampling.output_tokens_max,
     )
-    return dataclasses.replace(conversation, sampling=sampling, truncate=truncate, think=think)
+    return dataclasses.replace(conversation, sampling=sampling, truncate=truncate, think=think, stream=stream)
 
 
 def as_own_endpoint(conversation: Conversation, served: ServedPath) -> Conversation:
@@ -74,6 +76,8 @@ def changed_fields(
     changed: dict[str, Any] = {"options": retained} if retained or given else {}
     if options.forbids_truncation and not has_truncate:
         changed["truncate"] = False
+    if options.output_tokens_max is not None:
+        changed["stream"] = True  # the coordinator counts the visible tokens, and collects the answer
     if has_shift and options.drops_options:
         changed["shift"] = None
     return changed

@@ -17,6 +17,7 @@ class PassThrough:
     __slots__ = ("_counters", "_is_document", "_lines", "_streams", "_takes_events", "_watcher", "error", "has_failed")
 
     is_translated = False
+    is_cut = False
     problem = ""
 
     def __init__(self, watcher: AnswerWatcher, streams: bool, takes_events: bool) -> None:

@@ -22,7 +22,8 @@ from herd.coordinator.proxy.relay_dependencies import RelayDependencies
 from herd.coordinator.proxy.request_forms import Outgoing, RequestForms
 from herd.coordinator.proxy.template_rendering import TemplateRendering
 from herd.coordinator.proxy.thinking_usage import thinking_headers
-from herd.coordinator.proxy.translation import Translation
+from herd.coordinator.proxy.translation import Translation, limited
+from herd.coordinator.proxy.visible_limit import limited_reader
 from herd.coordinator.proxy.wait_comments import WaitNotice, is_event_stream
 from herd.coordinator.upstream import forwarded_headers
 from herd.coordinator.upstream.connection import UpstreamRequest
@@ -30,7 +31,7 @@ from herd.coordinator.upstream.contract import UpstreamSink
 from herd.core.state.commands import Abort, Dispatch, Hold, Refuse
 from herd.core.state.events import AttemptFailed, AttemptFinished, ClientLeft, FirstByte
 from herd.core.state.request import Counters, Failure, FailureKind, RequestId
-from herd.dialects import Dialect
+from herd.dialects import Dialect, Writer
 from herd.engines import Engine, EngineRequest
 from herd.errors import HerdError, Refusal
 from herd.http1.contract import Exchange, Header
@@ -148,15 +149,15 @@ class Relay:
             return
         self._outgoing = outgoing
         if outgoing.conversation is None:
-            if self._lines is None:
-                self._lines = forwarded_headers.request_lines(self._exchange.headers)
+            self._lines = self._lines or forwarded_headers.request_lines(self._exchange.headers)
             takes_events = is_event_stream(self._dialect, self._parsed)
             self._answer = PassThrough(self._dialect.watcher(self._parsed), self._parsed.stream, takes_events)
+            if self._dialect.has_engine_options:
+                self._limit_visible()
             self._send(outgoing.request, self._lines, self)
             return
-        timestamp, name = self._dependencies.timestamp(), command.fallback or self._parsed.model
-        writer = self._dialect.writer(self._parsed, name, self._request_id, timestamp)
-        self._answer = Translation(engine.reader(outgoing.conversation), writer)
+        self._answer = Translation(engine.reader(outgoing.conversation), self._writer())
+        self._limit_visible()
         self._send(outgoing.request, forwarded_headers.OWN_LINES, self)
 
     def _send_continuation(self, command: Dispatch, engine: Engine) -> None:
@@ -182,8 +183,19 @@ class Relay:
         resumption = self._continuation.resumption
         resumed_tokens = resumption.partial_answer.chunks
         self._answer = Translation(engine.reader(conversation), resumption.writer, resumed_tokens)
+        self._limit_visible(resumed_tokens)
         request = engine.build_request(with_engine_options(conversation, self._dispatch.options))
         self._send(request, forwarded_headers.OWN_LINES, self)
+
+    def _limit_visible(self, resumed_tokens: int = 0) -> None:
+        """Makes the answer end at the client's limit if the engine got a raised one for its thinking."""
+        limit = limited_reader(self._dispatch, self._parsed, self._engine, resumed_tokens)
+        if limit is not None:
+            self._answer = limited(self._answer, limit, self._writer)
+
+    def _writer(self) -> Writer:
+        name = self._dispatch.fallback or self._parsed.model
+        return self._dialect.writer(self._parsed, name, self._request_id, self._dependencies.timestamp())
 
     def _send(self, request: EngineRequest, lines: bytes, sink: UpstreamSink) -> None:
         self._step = _SENT
@@ -224,8 +236,17 @@ class Relay:
         data = answer.feed(data)
         if data:
             self._forward(data)
+        self._end_early(answer)
+
+    def _end_early(self, answer: PassThrough | Translation) -> None:
+        """Ends an answer with an error, or one whose visible part has all tokens that the client allows."""
         if answer.has_failed:
             self._end_on_error(answer)
+        elif answer.is_cut and self._upstream is not None:
+            step = self._step
+            self._cancel_upstream()
+            self._step = step
+            self.on_end()
 
     def _end_on_error(self, answer: PassThrough | Translation) -> None:
         """The answer does not follow the engine's protocol, or the engine has reported an error with status 200.
@@ -298,18 +319,17 @@ class Relay:
         assert answer is not None
         data = answer.feed(data)
         if not data:
-            if answer.has_failed:
-                self._end_on_error(answer)
+            self._end_early(answer)
             return
         if not self._parsed.stream:
             self._hold(data)
             if answer.is_translated or self._held_bytes <= settings.held_max_bytes:
+                self._end_early(answer)
                 return
             data = b"".join(self._held)
             self._held.clear()
         self._open(data, None if answer.is_translated else forwarded_headers.body_length(self._headers))
-        if answer.has_failed:
-            self._end_on_error(answer)
+        self._end_early(answer)
 
     def _hold(self, data: bytes) -> None:
         self._held.append(data)
@@ -468,11 +488,9 @@ class Relay:
         return self._wait if self._wait is not None and self._wait.has_sent_head else None
 
     def _on_client_writable(self, is_reading: bool) -> None:
-        upstream = self._upstream
-        if upstream is not None and is_reading:
-            upstream.resume()
-        elif upstream is not None:
-            upstream.pause()
+        if self._upstream is not None:
+            act = self._upstream.resume if is_reading else self._upstream.pause
+            act()
 
     def _send_refusal(self, refusal: Refusal) -> None:
         """Sends the refusal as an answer. If an answer has begun, ends it so that the client sees it is incomplete."""

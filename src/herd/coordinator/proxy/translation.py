@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 
+from herd.coordinator.proxy.visible_limit import VisibleLimit
 from herd.core.state.request import Counters
 from herd.dialects import Writer
 from herd.engines import Reader
@@ -32,6 +33,7 @@ class Translation:
         self._usage: Usage | None = None
         self._finish_reason: str | None = None
         self.has_failed = False
+        self.limit: VisibleLimit | None = None
         self.error: EngineError | None = None
         self.problem = ""
         self.is_complete = False
@@ -40,6 +42,15 @@ class Translation:
     @property
     def content_type(self) -> bytes:
         return self._writer.content_type.encode("latin-1")
+
+    def limit_to(self, limit: VisibleLimit) -> None:
+        """Reads the answer with `limit` instead."""
+        self._reader = self.limit = limit
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether the answer has ended at the client's limit, and the engine must be stopped."""
+        return self.limit is not None and self.limit.is_reached
 
     def feed(self, chunk: bytes) -> bytes:
         if self.has_failed:
@@ -67,7 +78,7 @@ class Translation:
             return None
         usage = self._usage or Usage()
         return Counters(
-            usage.prompt_tokens,
+            None if self.is_cut else usage.prompt_tokens,  # an estimate is not a count from which to learn
             usage.completion_tokens,
             usage.cached_tokens,
             usage.load_s,
@@ -105,3 +116,10 @@ class Translation:
             self.is_complete = self.is_complete or delta.is_last
             out.append(self._writer.write(delta))
         return b"".join(out)
+
+
+def limited(answer: object, limit: VisibleLimit, writer: Callable[[], Writer]) -> Translation:
+    """The answer, which now ends at the limit. One that would be passed through is written by `writer` instead."""
+    translation = answer if isinstance(answer, Translation) else Translation(limit, writer())
+    translation.limit_to(limit)
+    return translation

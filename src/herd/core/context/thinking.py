@@ -1,7 +1,8 @@
 """Raises the output token limit for a thinking model, so that its reasoning leaves room for the answer.
 
 A client's limit is meant for the visible answer, but an engine counts reasoning tokens too: with a limit of 50 a
-thinking model often ends while it is still reasoning, and the answer is empty.
+thinking model often ends while it is still reasoning, and the answer is empty. The coordinator counts the visible
+tokens and ends the answer at the client's limit (`coordinator/proxy/visible_limit.py`).
 """
 
 from __future__ import annotations

@@ -1,0 +1,69 @@
+"""Ends an answer when its visible part has as many tokens as the client allows.
+
+The token limit of a thinking model is raised, so that its reasoning leaves room for the answer
+(`core/context/thinking.py`). The engine stops only at the raised limit, so the visible tokens are counted here: Ollama
+sends one per line.
+"""
+
+from __future__ import annotations
+
+from herd.core.state.commands import Dispatch
+from herd.engines import Engine, Reader
+from herd.protocols.conversation import Conversation, Delta, ParsedRequest, Usage
+
+
+def visible_tokens_max(command: Dispatch, parsed: ParsedRequest) -> int | None:
+    """The client's limit, if the engine got a raised one."""
+    if command.options is None or command.options.output_tokens_max is None:
+        return None
+    return parsed.output_tokens_max
+
+
+def limited_reader(
+    command: Dispatch, parsed: ParsedRequest, engine: Engine, resumed_tokens: int
+) -> VisibleLimit | None:
+    """A reader of the engine's stream that ends at the client's limit; None if the engine has the client's own limit.
+
+    `resumed_tokens` of the visible answer were sent by another node before.
+    """
+    tokens_max = visible_tokens_max(command, parsed)
+    if tokens_max is None:
+        return None
+    # The engine streams also where the client does not: only then the visible tokens can be counted.
+    streamed = Conversation(kind=parsed.route.kind, model=command.model_info.name, stream=True)
+    return VisibleLimit(engine.reader(streamed), tokens_max - resumed_tokens, parsed.prompt_tokens + resumed_tokens)
+
+
+class VisibleLimit:
+    """A `Reader` that ends the answer with the reason "length" after `tokens_max` chunks of visible text.
+
+    The engine is stopped before it reports its counts. So the output tokens are those that arrived, and the prompt's
+    are the estimate `prompt_tokens`.
+    """
+
+    def __init__(self, reader: Reader, tokens_max: int, prompt_tokens: int) -> None:
+        self._reader = reader
+        self._visible_left = max(1, tokens_max)
+        self._prompt_tokens = prompt_tokens
+        self._tokens = 0
+        self.is_reached = False
+
+    @property
+    def is_finished(self) -> bool:
+        return self._reader.is_finished
+
+    def feed(self, chunk: bytes) -> list[Delta]:
+        return [] if self.is_reached else self._limited(self._reader.feed(chunk))
+
+    def end(self) -> list[Delta]:
+        return [] if self.is_reached else self._limited(self._reader.end())
+
+    def _limited(self, deltas: list[Delta]) -> list[Delta]:
+        for number, delta in enumerate(deltas, 1):
+            self._tokens += bool(delta.text or delta.thinking or delta.tool_calls)
+            self._visible_left -= bool(delta.text)
+            if not self._visible_left and not delta.is_last:
+                self.is_reached = True
+                usage = Usage(prompt_tokens=self._prompt_tokens, completion_tokens=self._tokens)
+                return [*deltas[:number], Delta(finish_reason="length", usage=usage, is_last=True)]
+        return deltas

@@ -1,0 +1,78 @@
+"""Tests that the visible part of an answer ends at the client's limit, for chunks of any size."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from builders import a_model_info
+from herd.coordinator.proxy.visible_limit import limited_reader
+from herd.core.state.commands import Dispatch
+from herd.core.state.engine_options import EngineOptions
+from herd.core.state.fleet import ModelName, NodeId
+from herd.core.state.request import RequestId, RequestKind
+from herd.engines.ollama import ENGINE
+from herd.protocols.conversation import Delta, ParsedRequest, Route, Usage
+
+PARSED = ParsedRequest(
+    route=Route("POST", "/api/chat", RequestKind.CHAT),
+    body=b"{}",
+    model="m",
+    stream=False,
+    prompt_tokens=7,
+    output_tokens_max=3,
+)
+RAISED = Dispatch(
+    request_id=RequestId("r1"),
+    attempt=1,
+    node_id=NodeId("alpha"),
+    model=ModelName("m:latest"),
+    model_info=a_model_info(),
+    score=0.0,
+    retries=0,
+    fallback=None,
+    options=EngineOptions(output_tokens_max=1024),
+)
+THOUGHTS = [{"message": {"content": "", "thinking": "hm "}}] * 4
+
+
+def lines(words: int) -> bytes:
+    """A stream of four thoughts and some words, with its last line."""
+    texts = [{"message": {"content": "word "}}] * words
+    last = {"message": {"content": ""}, "done": True, "done_reason": "stop", "prompt_eval_count": 9, "eval_count": 99}
+    return b"".join(json.dumps(line).encode() + b"\n" for line in [*THOUGHTS, *texts, last])
+
+
+def read(stream: bytes, size: int, resumed_tokens: int = 0) -> list[Delta]:
+    reader = limited_reader(RAISED, PARSED, ENGINE, resumed_tokens)
+    assert reader is not None
+    found: list[Delta] = []
+    for start in range(0, len(stream), size):
+        found += reader.feed(stream[start : start + size])
+    return found + reader.end()
+
+
+@pytest.mark.parametrize("size", [1, 50, 10_000])
+def test_the_answer_ends_after_the_last_allowed_token(size: int) -> None:
+    found = read(lines(words=9), size)
+    assert "".join(delta.text for delta in found) == "word word word "
+    assert "".join(delta.thinking for delta in found) == "hm hm hm hm "
+    assert found[-1] == Delta(finish_reason="length", usage=Usage(7, 7), is_last=True)
+
+
+def test_a_shorter_answer_keeps_its_end_and_its_counts() -> None:
+    last = read(lines(words=2), 50)[-1]
+    assert (last.finish_reason, last.is_last, last.usage and last.usage.completion_tokens) == ("stop", True, 99)
+
+
+def test_tokens_that_another_node_has_sent_count_too() -> None:
+    found = read(lines(words=9), 50, resumed_tokens=2)
+    assert "".join(delta.text for delta in found) == "word "
+    assert found[-1].usage == Usage(9, 5), "the resumed tokens are a part of this prompt"
+
+
+def test_a_limit_that_was_not_raised_is_the_engines() -> None:
+    assert limited_reader(replace(RAISED, options=EngineOptions(window_tokens=4096)), PARSED, ENGINE, 0) is None
+    assert limited_reader(replace(RAISED, options=None), PARSED, ENGINE, 0) is None
