@@ -286,7 +286,8 @@ def test_streamed_answer_has_the_recorded_events() -> None:
     theirs = events(recorded.body)
     assert [e["type"] for e in ours] == [e["type"] for e in theirs]
     assert ours[1:5] == theirs[1:5]
-    assert ours[5]["delta"]["stop_reason"] == "max_tokens" and ours[5]["usage"] == theirs[5]["usage"]
+    assert ours[5]["delta"]["stop_reason"] == "max_tokens"
+    assert theirs[5]["usage"].items() <= ours[5]["usage"].items()
     assert set(ours[0]["message"]) - set(theirs[0]["message"]) == {"stop_reason", "stop_sequence"}
 
 
@@ -351,6 +352,45 @@ def test_cached_tokens_are_counted_separately() -> None:
     assert (message.usage.input_tokens, message.usage.cache_read_input_tokens) == (1, 32)
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_usage_always_has_the_cache_fields(stream: bool) -> None:
+    out = written(parse(stream=stream), Delta(text="a"), LAST)
+    usages = [json.loads(out)["usage"]] if not stream else [e["usage"] for e in events(out) if "usage" in e]
+    assert [(usage["cache_creation_input_tokens"], usage["cache_read_input_tokens"]) for usage in usages] == [(0, 0)]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("end", "reason", "text"),
+    [
+        (Delta(finish_reason="stop", stop_sequence="END"), "stop_sequence", "END"),
+        (Delta(finish_reason="stop"), "end_turn", None),
+        (Delta(finish_reason="content_filter"), "refusal", None),
+        (Delta(finish_reason="length", usage=Usage(12, 16)), "max_tokens", None),
+        (Delta(finish_reason="length", usage=Usage(12, 15)), "max_tokens", None),
+        (Delta(finish_reason="length", usage=Usage(12, 7)), "model_context_window_exceeded", None),
+        (Delta(finish_reason="length"), "max_tokens", None),
+        (Delta(tool_calls=[ToolCall(0, "t", "f", "{}")], finish_reason="stop", stop_sequence="END"), "tool_use", None),
+    ],
+)
+def test_reason_of_the_end_is_written_as_the_api_defines_it(
+    stream: bool, end: Delta, reason: str, text: str | None
+) -> None:
+    out = written(parse(stream=stream, max_tokens=16), Delta(text="a"), end, Delta(is_last=True))
+    last = events(out)[-2]["delta"] if stream else json.loads(out)
+    assert (last["stop_reason"], last["stop_sequence"]) == (reason, text)
+
+
+@pytest.mark.parametrize(
+    ("reason", "finish"),
+    [("pause_turn", "stop"), ("stop_sequence", "stop"), ("model_context_window_exceeded", "length"), ("new", "new")],
+)
+def test_reason_of_the_end_is_read_from_a_passed_answer(reason: str, finish: str) -> None:
+    body = {"type": "message", "content": [], "stop_reason": reason, "usage": {"input_tokens": 1, "output_tokens": 1}}
+    counters = watched(parse(), [json.dumps(body).encode()])
+    assert counters is not None and counters.finish_reason == finish
+
+
 def test_without_counters_the_estimate_is_sent() -> None:
     request = parse(messages=[{"role": "user", "content": "x" * 400}])
     message = Message.model_validate_json(written(request, Delta(text="a", is_last=True)))
@@ -361,7 +401,7 @@ def test_without_counters_the_estimate_is_sent() -> None:
 def test_written_answer_is_complete_for_the_watcher_and_the_client(stream: bool, deltas: list[Delta]) -> None:
     request = parse(stream=stream)
     out = written(request, *deltas, Delta(finish_reason="length"), LAST)
-    assert watched(request, [out]) == Counters(12, 2, finish_reason="length")
+    assert watched(request, [out]) == Counters(12, 2, 0, finish_reason="length")
     if stream:
         parts = [e["delta"] for e in events(out) if e["type"] == "content_block_delta"]
         text = "".join(part.get("text", "") for part in parts)

@@ -118,6 +118,21 @@ def test_answers_in_openais_protocol_are_read(engine: Engine) -> None:
     assert deltas[-1] == Delta(is_last=True)
 
 
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("field", "value", "text"),
+    [("stop_reason", "END", "END"), ("matched_stop", "END", "END"), ("stop_reason", 151645, None), ("other", 1, None)],
+)
+def test_stop_text_that_ended_the_answer_is_read(stream: bool, field: str, value: Any, text: str | None) -> None:
+    content = "delta" if stream else "message"
+    choice = {"index": 0, content: {"content": "a"}, "finish_reason": "stop", field: value}
+    body = json.dumps({"choices": [choice]}).encode()
+    messages = [Message("user", "hi")]
+    reader = VLLM.reader(Conversation(kind=RequestKind.CHAT, model="m", stream=stream, messages=messages))
+    deltas = reader.feed(b"data: " + body + b"\n\ndata: [DONE]\n\n" if stream else body) + reader.end()
+    assert [delta.stop_sequence for delta in deltas if delta.finish_reason] == [text]
+
+
 @pytest.mark.parametrize("engine", ENGINES, ids=lambda engine: engine.kind)
 def test_only_the_common_paths_are_passed_through(engine: Engine) -> None:
     assert engine.served_path("/v1/chat/completions") and engine.served_path("/v1/embeddings")

@@ -110,7 +110,7 @@ class Anthropic(Dialect):
         timestamp: Timestamp,  # noqa: ARG002
     ) -> Writer:
         kind = StreamWriter if request.stream else DocumentWriter
-        return kind(model, request_id, request.prompt_tokens)
+        return kind(model, request_id, request.prompt_tokens, request.output_tokens_max)
 
     def resume(
         self,
@@ -121,7 +121,7 @@ class Anthropic(Dialect):
         forwarded: bytes,
         note: str,
     ) -> Resumption | None:
-        writer = StreamWriter(model, request_id, request.prompt_tokens)
+        writer = StreamWriter(model, request_id, request.prompt_tokens, request.output_tokens_max)
         return Resumption(writer.resume_from(forwarded, note), writer)
 
     def error(self, refusal: Refusal, request_id: str = "") -> HttpResponse:

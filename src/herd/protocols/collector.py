@@ -19,6 +19,7 @@ class CollectedAnswer:
         self.logprobs: list[Any] = []
         self.embeddings: list[list[float]] = []
         self.finish_reason: str | None = None
+        self.stop_sequence: str | None = None
         self.usage = Usage()
         self._text: list[str] = []
         self._thinking: list[str] = []
@@ -37,8 +38,9 @@ class CollectedAnswer:
         self.add_outcome(delta)
 
     def add_outcome(self, delta: Delta) -> None:
-        """Records only the finish reason and the counters, which is enough when the chunks were already sent."""
+        """Records only the reason of the end and the counters, which is enough when the chunks were already sent."""
         self.finish_reason = delta.finish_reason or self.finish_reason
+        self.stop_sequence = delta.stop_sequence or self.stop_sequence
         self.usage = delta.usage or self.usage
 
     @property

@@ -38,8 +38,12 @@ STOP_REASONS: Mapping[str, str] = MappingProxyType(
 )
 """Anthropic's stop reason for each neutral finish reason; for any other it is "end_turn"."""
 
+CERTAINLY_BELOW = 0.9
+"""Engines count the last tokens differently, so a count is below a limit only if it is below this share of it."""
+
 FINISH_REASONS: Mapping[str, str] = MappingProxyType(
-    {stop: finish for finish, stop in STOP_REASONS.items()} | {"stop_sequence": "stop"}
+    {stop: finish for finish, stop in STOP_REASONS.items()}
+    | {"stop_sequence": "stop", "pause_turn": "stop", "compaction": "stop", "model_context_window_exceeded": "length"}
 )
 
 
@@ -188,10 +192,11 @@ class StreamWriter:
 
     content_type = EVENT_STREAM
 
-    def __init__(self, model: str, request_id: str, prompt_tokens: int) -> None:
+    def __init__(self, model: str, request_id: str, prompt_tokens: int, output_tokens_max: int | None = None) -> None:
         self._model = model
         self._request_id = request_id
         self._prompt_tokens = prompt_tokens
+        self._output_tokens_max = output_tokens_max
         self._collected = CollectedAnswer()
         self._blocks = 0
         self._open: str | int | None = None
@@ -245,9 +250,7 @@ class StreamWriter:
 
     def _start(self) -> bytes:
         self._has_begun = True
-        message = _message(
-            self._model, self._request_id, [], None, {"input_tokens": self._prompt_tokens, "output_tokens": 0}
-        )
+        message = _message(self._model, self._request_id, [], _usage(Usage(), self._prompt_tokens))
         return _event({"type": "message_start", "message": message})
 
     def _content(self, kind: str, empty: dict[str, Any], content: dict[str, Any]) -> bytes:
@@ -281,7 +284,7 @@ class StreamWriter:
         return _event({"type": "content_block_stop", "index": self._blocks - 1})
 
     def _end(self) -> bytes:
-        delta = {"stop_reason": _stop_reason(self._collected, bool(self._calls_begun)), "stop_sequence": None}
+        delta = _outcome(self._collected, bool(self._calls_begun), self._output_tokens_max)
         usage = _usage(self._collected.usage, self._prompt_tokens)
         last = _event({"type": "message_delta", "delta": delta, "usage": usage, **self._note})
         return self._close() + last + _event({"type": "message_stop"})
@@ -292,10 +295,11 @@ class DocumentWriter:
 
     content_type = JSON
 
-    def __init__(self, model: str, request_id: str, prompt_tokens: int) -> None:
+    def __init__(self, model: str, request_id: str, prompt_tokens: int, output_tokens_max: int | None = None) -> None:
         self._model = model
         self._request_id = request_id
         self._prompt_tokens = prompt_tokens
+        self._output_tokens_max = output_tokens_max
         self._collected = CollectedAnswer()
 
     def write(self, delta: Delta) -> bytes:
@@ -313,26 +317,24 @@ class DocumentWriter:
             content.append({"type": "text", "text": answer.text})
         content += [_tool_use(call, self._request_id, call.arguments_object) for call in answer.tool_calls]
         usage = _usage(answer.usage, self._prompt_tokens)
-        reason = _stop_reason(answer, bool(answer.calls))
-        return msgspec.json.encode(_message(self._model, self._request_id, content, reason, usage))
+        outcome = _outcome(answer, bool(answer.calls), self._output_tokens_max)
+        return msgspec.json.encode(_message(self._model, self._request_id, content, usage) | outcome)
 
 
 def _event(body: dict[str, Any], name: bytes | None = None) -> bytes:
     return event(msgspec.json.encode(body), name or str(body["type"]).encode())
 
 
-def _message(
-    model: str, request_id: str, content: list[dict[str, Any]], reason: str | None, usage: dict[str, int]
-) -> dict[str, Any]:
+def _message(model: str, request_id: str, content: list[dict[str, Any]], usage: dict[str, int]) -> dict[str, Any]:
     return {
         "id": f"msg_{request_id}",
         "type": "message",
         "role": "assistant",
         "model": model,
         "content": content,
-        "stop_reason": reason,
+        "stop_reason": None,
         "stop_sequence": None,
-        "usage": usage,
+        "usage": usage | {"service_tier": "standard"},
     }
 
 
@@ -340,14 +342,26 @@ def _tool_use(call: ToolCall, request_id: str, given: dict[str, Any]) -> dict[st
     return {"type": "tool_use", "id": call.id or f"toolu_{request_id}_{call.index}", "name": call.name, "input": given}
 
 
-def _stop_reason(collected: CollectedAnswer, has_calls: bool) -> str:
+def _outcome(collected: CollectedAnswer, has_calls: bool, output_tokens_max: int | None) -> dict[str, Any]:
+    """Why the answer ended. An answer that ended well before its limit has filled the context window instead."""
     reason = STOP_REASONS.get(collected.finish_reason or "stop", "end_turn")
-    return "tool_use" if has_calls and reason == "end_turn" else reason
+    counted = collected.usage.completion_tokens
+    if has_calls and reason == "end_turn":
+        reason = "tool_use"
+    elif reason == "end_turn" and collected.stop_sequence is not None:
+        return {"stop_reason": "stop_sequence", "stop_sequence": collected.stop_sequence}
+    elif reason == "max_tokens" and counted and output_tokens_max and counted < output_tokens_max * CERTAINLY_BELOW:
+        reason = "model_context_window_exceeded"
+    return {"stop_reason": reason, "stop_sequence": None}
 
 
 def _usage(usage: Usage, prompt_tokens: int) -> dict[str, int]:
-    """The counters, or the estimate if the engine counted nothing."""
-    cached = usage.cached_tokens
+    """The counters, or the estimate if the engine counted nothing. No engine reports tokens written to its cache."""
+    cached = usage.cached_tokens or 0
     total = usage.prompt_tokens if usage.prompt_tokens is not None else prompt_tokens
-    body = {"input_tokens": max(0, total - (cached or 0)), "output_tokens": usage.completion_tokens or 0}
-    return body if cached is None else body | {"cache_read_input_tokens": cached}
+    return {
+        "input_tokens": max(0, total - cached),
+        "output_tokens": usage.completion_tokens or 0,
+        "cache_creation_input_tokens": 0,
+        "cache_read_input_tokens": cached,
+    }

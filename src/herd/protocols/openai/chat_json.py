@@ -101,6 +101,10 @@ class Finish(msgspec.Struct):
 
 
 class Choice(Finish):
+    """`stop_reason` (vLLM) and `matched_stop` (SGLang) are the stop text that ended the answer, or a token id."""
+
+    stop_reason: Any = None
+    matched_stop: Any = None
     index: int | None = 0
     delta: AnswerMessage | None = None
     message: AnswerMessage | None = None

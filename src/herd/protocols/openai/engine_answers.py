@@ -193,10 +193,16 @@ def _delta(chunk: chat_json.AnswerChunk) -> Delta:
         text=_text(message),
         thinking=chat_json.thinking(message),
         finish_reason="tool_calls" if choice.finish_reason == "function_call" else choice.finish_reason or None,
+        stop_sequence=_stop_sequence(choice),
         usage=chat_json.usage(chunk),
         embeddings=_embeddings(chunk),
         logprobs=_logprobs(choice.logprobs),
     )
+
+
+def _stop_sequence(choice: chat_json.Choice) -> str | None:
+    stops = (choice.stop_reason, choice.matched_stop) if choice.finish_reason == "stop" else ()
+    return next((stop for stop in stops if isinstance(stop, str) and stop), None)
 
 
 def _delta_without_choices(chunk: chat_json.AnswerChunk, body: bytes) -> Delta:
