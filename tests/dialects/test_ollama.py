@@ -305,6 +305,17 @@ def test_complete_answer_has_the_recorded_format(path: str, body: dict[str, Any]
     assert list(out) == list(json.loads(sample(recorded).body))
 
 
+@pytest.mark.parametrize(("path", "body"), [("/api/chat", {"messages": []}), ("/api/generate", {"prompt": "p"})])
+@pytest.mark.parametrize("text", ["a", '\u2028"\\\n', "the text", "\U0001f600"])
+@pytest.mark.parametrize("model", ["m", 'the text"', ""])
+def test_prepared_lines_contain_the_same_as_others(path: str, body: dict[str, Any], text: str, model: str) -> None:
+    """Chunks with only a text take a fast path; log probabilities prevent it."""
+    writer = DIALECT.writer(parse(path, **body), model, "r1", TIMESTAMP)
+    fast, slow = (json.loads(writer.write(Delta(text=text, logprobs=more))) for more in (None, [{"token": "a"}]))
+    del slow["logprobs"]
+    assert fast == slow and text in (fast.get("response"), fast.get("message", {}).get("content"))
+
+
 def test_embeddings_have_both_recorded_formats() -> None:
     delta = Delta(embeddings=[[1.0, 2.5]], usage=Usage(3, total_s=0.5, load_s=0.1), is_last=True)
     new, old = written(parse("/api/embed", input="a"), delta), written(parse("/api/embeddings", prompt="a"), delta)

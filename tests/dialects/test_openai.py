@@ -368,6 +368,17 @@ def test_complete_answer_has_the_recorded_format(name: str) -> None:
     assert out["usage"]["total_tokens"] == 16 and out["created"] == TIMESTAMP.unix_s
 
 
+@pytest.mark.parametrize("text", ["a", '\u2028"\\\n', "the text", "\U0001f600", "%s%d"])
+@pytest.mark.parametrize("model", ["m", 'the text"', '"the text"'])
+def test_prepared_events_contain_the_same_as_others(text: str, model: str) -> None:
+    """Chunks with only a text take a fast path; log probabilities prevent it."""
+    writer = DIALECT.writer(parse(stream=True), model, "r1", TIMESTAMP)
+    writer.write(Delta(text="first"))
+    fast, slow = (json.loads(writer.write(Delta(text=text, logprobs=more))[6:]) for more in (None, [{"token": "a"}]))
+    del slow["choices"][0]["logprobs"]
+    assert fast == slow and fast["choices"][0]["delta"] == {"content": text}
+
+
 def test_usage_is_sent_only_if_requested() -> None:
     assert all(chunk.usage is None for chunk in chunks(written(parse(stream=True), Delta(text="a"), LAST)))
     assert chunks(written(parse(stream=True, stream_options={"include_usage": True}), LAST))[-1].choices == []

@@ -252,6 +252,13 @@ def test_reasoning_text_and_calls_are_separate_items() -> None:
     assert [(c.call_id, c.name, c.arguments) for c in calls] == [("c1", "f", '{"x":1}'), ("call_r1_1", "g", "{}")]
 
 
+@pytest.mark.parametrize(("name", "folder", "counters"), STREAMS)
+def test_end_marker_of_another_api_is_ignored(name: str, folder: Path, counters: Counters) -> None:
+    body = sample(name, folder).body
+    for chunks in ([body + b"data: [DONE]\n\n"], [body, b"data: [DONE]\n\n"]):
+        assert watched(parse(stream=True), chunks) == counters
+
+
 def test_interleaved_tool_calls_are_whole_items() -> None:
     deltas = [
         Delta(tool_calls=[ToolCall(0, "a", "f"), ToolCall(1, "b", "g")]),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from herd.protocols.call_order import CallOrder, part_call
@@ -19,6 +19,7 @@ def fragment(number: int, arguments: str = "", name: str = "") -> Delta:
 
 
 @given(st.permutations([n for n, arguments in CALLS.items() for _ in arguments]), st.integers(0, 20))
+@settings(deadline=None)
 def test_each_call_is_whole_for_every_interleaving(order: list[int], text_at: int) -> None:
     arranger, left = CallOrder(), {number: [*arguments] for number, arguments in CALLS.items()}
     deltas = [Delta(tool_calls=[ToolCall(number, f"id{number}", "f") for number in CALLS])]

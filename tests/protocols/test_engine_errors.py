@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from herd.protocols.engine_errors import ERROR_MAX_CHARACTERS, error_text, is_incomplete, read_error, split_at_error
@@ -101,6 +101,7 @@ def test_error_event_is_incomplete_until_its_blank_line() -> None:
 
 
 @given(st.binary(max_size=200) | st.sampled_from([b"event: error\n", b"error:", b'{"error":' + b"[" * 9999]))
+@settings(deadline=None)
 def test_arbitrary_bytes_are_read_without_an_exception(data: bytes) -> None:
     error_text(data)
     read_error(data)

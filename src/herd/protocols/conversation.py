@@ -221,3 +221,16 @@ class Delta:
     """The HTTP status that belongs to `error`; None if the error does not show whether the request caused it."""
     is_last: bool = False
     logprobs: Any = None
+
+    @property
+    def is_plain_text(self) -> bool:
+        """Whether it has a text and nothing else, as most chunks of a stream: the fast path of writers."""
+        return bool(self.text) and not (
+            self.thinking
+            or self.tool_calls
+            or self.finish_reason
+            or self.usage
+            or self.is_last
+            or self.logprobs
+            or self.error is not None
+        )

@@ -32,6 +32,8 @@ class LineReader:
         self._lines = _Lines(line_max_bytes)
 
     def feed(self, chunk: bytes) -> list[bytes]:
+        if self._lines.is_one_line(chunk) and not chunk.isspace():
+            return [chunk[:-1]]
         return [line for line in self._lines.feed(chunk) if line.strip()]
 
     def end(self) -> list[bytes]:
@@ -60,6 +62,10 @@ class EventReader:
         self._size = 0
 
     def feed(self, chunk: bytes) -> list[Event]:
+        if chunk.endswith(b"\n\n") and chunk.startswith(b"data: ") and not self._data and not self._name:
+            line = chunk[:-1]
+            if self._lines.is_one_line(line):
+                return [Event(b"", line[len(b"data: ") : -1])]
         return self._read(self._lines.feed(chunk))
 
     def end(self) -> list[Event]:
@@ -208,6 +214,16 @@ class _Lines:
             self._check(len(line))
         self._rest += others[-1]
         return [line.removesuffix(b"\r") for line in lines]
+
+    def is_one_line(self, chunk: bytes) -> bool:
+        """Whether the chunk is one complete line that ends with LF, as most engines send them: the fast path."""
+        size = len(chunk)
+        return (
+            not self._rest
+            and 0 < size <= self._max_bytes
+            and chunk.find(b"\n") == size - 1
+            and not chunk.endswith(b"\r\n")
+        )
 
     def end(self) -> list[bytes]:
         rest = bytes(self._rest)

@@ -103,6 +103,8 @@ class Translation:
         )
 
     def _write(self, deltas: Sequence[Delta]) -> bytes:
+        if len(deltas) == 1 and deltas[0].is_plain_text:
+            return self._writer.write(deltas[0])
         out = []
         for delta in deltas:
             if delta.error is not None:

@@ -183,6 +183,12 @@ def _counters(start: _Usage, last: _Usage, reason: str | None) -> Counters:
 
 # --- translated answers ---
 
+_TEXT_DELTA = (
+    b"event: content_block_delta\n"
+    b'data: {"type":"content_block_delta","index":%d,"delta":{"type":"text_delta","text":%b}}\n\n'
+)
+"""The event of a chunk with only a text: the index of its block, and the text as JSON."""
+
 
 class StreamWriter:
     """Writes a stream: a chunk becomes part of a block, and a chunk of another type closes it and opens the next.
@@ -235,6 +241,8 @@ class StreamWriter:
             partial_answer.is_finished = True
 
     def write(self, delta: Delta) -> bytes:
+        if self._open == "text" and not self._calls_begun and delta.is_plain_text:
+            return _TEXT_DELTA % (self._blocks - 1, msgspec.json.encode(delta.text))
         if delta.error is not None:
             return _event(error_body("api_error", delta.error), b"error")
         self._collected.add_outcome(delta)

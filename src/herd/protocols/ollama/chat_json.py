@@ -74,7 +74,7 @@ SIDE_FIELDS = (
     "eval_count",
     "eval_duration",
 )
-"""Fields that are not needed to read an answer, so that an unexpected value does no harm."""
+"""Fields that are not needed to read an answer, so an unexpected value is ignored."""
 
 FINAL_LINE = msgspec.json.Decoder(FinalLine)
 ANSWER_LINE = msgspec.json.Decoder(AnswerLine)

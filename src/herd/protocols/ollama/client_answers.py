@@ -19,6 +19,9 @@ from herd.protocols.ollama import chat_json
 from herd.protocols.resumption import PartialAnswer
 from herd.protocols.streams import DOCUMENT_MAX_BYTES, HeadAndTail, LastLine
 
+_TEXT = "the text"
+"""Marks the place of the text in a prepared line, where it is the last occurrence."""
+
 _LOAD_REASONS = ("load", "unload")
 """Answers to requests without a prompt, which have no counters."""
 
@@ -97,8 +100,14 @@ class AnswerWriter:
         self._reason: str | None = None
         self._usage = Usage()
         self._size_bytes = 0
+        self._text.append(_TEXT)
+        prepared = self._chunk_line([])
+        self._before_text, _, self._after_text = prepared.rpartition(msgspec.json.encode(_TEXT))
+        """The line of a chunk that has only a text, before and after the text."""
 
     def write(self, delta: Delta) -> bytes:
+        if self._streams and delta.is_plain_text:
+            return self._before_text + msgspec.json.encode(delta.text) + self._after_text
         if delta.error is not None:
             return chat_json.line({"error": delta.error})
         self._collect(delta)

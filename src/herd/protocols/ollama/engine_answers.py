@@ -89,7 +89,7 @@ def _decode(body: bytes) -> chat_json.AnswerLine:
 
 
 def _delta(line: chat_json.AnswerLine, calls_before: int) -> Delta:
-    if (error := error_in(line.error)) is not None:
+    if line.error is not chat_json.ABSENT and (error := error_in(line.error)) is not None:
         return Delta(error=error.message, error_status=error.status)
     message = chat_json.message_of(line)
     embeddings = line.embeddings if line.embedding is None else [line.embedding]

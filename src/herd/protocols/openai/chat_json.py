@@ -139,7 +139,7 @@ class AnswerChunk(AnswerFields):
 
 
 SIDE_FIELDS = ("usage", "timings")
-"""Fields that are not needed to read an answer, so that an unexpected value does no harm."""
+"""Fields that are not needed to read an answer, so an unexpected value is ignored."""
 
 ANSWER_OUTLINE = msgspec.json.Decoder(AnswerOutline)
 ANSWER_CHUNK = msgspec.json.Decoder(AnswerChunk)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import struct
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import msgspec
@@ -33,6 +34,9 @@ EVENT_STREAM = "text/event-stream"
 JSON = "application/json; charset=utf-8"
 DONE = b"[DONE]"
 FINGERPRINT = "fp_herd"
+
+_TEXT = "the text"
+"""Marks the place of the text in a prepared event, where it is the last occurrence."""
 
 REASONS = frozenset(("stop", "length", "tool_calls", "content_filter"))
 
@@ -189,6 +193,9 @@ class AnswerWriter:
             self._head["id"], self._head["created"] = first.id, first.created
 
     def write(self, delta: Delta) -> bytes:
+        if self._has_role and self._streams and delta.is_plain_text:
+            before, after = self._around_text
+            return before + msgspec.json.encode(delta.text) + after
         if delta.error is not None:
             body = error_body(delta.error, "api_error", None)
             return event(msgspec.json.encode(body)) if self._streams else msgspec.json.encode(body)
@@ -202,6 +209,12 @@ class AnswerWriter:
         return out + (self._end() if delta.is_last else b"")
 
     # --- a stream ---
+
+    @cached_property
+    def _around_text(self) -> tuple[bytes, bytes]:
+        """The event of a chunk with only a text, before and after the text."""
+        before, _, after = self._event({"delta": {"content": _TEXT}}, None).rpartition(msgspec.json.encode(_TEXT))
+        return before, after
 
     def _chunk(self, delta: Delta) -> bytes:
         if not (delta.text or delta.thinking or delta.tool_calls or delta.logprobs):

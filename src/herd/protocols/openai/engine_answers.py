@@ -69,7 +69,8 @@ class StreamReader:
     def _read(self, events: list[Event]) -> list[Delta]:
         deltas = []
         for sent in events:
-            delta = Delta(is_last=True) if sent.data.strip() == DONE else self._delta(sent)
+            is_done = sent.data.lstrip()[:1] == b"[" and sent.data.strip() == DONE
+            delta = Delta(is_last=True) if is_done else self._delta(sent)
             deltas.append(delta)
             if delta.is_last or delta.error is not None:
                 self._is_over = True
@@ -86,9 +87,9 @@ class StreamReader:
             chunk, is_repaired = _decode(body), True
         if chunk.choices is None:
             return _delta_without_choices(chunk, body)
-        delta = _delta(chunk)
         choice = _first_choice(chunk)
         message = choice.delta or choice.message
+        delta = _delta(chunk, choice)
         if message is not None and (message.tool_calls or message.function_call is not None):
             fragments = chat_json.read_tool_calls(message.tool_calls) or _legacy_call(message)
             delta.tool_calls = self._calls.assign(fragments, _indices(message.tool_calls))
@@ -169,7 +170,10 @@ def _read_document(body: bytes) -> list[Delta]:
             chunk = chat_json.ANSWER_CHUNK.decode(body)
         except (msgspec.DecodeError, RecursionError):
             chunk = _decode(body)
-        delta = _delta(chunk) if chunk.choices is not None else _delta_without_choices(chunk, body)
+        if chunk.choices is not None:
+            delta = _delta(chunk, _first_choice(chunk))
+        else:
+            delta = _delta_without_choices(chunk, body)
     except ValueError:
         return []
     if delta.error is None and chunk.choices is None and chunk.data is None and chunk.usage is None:
@@ -183,11 +187,10 @@ def _read_document(body: bytes) -> list[Delta]:
     return [delta]
 
 
-def _delta(chunk: chat_json.AnswerChunk) -> Delta:
+def _delta(chunk: chat_json.AnswerChunk, choice: chat_json.Choice) -> Delta:
     """The chunk without its tool calls."""
-    if (error := error_in(chunk.error)) is not None:
+    if chunk.error is not chat_json.ABSENT and (error := error_in(chunk.error)) is not None:
         return _error_delta(error)
-    choice = _first_choice(chunk)
     message = choice.delta or choice.message or chat_json.AnswerMessage(content=choice.text)
     return Delta(
         text=_text(message),
@@ -223,7 +226,10 @@ def _error_delta(error: EngineError) -> Delta:
 
 
 def _first_choice(chunk: chat_json.AnswerChunk) -> chat_json.Choice:
-    return next((c for c in chunk.choices or () if c is not None and not c.index), _NO_CHOICE)
+    for choice in chunk.choices or ():
+        if choice is not None and not choice.index:
+            return choice
+    return _NO_CHOICE
 
 
 def _legacy_call(message: chat_json.AnswerMessage) -> list[ToolCall]:

@@ -42,6 +42,9 @@ class _Event(msgspec.Struct):
 _RESPONSE = msgspec.json.Decoder(_Response)
 _EVENT = msgspec.json.Decoder(_Event)
 _USAGE = msgspec.json.Decoder(_UsageJson)
+_DONE_ENDS = (b"data: [DONE]\n\n", b"data: [DONE]\r\n\r\n", b"data: [DONE]")
+"""The end of streams of other APIs, which some servers send here too."""
+
 _LAST_EVENT = re.compile(rb'"type"\s*:\s*"(response\.(?:completed|incomplete))"')
 _FINISH_REASONS: Mapping[str, str] = MappingProxyType({"completed": "stop", "incomplete": "length"})
 
@@ -58,6 +61,8 @@ class StreamWatcher(AlwaysTerminated):
         self._last = LastLine()
 
     def feed(self, chunk: bytes) -> None:
+        if chunk.endswith(_DONE_ENDS):
+            chunk = chunk.rstrip().removesuffix(b"data: [DONE]")
         self._last.feed(chunk)
 
     def end(self) -> Counters | None:
