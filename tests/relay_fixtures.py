@@ -148,6 +148,9 @@ class RelaySetup:
             fallbacks=tuple(map(canonical, ask.fallback_models)),
             stream=ask.stream,
             prompt_tokens=ask.prompt_tokens,
+            needs=ask.needs,
+            wants_thinking=ask.wants_thinking,
+            has_format=ask.has_format,
             path=route.path,
             special_fields=ask.special_fields,
         )

@@ -60,6 +60,8 @@ class ParsedRequest:
     """Whether `output_tokens_max` includes thinking tokens, or thinking is disabled."""
     wants_thinking: bool = False
     """Whether it asks for thinking, also as a hint that a model without thinking may leave out."""
+    has_format: bool = False
+    """Whether the answer must have a format, such as a JSON schema."""
     include_usage: bool = False
     """OpenAI's stream_options.include_usage: the client wants a usage chunk."""
     memory_action: MemoryAction | None = None

@@ -561,6 +561,24 @@ def test_a_pause_of_the_node_in_the_middle_is_a_stall(run: Run) -> None:
     run(test)
 
 
+def test_an_answer_that_may_be_silent_for_longer_is_not_a_stall(run: Run) -> None:
+    async def test() -> None:
+        pool = a_pool(stall_timeout_s=60)
+        async with RawServer(stalls(STREAM[:-9])) as server:
+            sink = Sink()
+            request = send(pool, server.url, sink)
+            request.silence_s = 300.0
+            await sink.begun.wait()
+            await sweeps(pool, 290)
+            assert not sink.over.done()
+            await sweeps(pool, 20)
+            assert sink.kind is FailureKind.STALLED
+            await server.leavings.get()
+        pool.close()
+
+    run(test)
+
+
 @pytest.mark.parametrize("sent", [b"", b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"])
 def test_the_pool_has_no_timeout_for_the_first_byte(run: Run, sent: bytes) -> None:
     """How long a first byte may take depends on the model and the prompt, which the core knows."""

@@ -221,6 +221,7 @@ class InferenceApi:
             window_tokens=parsed.window_tokens,
             has_runner_options=parsed.has_runner_options,
             wants_thinking=parsed.wants_thinking,
+            has_format=parsed.has_format,
             is_thinking_in_limit=parsed.is_thinking_in_limit,
             path=parsed.route.path,
             special_fields=parsed.special_fields,

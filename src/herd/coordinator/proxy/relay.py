@@ -199,9 +199,9 @@ class Relay:
 
     def _send(self, request: EngineRequest, lines: bytes, sink: UpstreamSink) -> None:
         self._step = _SENT
-        url = self._dispatch.model_info.engine.url
+        url, silence_s = self._dispatch.model_info.engine.url, self._dispatch.silence_s
         method, path = request.method.encode("ascii"), request.path.encode("ascii")
-        self._upstream = self._dependencies.pool.send(url, method, path, lines, request.body, sink)
+        self._upstream = self._dependencies.pool.send(url, method, path, lines, request.body, sink, silence_s)
 
     @property
     def _engine(self) -> Engine:

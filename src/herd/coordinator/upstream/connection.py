@@ -26,7 +26,7 @@ _JOINED_MAX_BYTES: Final = 64 << 10
 class UpstreamRequest:
     """One request to a node."""
 
-    __slots__ = ("_body", "_connecting", "_connection", "_head", "_is_over", "_node", "_sink", "is_paused")
+    __slots__ = ("_body", "_connecting", "_connection", "_head", "_is_over", "_node", "_sink", "is_paused", "silence_s")
 
     def __init__(self, node: NodeConnections, head: bytes, body: bytes, sink: UpstreamSink) -> None:
         self._node = node
@@ -37,6 +37,8 @@ class UpstreamRequest:
         self._connecting: asyncio.Task[None] | None = None
         self._is_over = False
         self.is_paused = False
+        self.silence_s = 0.0
+        """How long the answer may pause, if longer than the settings allow."""
 
     def cancel(self) -> None:
         """Closes the connection at once, so that the engine stops working on this request."""
@@ -202,7 +204,7 @@ class UpstreamConnection(asyncio.Protocol):
         if request is None:
             if quiet_s >= settings.idle_timeout_s:
                 self.abort()
-        elif quiet_s >= settings.stall_timeout_s:
+        elif quiet_s >= max(settings.stall_timeout_s, request.silence_s):
             self._give_up(request, FailureKind.STALLED, f"no data for {quiet_s:.0f} s in the middle of the answer")
 
     # --- called by the loop ---

@@ -29,7 +29,10 @@ class UpstreamSettings:
         default=120.0,
         metadata={
             "env": "FLEET_STALL_TIMEOUT",
-            "help": "Seconds without data from a node, in the middle of an answer, before the attempt fails.",
+            "help": (
+                "Seconds without data from a node, in the middle of an answer, before the attempt fails; longer "
+                "while a tool call, structured output or thinking may take time (FLEET_SILENCE_MAX)."
+            ),
         },
     )
     header_max_bytes: int = field(

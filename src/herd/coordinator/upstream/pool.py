@@ -42,10 +42,18 @@ class Pool:
         self._is_closed = False
 
     def send(
-        self, url: str, method: bytes, path: bytes, lines: bytes, body: bytes, sink: UpstreamSink
+        self,
+        url: str,
+        method: bytes,
+        path: bytes,
+        lines: bytes,
+        body: bytes,
+        sink: UpstreamSink,
+        silence_s: float = 0.0,
     ) -> UpstreamRequest:
         """Sends a request to "http://host:port". Calls nothing on the sink before it returns.
 
+        `silence_s` is how long the answer may pause, if longer than the settings' `stall_timeout_s`.
         `lines` are header lines, each with its CRLF. Request line, Host and Content-Length are added here.
         """
         node = self._nodes.get(url)
@@ -58,6 +66,7 @@ class Pool:
                 return request
         head = b"%b %b HTTP/1.1\r\n%b%bContent-Length: %d\r\n\r\n" % (method, path, node.host_line, lines, len(body))
         request = UpstreamRequest(node, head, body, sink)
+        request.silence_s = silence_s
         if node.idle:
             node.idle.pop().start(request)
         else:

@@ -12,6 +12,7 @@ from herd.core.context.window_usage import chosen_tokens
 from herd.core.context.windows import truncation_limit_tokens
 from herd.core.lifecycle.admission import hold_refusal
 from herd.core.lifecycle.dispatcher_parts import DispatcherParts, DispatcherSettings
+from herd.core.lifecycle.patience import silence_s
 from herd.core.lifecycle.retries import first_byte_timeout_s, has_budget, predicted_timeout_s
 from herd.core.scheduling.substitutes import substitute
 from herd.core.state import refusals
@@ -171,6 +172,13 @@ class Placement:
                 retries=live_request.retries,
                 fallback=decision.model if decision.model != request.model else None,
                 options=options,
+                silence_s=silence_s(
+                    request,
+                    model_info,
+                    self._forecast.speeds.speed(node, decision.model),
+                    (options.output_tokens_max if options is not None else None) or request.output_tokens_max,
+                    self._settings.retries.silence_max_s,
+                ),
             )
         )
 

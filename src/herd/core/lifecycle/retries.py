@@ -43,6 +43,17 @@ class RetrySettings:
     whole_answer_s: float = field(
         default=600.0, metadata={"env": "FLEET_STALE_TIMEOUT", "help": "Timeout in seconds for a non-streamed answer."}
     )
+    silence_max_s: float = field(
+        default=1800.0,
+        metadata={
+            "env": "FLEET_SILENCE_MAX",
+            "min": 0.0,
+            "help": (
+                "Longest silence in seconds in the middle of an answer with tools, a schema or thinking; how long is "
+                "allowed follows from the model's speed, at least FLEET_STALL_TIMEOUT."
+            ),
+        },
+    )
 
 
 SLOW_PREFILL_TOKENS_PER_S = 20.0

@@ -33,6 +33,8 @@ class Dispatch:
     """The model that answers instead of the requested one, or None."""
     options: EngineOptions | None = None
     """Engine options to set in the request; None: the request is sent unchanged."""
+    silence_s: float = 0.0
+    """How long the engine may be silent in the middle of its answer, if longer than the usual timeout."""
 
 
 @dataclass(slots=True)

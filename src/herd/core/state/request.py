@@ -67,6 +67,8 @@ class Request:
     name."""
     wants_thinking: bool = False
     """Whether the client asks for thinking. A model that cannot think answers without."""
+    has_format: bool = False
+    """Whether the answer must have a format, such as a JSON schema."""
     is_thinking_in_limit: bool = False
     """Whether the client's token limit also applies to a thinking model: reasoning is off, or the API counts reasoning
     tokens too."""

@@ -71,6 +71,7 @@ def parse(route: Route, body: bytes) -> ParsedRequest:
         tags=extensions.tags,
         user=extensions.user,
         has_extensions=extensions.are_present,
+        has_format=b'"format"' in bytes(fields.output_config),
         wants_thinking=_wants_thinking(fields),
         is_thinking_in_limit=request_fields.is_given(fields.thinking),
     )

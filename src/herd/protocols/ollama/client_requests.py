@@ -64,6 +64,7 @@ class _RequestFields(request_fields.ExtensionFields, kw_only=True):
     think: msgspec.Raw = request_fields.ABSENT
     shift: msgspec.Raw = request_fields.ABSENT
     suffix: msgspec.Raw = request_fields.ABSENT
+    format: msgspec.Raw = request_fields.ABSENT
     images: msgspec.Raw = request_fields.ABSENT
     prompt: msgspec.Raw = request_fields.ABSENT
     system: msgspec.Raw = request_fields.ABSENT
@@ -108,6 +109,7 @@ def parse(route: Route, body: bytes) -> ParsedRequest:
         user=extensions.user,
         has_extensions=extensions.are_present,
         has_runner_options=options.has_runner_options or request_fields.is_given(fields.shift),
+        has_format=request_fields.has_content(fields.format),
         wants_thinking=request_fields.has_content(fields.think),
         is_thinking_in_limit=request_fields.is_given(fields.think) and bytes(fields.think) == b"false",
         memory_action=_memory_action(route.kind, fields, has_messages=bool(messages)),

@@ -99,6 +99,7 @@ def parse(route: Route, body: bytes) -> ParsedRequest:
         tags=extensions.tags,
         user=extensions.user,
         has_extensions=extensions.are_present,
+        has_format=any(b'"json' in bytes(raw) for raw in (fields.response_format, fields.text)),
         wants_thinking=any(
             request_fields.has_content(raw, _EMPTY_VALUES) for raw in (fields.reasoning_effort, fields.reasoning)
         ),
