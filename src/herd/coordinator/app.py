@@ -33,6 +33,7 @@ from herd.coordinator.api.keys_and_nodes import AccessApi
 from herd.coordinator.api.live import LiveApi
 from herd.coordinator.api.live_feed import LiveFeed
 from herd.coordinator.api.login import LoginApi
+from herd.coordinator.api.model_creation import STREAMED_PREFIX, CreationApi
 from herd.coordinator.api.models import ModelsApi, job_of
 from herd.coordinator.api.openapi import OpenApi
 from herd.coordinator.api.overview import DashboardApi
@@ -48,6 +49,7 @@ from herd.coordinator.driver import Driver
 from herd.coordinator.loop_lag import LoopLag
 from herd.coordinator.models.benchmark_probe import Prober
 from herd.coordinator.models.benchmark_runner import BenchmarkRunner
+from herd.coordinator.models.creation import ModelCreation
 from herd.coordinator.models.loading import ModelLoader
 from herd.coordinator.models.operations import ModelOperations
 from herd.coordinator.models.pinned_models import PinnedModels
@@ -68,6 +70,7 @@ from herd.coordinator.storage.credential_store import CredentialStore
 from herd.coordinator.storage.writer import TraceStore
 from herd.coordinator.upstream.engine_client import EngineClient
 from herd.coordinator.upstream.pool import Pool
+from herd.coordinator.upstream.uploads import Uploader
 from herd.core.planning.replay import DecisionRules
 from herd.core.scheduling.completion_time import CompletionTimePolicy
 from herd.core.scheduling.signals import Signal
@@ -257,6 +260,7 @@ class Coordinator:
             *DashboardApi(driver, store, self.view, self._address).routes,
             *ChartsApi(driver, store).routes,
             *ModelsApi(driver.fleet, self.transfers, self.pinned_models, self.operations, store).routes,
+            *self._creation_routes(),
             *self.live.routes,
             *SettingsApi(self.settings_store, store, signals, self._apply_settings).routes,
             *HealthApi(self.health, store).routes,
@@ -267,6 +271,14 @@ class Coordinator:
             *DashboardFiles().routes,
         ]
         return [*routes, *OpenApi(self.dialects, routes, __version__).routes]
+
+    def _creation_routes(self) -> list[ApiRoute]:
+        uploader = Uploader(self.settings.upstream, self.membership.forwarder_proof)
+        creation = ModelCreation(self.driver.fleet, self.engine_client, self.engines, uploader, self.driver.now)
+        registries = self.settings.transfers.allowed
+        return CreationApi(
+            creation, self.operations, self.engine_client, self.store, self.driver.fleet, registries
+        ).routes
 
     # --- start and end ---
 
@@ -285,11 +297,10 @@ class Coordinator:
         self.health.start()
         self.loop_lag.start()
         listen = (settings.http, general.host)
-        self.server = await server.serve(*listen, general.port, self.access_control, self.errors.render)
+        answer = (self.access_control, self.errors.render)
+        self.server = await server.serve(*listen, general.port, *answer, streamed_prefix=STREAMED_PREFIX)
         if certificate is not None:
-            self.tls_server = await server.serve(
-                *listen, settings.tls.port, self.access_control, self.errors.render, certificate
-            )
+            self.tls_server = await server.serve(*listen, settings.tls.port, *answer, certificate, STREAMED_PREFIX)
         if settings.membership.open:
             log.warning("FLEET_OPEN is set: any machine on this network can join and receive requests with prompts")
         if settings.capture.is_on:

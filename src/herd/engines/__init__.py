@@ -143,6 +143,10 @@ class Engine(ABC):
         """The request that downloads this model and reports progress; `is_insecure_http` permits plain HTTP."""
         return None
 
+    def management_request(self, method: str, path: str, body: bytes = b"") -> EngineRequest | None:  # noqa: ARG002
+        """Ollama's own request to create or push a model, or to store a blob, unchanged; None without that API."""
+        return None
+
     def remove(self, model: str) -> EngineRequest | None:  # noqa: ARG002
         """The request that deletes the model from disk."""
         return None

@@ -162,6 +162,9 @@ class Ollama(Engine):
             "POST", "/api/pull", msgspec.json.encode({"model": model, "stream": True, "insecure": is_insecure_http})
         )
 
+    def management_request(self, method: str, path: str, body: bytes = b"") -> EngineRequest | None:
+        return EngineRequest(method, path, body)
+
     def remove(self, model: str) -> EngineRequest | None:
         return EngineRequest("DELETE", "/api/delete", msgspec.json.encode({"model": model}))
 

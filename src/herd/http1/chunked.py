@@ -47,12 +47,23 @@ _AT_TRAILERS: Final = 3
 class ChunkedBody:
     """Collects one body. The caller feeds bytes as they arrive, split anywhere."""
 
-    __slots__ = ("_carry", "_chunks", "_extension_bytes", "_left", "_max_bytes", "_state", "_trailer_bytes", "content")
+    __slots__ = (
+        "_carry",
+        "_chunks",
+        "_extension_bytes",
+        "_left",
+        "_max_bytes",
+        "_state",
+        "_taken",
+        "_trailer_bytes",
+        "content",
+    )
 
     def __init__(self, max_bytes: int) -> None:
         self.content = bytearray()
         self._max_bytes = max_bytes
         self._chunks = 0
+        self._taken = 0
         self._extension_bytes = 0
         self._trailer_bytes = 0
         self._left = 0
@@ -82,6 +93,13 @@ class ChunkedBody:
             if self._end_line(data[at:end]):
                 return data[end + 2 :]
             at = end + 2
+
+    def take(self) -> bytes:
+        """The bytes of the body since the last call; they are no longer in `content`."""
+        taken = bytes(self.content)
+        self.content.clear()
+        self._taken += len(taken)
+        return taken
 
     def _add_data(self, data: bytes, at: int) -> int:
         piece = data[at : at + self._left]
@@ -130,7 +148,7 @@ class ChunkedBody:
         if len(line) > len(digits):
             self._count_extensions(len(line), len(line) - len(digits))
         size = int(digits, 16)
-        total = len(self.content) + size
+        total = self._taken + len(self.content) + size
         if total > self._max_bytes:
             raise TooLarge(f"the request body is over {self._max_bytes} bytes")
         self._chunks += 1

@@ -85,13 +85,14 @@ async def _exchange(method: str, url: str, body: bytes, headers: Mapping[str, st
             head += "Content-Type: application/json\r\n"
         head += "".join(f"{name}: {value}\r\n" for name, value in headers.items())
         writer.write(head.encode("ascii") + b"\r\n" + body)
-        return await _read(reader)
+        return await read_response(reader)
     finally:
         # Not `close`: it would wait forever for a peer that does not read.
         writer.transport.abort()
 
 
-async def _read(reader: asyncio.StreamReader) -> Response:
+async def read_response(reader: asyncio.StreamReader) -> Response:
+    """Reads one complete response. Raises `ValueError`, `OSError` or `HttpParserError`."""
     parts, size_bytes = _ResponseParts(), 0
     parser = httptools.HttpResponseParser(parts)
     while not parts.is_complete:

@@ -2,6 +2,7 @@
 
     IDLE ──bytes──> HEAD ──empty line──> BODY ──complete──> BUSY ──answered──> IDLE
     BUSY ──upgraded──> UPGRADED: the bytes belong to another protocol, such as WebSocket
+    HEAD ──head of a large upload──> UPLOADING ──complete──> BUSY: the answer may begin before the body is complete
     any ──refused, cut──> LINGERING ──client closed or timeout──> closed
 
 A request that arrives in one read goes from IDLE to BUSY at once. While a request is answered, reading continues, so
@@ -23,6 +24,7 @@ from herd.http1.connections import ClientConnections
 from herd.http1.contract import ClientTransport, Header, UpgradedProtocol
 from herd.http1.exchange import HttpExchange, render_head
 from herd.http1.request_head import CHUNKED, RequestHead, can_never_complete, path_hint, read_head
+from herd.http1.streamed_body import StreamedBody
 
 _IDLE: Final = 0
 _HEAD: Final = 1
@@ -30,6 +32,7 @@ _BODY: Final = 2
 _BUSY: Final = 3
 _LINGERING: Final = 4
 _UPGRADED: Final = 5
+_UPLOADING: Final = 6
 
 _REQUESTS_PER_TURN: Final = 32
 # At most this many refused connections get an answer with the reason. Further ones are only closed: otherwise the
@@ -76,7 +79,7 @@ class HttpConnection(asyncio.Protocol):
         self._scanned = 0
         self._head_bytes = b"\0"
         self._head: RequestHead | None = None
-        self._body: bytearray | ChunkedBody | None = None
+        self._body: bytearray | ChunkedBody | StreamedBody | None = None
         self._received = 0
         self._mark_at = 0.0
         self._mark_bytes = 0
@@ -128,6 +131,8 @@ class HttpConnection(asyncio.Protocol):
             if rest:
                 self._buffer(rest)
                 self._pump()
+        elif phase == _UPLOADING:
+            self._buffer(self._read_upload(data))
         else:
             self._buffer(data)
             if phase != _BUSY and phase != _UPGRADED:
@@ -171,7 +176,7 @@ class HttpConnection(asyncio.Protocol):
         return self._clients.date_line
 
     def stays_open(self, head: RequestHead) -> bool:
-        return head.keeps_alive and not self._clients.is_draining
+        return head.keeps_alive and not self._clients.is_draining and self._phase != _UPLOADING
 
     def send(self, data: bytes) -> None:
         self._sent += len(data)
@@ -179,6 +184,9 @@ class HttpConnection(asyncio.Protocol):
 
     def answered(self, stays_open: bool) -> None:
         self._exchange = None
+        if self._phase == _UPLOADING:
+            self._linger()
+            return
         if not stays_open or self._clients.is_draining:
             self._finish()
             return
@@ -268,8 +276,9 @@ class HttpConnection(asyncio.Protocol):
             if len(raw) > max_bytes:
                 raise HeadersTooLarge(f"the request head is over {max_bytes} bytes")
             head = read_head(raw)
-            if head.length > self._clients.settings.body_max_bytes:
-                raise TooLarge(f"the request body is over {self._clients.settings.body_max_bytes} bytes")
+            body_max_bytes = self._clients.body_max_bytes(head.path)
+            if head.length > body_max_bytes:
+                raise TooLarge(f"the request body is over {body_max_bytes} bytes")
         except HerdError as error:
             self._refuse(path_hint(raw), error.refusal, is_head=raw.startswith(b"HEAD "))
             return 0
@@ -295,11 +304,47 @@ class HttpConnection(asyncio.Protocol):
     def _open_body(self, head: RequestHead, data: bytes) -> bytes:
         if head.expects_continue and not data:
             self.send(b"HTTP/1.1 100 Continue\r\n\r\n")
-        self._phase = _BODY
         self._mark_at = self._clients.time()
         self._mark_bytes = 0
+        if self._clients.is_streamed(head.path):
+            return self._open_upload(head, data)
+        self._phase = _BODY
         self._body = ChunkedBody(self._clients.settings.body_max_bytes) if head.length == CHUNKED else bytearray()
         return self._read_body(data)
+
+    def _open_upload(self, head: RequestHead, data: bytes) -> bytes:
+        """Starts the request before its body is complete; the code that answers takes the body as it arrives."""
+        length = None if head.length == CHUNKED else head.length
+        body = StreamedBody(length, self._clients.body_max_bytes(head.path), self._pause_upload)
+        self._start(head, b"", body)
+        return self._read_upload(data) if self._phase == _UPLOADING else b""
+
+    def _read_upload(self, data: bytes) -> bytes:
+        assert isinstance(self._body, StreamedBody)
+        try:
+            rest = self._body.feed(data)
+        except HerdError as error:
+            # The exchange answers: it gets the reason in place of the next bytes.
+            self._body.lose(str(error))
+            return b""
+        if self._body.is_complete:
+            self._body = None
+            self._phase = _BUSY
+        return rest
+
+    def _check_upload(self, now: float) -> None:
+        if isinstance(self._body, StreamedBody):
+            settings = self._clients.settings
+            self._body.check_speed(now, settings.body_grace_s, settings.body_min_bytes_per_s)
+
+    def _pause_upload(self, is_paused: bool) -> None:
+        if is_paused is self._is_read_paused or self._transport.is_closing():
+            return
+        self._is_read_paused = is_paused
+        if is_paused:
+            self._transport.pause_reading()
+        else:
+            self._transport.resume_reading()
 
     def _read_body(self, data: bytes) -> bytes:
         """Adds to the body and starts the request when it is complete. Returns the bytes after the body."""
@@ -314,7 +359,7 @@ class HttpConnection(asyncio.Protocol):
             return b""
         if isinstance(self._body, ChunkedBody):
             return self._read_chunks(self._body, data)
-        assert self._body is not None
+        assert isinstance(self._body, bytearray)
         missing = self._head.length - len(self._body)
         self._body += data[:missing]
         if len(data) >= missing:
@@ -333,7 +378,7 @@ class HttpConnection(asyncio.Protocol):
         self._start(self._head, bytes(body.content))
         return rest
 
-    def _start(self, head: RequestHead, body: bytes) -> None:
+    def _start(self, head: RequestHead, body: bytes, upload: StreamedBody | None = None) -> None:
         clients = self._clients
         if self._received:
             self._forget_upload()
@@ -341,9 +386,11 @@ class HttpConnection(asyncio.Protocol):
             refusal = Refusal(503, "shutting_down", "the coordinator is shutting down", retry_after_s=2.0)
             self._refuse(head.path, refusal, is_head=head.method == "HEAD")
             return
-        self._phase = _BUSY
+        self._phase = _BUSY if upload is None else _UPLOADING
         self._is_used = True
         exchange = HttpExchange(self, head, body, self.client_ip, clients.loop.time())
+        if upload is not None:
+            self._body = exchange.upload = upload
         self._exchange = exchange
         clients.on_request(exchange)
 
@@ -394,8 +441,10 @@ class HttpConnection(asyncio.Protocol):
     def _give_up(self) -> None:
         self._phase = _LINGERING
         self._tail.clear()
-        exchange = self._exchange
-        self._exchange = None
+        exchange, body = self._exchange, self._body
+        self._exchange = self._body = None
+        if isinstance(body, StreamedBody):
+            body.lose("the client disconnected before the upload was complete")
         if exchange is not None:
             exchange.client_left()
 
@@ -422,6 +471,8 @@ class HttpConnection(asyncio.Protocol):
                 self._refuse(None, Refusal(408, "request_timeout", "the request head was not complete in time"))
         elif self._phase == _BODY:
             self._sweep_upload(now)
+        elif self._phase == _UPLOADING:
+            self._check_upload(now)
         elif self._phase == _UPGRADED:
             return
         elif self._phase == _BUSY:

@@ -26,6 +26,13 @@ class HttpSettings:
             "help": "Maximum size of a request body in bytes; a larger one is refused with 413.",
         },
     )
+    streamed_body_max_bytes: int = field(
+        default=256 << 30,
+        metadata={
+            "env": "FLEET_MAX_BLOB_BYTES",
+            "help": "Maximum size of a model file that a client uploads (POST /api/blobs) in bytes; else 413.",
+        },
+    )
     header_max_bytes: int = field(
         default=64 << 10,
         metadata={
@@ -134,10 +141,13 @@ class ClientConnections:
         on_request: Callable[[HttpExchange], None],
         render_error: RenderError,
         loop: asyncio.AbstractEventLoop,
+        streamed_prefix: str = "",
     ) -> None:
+        """Bodies of requests below `streamed_prefix` are passed on while they arrive."""
         self.settings = settings
         self.on_request = on_request
         self.render_error = render_error
+        self.streamed_prefix = streamed_prefix
         self.loop = loop
         self.outbox = WriteBatcher(loop)
         self.connections: set[Connection] = set()
@@ -171,6 +181,13 @@ class ClientConnections:
             del self._per_ip[connection.client_ip]
         if self.is_draining and not self.connections and self.on_empty is not None:
             self.on_empty()
+
+    def is_streamed(self, path: str) -> bool:
+        """Whether the body of a request to this path is passed on while it arrives."""
+        return bool(self.streamed_prefix) and path.startswith(self.streamed_prefix)
+
+    def body_max_bytes(self, path: str) -> int:
+        return self.settings.streamed_body_max_bytes if self.is_streamed(path) else self.settings.body_max_bytes
 
     def limit_refusal(self, ip: str) -> Refusal:
         if self._per_ip[ip] > self._per_ip_max(ip):

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from herd.http1.streamed_body import StreamedBody
+
 Header = tuple[bytes, bytes]
 
 
@@ -46,6 +48,8 @@ class Exchange(Protocol):
     headers: Sequence[Header]
     """As received, with names in lower case."""
     body: bytes
+    upload: StreamedBody | None
+    """The body of a large upload, which is still being received; then `body` is empty."""
     client_ip: str
     received_at: float
     """Loop time at which the request was complete."""

@@ -9,6 +9,7 @@ from typing import Final, Protocol
 
 from herd.http1.contract import ClientTransport, Header, UpgradedProtocol
 from herd.http1.request_head import RequestHead
+from herd.http1.streamed_body import StreamedBody
 
 STATUS_LINES: Final = MappingProxyType(
     {s.value: f"HTTP/1.1 {s.value} {s.phrase}\r\n".encode() for s in http.HTTPStatus}
@@ -79,6 +80,7 @@ class HttpExchange:
         "path",
         "query",
         "received_at",
+        "upload",
     )
 
     def __init__(
@@ -89,6 +91,7 @@ class HttpExchange:
         self.query = head.query
         self.headers: Sequence[Header] = head.headers
         self.body = body
+        self.upload: StreamedBody | None = None
         self.client_ip = client_ip
         self.received_at = received_at
         self.on_disconnect: Callable[[], None] | None = None

@@ -99,8 +99,9 @@ async def serve(
     on_request: Callable[[HttpExchange], None],
     render_error: RenderError,
     tls: ssl.SSLContext | None = None,
+    streamed_prefix: str = "",
 ) -> Server:
     """Listens on host:port (0: a free port). Raises PortInUse, or OSError for any other reason."""
-    server = Server(ClientConnections(settings, on_request, render_error, asyncio.get_running_loop()))
+    server = Server(ClientConnections(settings, on_request, render_error, asyncio.get_running_loop(), streamed_prefix))
     await server.listen(host, port, tls)
     return server

@@ -17,6 +17,7 @@ from herd.coordinator.auth.access_control import key_of
 from herd.errors import HerdError, Refusal
 from herd.http1.connections import RenderError
 from herd.http1.contract import Exchange, Header
+from herd.http1.streamed_body import StreamedBody
 
 log = logging.getLogger("herd.asgi")
 
@@ -126,11 +127,19 @@ class _Call:
         return disconnect
 
     async def _receive(self) -> Message:
+        if self._exchange.upload is not None and not self._is_body_read:
+            return await self._receive_upload(self._exchange.upload)
         if not self._is_body_read:
             self._is_body_read = True
             return {"type": "http.request", "body": self._exchange.body, "more_body": False}
         await self._ended.wait()
         return {"type": "http.disconnect"}
+
+    async def _receive_upload(self, upload: StreamedBody) -> Message:
+        """The next part of an upload. A failed one looks like a disconnect, which the ASGI specification demands."""
+        piece = await upload.next()
+        self._is_body_read = not piece
+        return {"type": "http.request", "body": piece, "more_body": bool(piece)}
 
     async def _send(self, message: Message) -> None:
         if self._is_disconnected:

@@ -22,13 +22,22 @@ class EngineRequestFailed(Exception):
     """The engine did not answer, or closed the connection early; the message is for users."""
 
 
+class EngineRefused(EngineRequestFailed):
+    """The engine answered with a status of 400 or higher; `body` is the first line of its answer."""
+
+    def __init__(self, status: int, body: bytes) -> None:
+        super().__init__(f"the engine answered {status}: {body[:500].decode('utf-8', 'replace')}")
+        self.status = status
+        self.body = body
+
+
 class EngineClient:
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
 
     async def send(self, url: str, request: EngineRequest) -> EngineResponse:
         """The complete response with any status. Raises `EngineRequestFailed` if there is none."""
-        response = _ResponseQueue()
+        response = _ResponseQueue(has_body=request.method != "HEAD")
         sent = self._pool.send(
             url, request.method.encode("ascii"), request.path.encode("ascii"), OWN_LINES, request.body, response
         )
@@ -45,7 +54,7 @@ class EngineClient:
     async def lines(self, url: str, request: EngineRequest) -> AsyncGenerator[bytes, None]:
         """The lines of the response as they arrive. Closing the generator cancels the request.
 
-        Raises `EngineRequestFailed`, also for a status of 400 or higher.
+        Raises `EngineRequestFailed`; for a status of 400 or higher it is an `EngineRefused`.
         """
         response = _ResponseQueue()
         sent = self._pool.send(
@@ -57,27 +66,25 @@ class EngineClient:
                 *complete, rest = (rest + data).split(b"\n")
                 for line in complete:
                     if response.status >= 400:
-                        raise _refused(response.status, line)
+                        raise EngineRefused(response.status, line)
                     yield line
                 if len(rest) > LINE_MAX_BYTES:
                     raise EngineRequestFailed(f"the engine sent a line over {LINE_MAX_BYTES} bytes")
             if response.status >= 400:
-                raise _refused(response.status, rest)
+                raise EngineRefused(response.status, rest)
             if rest:
                 yield rest
         finally:
             sent.cancel()
 
 
-def _refused(status: int, line: bytes) -> EngineRequestFailed:
-    return EngineRequestFailed(f"the engine answered {status}: {line[:500].decode('utf-8', 'replace')}")
-
-
 class _ResponseQueue:
     """An upstream sink whose data can be awaited."""
 
-    def __init__(self) -> None:
+    def __init__(self, has_body: bool = True) -> None:
+        """The parser of the pool waits for a body, which the answer to a HEAD request announces and does not have."""
         self.status = 0
+        self._has_body = has_body
         self._queue: asyncio.Queue[bytes | EngineRequestFailed | None] = asyncio.Queue()
 
     async def next(self) -> bytes | None:
@@ -89,6 +96,8 @@ class _ResponseQueue:
 
     def on_head(self, status: int, _headers: list[Header]) -> None:
         self.status = status
+        if not self._has_body:
+            self._queue.put_nowait(None)
 
     def on_body(self, data: bytes) -> None:
         self._queue.put_nowait(data)
