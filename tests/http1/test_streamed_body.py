@@ -15,10 +15,10 @@ def test_pieces_are_the_body_and_the_bytes_after_it_are_returned() -> None:
         body = StreamedBody(8, 100, lambda _: None)
         assert body.feed(b"hello") == b""
         first = await body.next()
-        assert not body.is_complete and body.feed(b"you, next") == b" next"
+        assert not body.is_complete and body.feed(b"you, next") == b", next"
         return first + await body.next() + await body.next()
 
-    assert asyncio.run(read()) == b"helloyou,"
+    assert asyncio.run(read()) == b"helloyou"
 
 
 def test_a_chunked_body_has_a_limit_even_if_it_was_taken() -> None:

@@ -170,6 +170,12 @@ def test_a_push_is_forwarded_to_a_node_with_the_model_and_its_error_is_the_engin
         assert call(fleet, "POST", "/api/push", {"model": "nn"})[1]["error"].startswith("model 'nn' not found")
 
 
+def test_the_accounts_of_nodes_are_not_for_clients() -> None:
+    with two() as (fleet, *_):
+        status, answer = call(fleet, "POST", "/api/me", b"")
+        assert status == 501 and "on the node that has the model" in answer["error"]
+
+
 def test_changes_are_audited() -> None:
     with two() as (fleet, *_):
         call(fleet, "POST", f"/api/blobs/{DIGEST}", FILE)

@@ -109,3 +109,9 @@ def test_changes_end_with_the_node(world: World) -> None:
     changes(world, m=None)
     world.receives(a_report("alpha", [a_model_info("m")]))
     assert world.dispatcher.fleet.model_names == [M]
+
+
+def test_model_that_is_loaded_under_a_new_name_is_loaded_in_the_next_heartbeat(world: World) -> None:
+    changes(world, n=a_model_info("n"))
+    world.receives(a_report("alpha", [a_model_info("n", loaded=True)]))
+    assert loaded(world) == [N]

@@ -79,6 +79,7 @@ class CreationApi:
             ApiRoute("/api/blobs/{digest}", json_errors(self.upload_blob), "POST", Right.MODELS),
             ApiRoute("/api/create", json_errors(self.create), "POST", Right.MODELS, WantedModel),
             ApiRoute("/api/push", json_errors(self.push), "POST", Right.MODELS, WantedPush),
+            ApiRoute("/api/me", json_errors(self.account), "POST", Right.LIST),
         ]
 
     async def has_blob(self, request: Request) -> Response:
@@ -125,6 +126,14 @@ class CreationApi:
             raise OperationFailed(Refusal(503, "no_node", "the node has left the fleet; try again"))
         self._audit(request, "push", f"{name} from {node.id}")
         return await self._forward(node, "/api/push", body, wanted.stream is not False, "")
+
+    async def account(self, _: Request) -> Response:
+        """Refuses the question of `ollama push` for an account: each node has its own, and it is not for clients."""
+        message = (
+            "a fleet has no account at ollama.com, each node has its own; run `ollama push` on the node that has the "
+            "model (see: herd models), or send POST /api/push here"
+        )
+        raise OperationFailed(Refusal(501, "not_supported", message))
 
     def _check_registry(self, name: str) -> None:
         refusal = registry_refusal(name, self._registries)

@@ -25,6 +25,7 @@ class ConfirmedChange:
     """What an engine has confirmed about one model: it is on disk (`model_info`), or it is gone (None)."""
 
     model_info: ModelInfo | None
+    is_unload: bool
     heartbeats: int = 0
     """Complete heartbeats of the node since."""
 
@@ -62,7 +63,8 @@ class FleetUpdates:
             return None
         known = self._changes.setdefault(node_id, {})
         for model, model_info in changes.items():
-            known[model] = ConfirmedChange(model_info)
+            was_loaded = node.is_loaded(model) or model in node.loading_until
+            known[model] = ConfirmedChange(model_info, was_loaded and model_info is not None and not model_info.loaded)
             node.loading_until.pop(model, None)
         windows = _windows_of(node)
         self._fleet.replace_models(node, _merged(node.report.models, changes), now)
@@ -100,7 +102,7 @@ def _is_shown(change: ConfirmedChange, reported: ModelInfo | None, is_loading: b
     if wanted is None or reported is None:
         return wanted is reported
     is_same_file = wanted.digest == reported.digest
-    return is_same_file and (wanted.loaded is not None or reported.loaded is None or is_loading)
+    return is_same_file and (not change.is_unload or reported.loaded is None or is_loading)
 
 
 def _merged(
