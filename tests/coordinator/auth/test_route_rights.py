@@ -57,7 +57,7 @@ def routes_of(fleet: Fleet) -> list[tuple[str, str, Right]]:
     found = []
     for route in bridge._application.routes:  # type: ignore[attr-defined]
         assert isinstance(route, ApiRoute), f"{route} has no right"
-        [method] = set(route.methods or ()) - {"HEAD"}
+        [method] = set(route.methods or ()) - {"HEAD"} or {"HEAD"}
         found.append((method, route.path.replace("{", "").replace("}", ""), route.right))
     api = fleet.coordinator.inference
     rights = Rights(api._dialects, ())
