@@ -32,8 +32,8 @@ class LineReader:
         self._lines = _Lines(line_max_bytes)
 
     def feed(self, chunk: bytes) -> list[bytes]:
-        if self._lines.is_one_line(chunk) and not chunk.isspace():
-            return [chunk[:-1]]
+        if self._lines.is_whole(chunk):
+            return [line for line in chunk.split(b"\n") if line and not line.isspace()]
         return [line for line in self._lines.feed(chunk) if line.strip()]
 
     def end(self) -> list[bytes]:
@@ -62,10 +62,10 @@ class EventReader:
         self._size = 0
 
     def feed(self, chunk: bytes) -> list[Event]:
-        if chunk.endswith(b"\n\n") and chunk.startswith(b"data: ") and not self._data and not self._name:
-            line = chunk[:-1]
-            if self._lines.is_one_line(line):
-                return [Event(b"", line[len(b"data: ") : -1])]
+        if chunk.endswith(b"\n\n") and not self._data and not self._name and self._lines.is_whole(chunk):
+            parts = chunk[:-2].split(b"\n\n")
+            if all(part.startswith(b"data: ") and b"\n" not in part for part in parts):
+                return [Event(b"", part[len(b"data: ") :]) for part in parts]
         return self._read(self._lines.feed(chunk))
 
     def end(self) -> list[Event]:
@@ -215,15 +215,9 @@ class _Lines:
         self._rest += others[-1]
         return [line.removesuffix(b"\r") for line in lines]
 
-    def is_one_line(self, chunk: bytes) -> bool:
-        """Whether the chunk is one complete line that ends with LF, as most engines send them: the fast path."""
-        size = len(chunk)
-        return (
-            not self._rest
-            and 0 < size <= self._max_bytes
-            and chunk.find(b"\n") == size - 1
-            and not chunk.endswith(b"\r\n")
-        )
+    def is_whole(self, chunk: bytes) -> bool:
+        """Whether the chunk consists of whole lines that end with LF, as most engines send them: the fast path."""
+        return not self._rest and chunk.endswith(b"\n") and len(chunk) <= self._max_bytes and b"\r" not in chunk
 
     def end(self) -> list[bytes]:
         rest = bytes(self._rest)

@@ -92,6 +92,13 @@ def _delta(line: chat_json.AnswerLine, calls_before: int) -> Delta:
     if line.error is not chat_json.ABSENT and (error := error_in(line.error)) is not None:
         return Delta(error=error.message, error_status=error.status)
     message = chat_json.message_of(line)
+    if not line.done and line.embeddings is None and line.embedding is None:
+        return Delta(
+            text=message.content or "",
+            thinking=message.thinking or "",
+            tool_calls=chat_json.read_tool_calls(message.tool_calls, calls_before) if message.tool_calls else [],
+            logprobs=line.logprobs,
+        )
     embeddings = line.embeddings if line.embedding is None else [line.embedding]
     is_last = line.done or embeddings is not None
     return Delta(

@@ -87,6 +87,8 @@ class StreamReader:
             chunk, is_repaired = _decode(body), True
         if chunk.choices is None:
             return _delta_without_choices(chunk, body)
+        if not is_repaired and not self._characters.is_waiting and (text := _plain_text(chunk)):
+            return Delta(text=text)
         choice = _first_choice(chunk)
         message = choice.delta or choice.message
         delta = _delta(chunk, choice)
@@ -206,6 +208,27 @@ def _delta(chunk: chat_json.AnswerChunk, choice: chat_json.Choice) -> Delta:
 def _stop_sequence(choice: chat_json.Choice) -> str | None:
     stops = (choice.stop_reason, choice.matched_stop) if choice.finish_reason == "stop" else ()
     return next((stop for stop in stops if isinstance(stop, str) and stop), None)
+
+
+def _plain_text(chunk: chat_json.AnswerChunk) -> str:
+    """The text of a chunk that contains nothing else, as most chunks of a stream; else empty."""
+    choice = chunk.choices[0] if chunk.choices and len(chunk.choices) == 1 else None
+    message = choice.delta if choice is not None else None
+    if choice is None or message is None or not isinstance(message.content, str):
+        return ""
+    is_plain = not (
+        choice.index
+        or choice.finish_reason
+        or choice.logprobs
+        or message.tool_calls
+        or message.function_call
+        or message.reasoning
+        or message.reasoning_content
+        or chunk.usage
+        or chunk.timings
+        or chunk.error is not chat_json.ABSENT
+    )
+    return message.content if is_plain else ""
 
 
 def _delta_without_choices(chunk: chat_json.AnswerChunk, body: bytes) -> Delta:
