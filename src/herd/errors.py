@@ -3,6 +3,7 @@
     HerdError
     ├── BadRequest        400  the request itself is wrong
     ├── UnknownModel      404  no node has it
+    ├── NotFound          404  something else that the request names does not exist
     ├── MethodNotAllowed  405  with Allow
     ├── TooLarge          413  body over the limit
     ├── HeadersTooLarge   431  head over the limit
@@ -53,6 +54,11 @@ class BadRequest(HerdError):
 class UnknownModel(HerdError):
     status = 404
     code = "model_not_found"
+
+
+class NotFound(HerdError):
+    status = 404
+    code = "not_found"
 
 
 class MethodNotAllowed(HerdError):

@@ -14,9 +14,10 @@ from pydantic import TypeAdapter
 
 from herd.core.state.request import Counters
 from herd.dialects import Timestamp
-from herd.dialects.openai import DIALECT, RESPONSES
+from herd.dialects.openai import DIALECT
 from herd.errors import BadRequest, Refusal
 from herd.protocols.conversation import Delta, ParsedRequest, ToolCall, Usage
+from herd.protocols.openai.responses_history import RESPONSES
 from protocol_samples import FOLDER, LLAMACPP, sample
 
 (ROUTE,) = (route for route in DIALECT.routes if route.path == RESPONSES)

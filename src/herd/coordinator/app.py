@@ -39,6 +39,7 @@ from herd.coordinator.api.openapi import OpenApi
 from herd.coordinator.api.overview import DashboardApi
 from herd.coordinator.api.recommendations import RecommendationsApi
 from herd.coordinator.api.settings import SettingsApi
+from herd.coordinator.api.stored_responses import StoredResponsesApi
 from herd.coordinator.api.windows import WindowsApi
 from herd.coordinator.auth.access_control import AccessControl, AccessDependencies
 from herd.coordinator.auth.membership import Membership
@@ -60,7 +61,9 @@ from herd.coordinator.proxy.capture import Capture
 from herd.coordinator.proxy.error_answers import ErrorAnswers
 from herd.coordinator.proxy.inference_api import InferenceApi, InferenceDependencies, InferenceSettings
 from herd.coordinator.proxy.memory_requests import MemoryRequests
+from herd.coordinator.proxy.recorded_exchange import ResponseRecorder
 from herd.coordinator.proxy.relay_dependencies import RelayDependencies
+from herd.coordinator.proxy.response_store import ResponseStore
 from herd.coordinator.proxy.wait_comments import WaitComments
 from herd.coordinator.saved_state import SavedState
 from herd.coordinator.settings import Settings
@@ -171,6 +174,7 @@ class Coordinator:
         settings, loop = self.settings, self.loop
         self.loop_lag = LoopLag(loop)
         self.capture = Capture(settings.capture, loop.time, time.time)
+        self.responses = ResponseStore(settings.responses, loop.time, loop.call_later)
         self.live = LiveApi(settings.live, LiveFeed(self.driver, self.view, self._jobs, loop))
         checks = discover(herd.health.checks, Check, "CHECK")
         self.health = HealthWatch(self.driver, self.store, checks, settings.membership.open, loop, self._pinned)
@@ -213,6 +217,7 @@ class Coordinator:
                 dialects=self.dialects,
                 driver=driver,
                 relay=relay,
+                responses=ResponseRecorder(self.responses),
                 allowances=self.allowances,
                 unix_month=unix_month,
                 other_routes=self.bridge.serve,
@@ -268,6 +273,7 @@ class Coordinator:
             *RecommendationsApi(driver, store, self._pinned).routes,
             *WindowsApi(driver, self.settings.windows).routes,
             *self.capture.routes,
+            *StoredResponsesApi(self.responses, self.errors.render).routes,
             *DashboardFiles().routes,
         ]
         return [*routes, *OpenApi(self.dialects, routes, __version__).routes]

@@ -14,6 +14,7 @@ from herd.coordinator.models.transfers import TransferSettings
 from herd.coordinator.proxy.auto_pull import AutoPullSettings
 from herd.coordinator.proxy.capture import CaptureSettings
 from herd.coordinator.proxy.relay_dependencies import RelaySettings
+from herd.coordinator.proxy.response_store import ResponseStoreSettings
 from herd.coordinator.proxy.wait_comments import WaitCommentSettings
 from herd.coordinator.storage.store_settings import StoreSettings
 from herd.coordinator.upstream.contract import UpstreamSettings
@@ -81,6 +82,7 @@ class Settings:
     http: HttpSettings = field(default_factory=HttpSettings)
     upstream: UpstreamSettings = field(default_factory=UpstreamSettings)
     relay: RelaySettings = field(default_factory=RelaySettings)
+    responses: ResponseStoreSettings = field(default_factory=ResponseStoreSettings)
     wait_comments: WaitCommentSettings = field(default_factory=WaitCommentSettings)
     store: StoreSettings = field(default_factory=StoreSettings)
     liveness: LivenessSettings = field(default_factory=LivenessSettings)

@@ -15,7 +15,8 @@ from herd.coordinator.auth.access_control import key_of, timeout_of
 from herd.coordinator.driver import Driver
 from herd.coordinator.proxy.auto_pull import AutoPull, AutoPullCallbacks
 from herd.coordinator.proxy.memory_requests import MemoryRequests
-from herd.coordinator.proxy.prefix_hashes import prefix_hashes
+from herd.coordinator.proxy.prefix_hashes import prefix_hashes, responses_prefix_hashes
+from herd.coordinator.proxy.recorded_exchange import RecordedExchange, ResponseRecorder
 from herd.coordinator.proxy.relay import Relay
 from herd.coordinator.proxy.relay_dependencies import RelayDependencies
 from herd.coordinator.proxy.wait_comments import WaitNotice, is_event_stream
@@ -25,6 +26,7 @@ from herd.dialects import Dialect, HttpResponse
 from herd.errors import HerdError, MethodNotAllowed, Refusal
 from herd.http1.contract import Exchange, Header
 from herd.protocols.conversation import ParsedRequest, Route
+from herd.protocols.openai.responses_history import RESPONSES
 from herd.trust.allowances import Allowances
 from herd.trust.keys import ApiKey
 
@@ -75,6 +77,7 @@ class InferenceDependencies:
     dialects: Sequence[Dialect]
     driver: Driver
     relay: RelayDependencies
+    responses: ResponseRecorder
     allowances: Allowances
     unix_month: Callable[[], tuple[float, str]]
     """The unix time in seconds and its calendar month, for the budgets of API keys."""
@@ -103,6 +106,7 @@ class InferenceApi:
         self._capture = dependencies.capture
         self._auto_pull = dependencies.auto_pull
         self._memory_requests = dependencies.memory_requests
+        self._responses = dependencies.responses
         self._ids = itertools.count(1)
         self._routes: dict[str, tuple[Dialect, Route]] = {
             route.path: (dialect, route) for dialect in self._dialects for route in dialect.routes
@@ -124,7 +128,11 @@ class InferenceApi:
         try:
             if exchange.method != route.method:
                 raise MethodNotAllowed("method not allowed here", allow=route.method)
+            if route.path == RESPONSES:
+                exchange = self._responses.attend(exchange, _owner(exchange))
             parsed = dialect.parse(route, exchange.body)
+            if isinstance(exchange, RecordedExchange):
+                exchange.describe(parsed)
             if route.kind is RequestKind.INFO and self._answer_from_memory(exchange, dialect, parsed):
                 return
         except HerdError as error:
@@ -213,7 +221,7 @@ class InferenceApi:
             tags=tags,
             deadline_at=deadline_at,
             requested_name=parsed.model,
-            prefix=prefix_hashes(parsed.body, owner) if self._hashes_prefixes else (),
+            prefix=self._prefix(parsed, owner) if self._hashes_prefixes else (),
             key_id=owner,
             tenant=_tenant(exchange, tags, owner),
             fingerprint=fingerprint,
@@ -226,6 +234,11 @@ class InferenceApi:
             path=parsed.route.path,
             special_fields=parsed.special_fields,
         )
+
+    @staticmethod
+    def _prefix(parsed: ParsedRequest, owner: str) -> tuple[int, ...]:
+        is_responses = parsed.route.path == RESPONSES
+        return (responses_prefix_hashes if is_responses else prefix_hashes)(parsed.body, owner)
 
     @staticmethod
     def _tags(exchange: Exchange, parsed: ParsedRequest) -> tuple[str, ...]:
@@ -309,6 +322,12 @@ def _refuse(exchange: Exchange, dialect: Dialect, error: HerdError, request_id: 
     refusal = error.refusal
     extra: tuple[Header, ...] = ((b"allow", refusal.allow.encode()),) if refusal.allow else ()
     _send(exchange, dialect.error(refusal, request_id), extra)
+
+
+def _owner(exchange: Exchange) -> str:
+    """The id of the API key; empty for callers without one."""
+    key = key_of(exchange.admission)
+    return key.id if key is not None else ""
 
 
 def _retry_after_header(refusal: Refusal) -> tuple[Header, ...]:

@@ -9,11 +9,24 @@ from __future__ import annotations
 
 from typing import Final
 
+import msgspec
+
 from herd.core.estimates.prefix_cache import BLOCK_TOKENS, BLOCKS_MAX
+from herd.protocols.answer_ends import decode
+from herd.protocols.openai.responses_history import input_items
+from herd.protocols.request_fields import ABSENT, is_list
 
 BYTES_PER_TOKEN: Final = 4
 BLOCK_BYTES: Final = BLOCK_TOKENS * BYTES_PER_TOKEN
 _START_FIELDS: Final = (b'"messages"', b'"prompt"')
+
+
+class _Prompt(msgspec.Struct):
+    instructions: msgspec.Raw = ABSENT
+    input: msgspec.Raw = ABSENT
+
+
+_PROMPT = msgspec.json.Decoder(_Prompt)
 
 
 def prefix_hashes(body: bytes, owner: str = "") -> tuple[int, ...]:
@@ -21,7 +34,23 @@ def prefix_hashes(body: bytes, owner: str = "") -> tuple[int, ...]:
     start = next((at for field in _START_FIELDS if (at := body.find(field)) >= 0), -1)
     if start < 0:
         return ()
-    chain = hash((owner, body[start : start + len(_START_FIELDS[0])]))
+    return _chain(hash((owner, body[start : start + len(_START_FIELDS[0])])), body, start)
+
+
+def responses_prefix_hashes(body: bytes, owner: str = "") -> tuple[int, ...]:
+    """The same for a request to /v1/responses, whose prompt begins with its instructions and continues with its input.
+
+    A text as input is hashed as the message that it stands for, because later turns repeat it in that form.
+    """
+    prompt = decode(body, _PROMPT)
+    if prompt is None:
+        return ()
+    items = prompt.input
+    text = bytes(items) if is_list(items) else b"[" + b",".join(input_items(items))
+    return _chain(hash((owner, bytes(prompt.instructions))), text, 0)
+
+
+def _chain(chain: int, body: bytes, start: int) -> tuple[int, ...]:
     hashes: list[int] = []
     end = min(len(body), start + BLOCK_BYTES * BLOCKS_MAX)
     for at in range(start, end - BLOCK_BYTES + 1, BLOCK_BYTES):

@@ -132,7 +132,7 @@ def write_usage(usage: Usage, thinking_chars: int, answer_chars: int) -> dict[st
 
 
 def duration_s(usage: Usage) -> float | None:
-    """How long the engine worked on the answer, if it said so."""
+    """How long the engine worked on the answer, if it reported that."""
     if usage.total_s is not None:
         return usage.total_s
     if usage.prefill_s is None and usage.decode_s is None:
