@@ -196,7 +196,7 @@ def test_answer_with_store_false_is_not_kept(setup: tuple[openai.OpenAI, Scripte
     assert fleet.coordinator.responses.stored_bytes == 0
 
 
-def test_nothing_is_kept_if_the_store_is_off() -> None:
+def test_nothing_remains_if_the_store_is_off() -> None:
     off = replace(settings_for_tests(), responses=ResponseStoreSettings(is_on=False))
     with serving("lmstudio", off) as (client, _, _):
         first = client.responses.create(model="m", input="one")

@@ -95,7 +95,7 @@ def test_result_of_any_type_becomes_text(output: object, text: str) -> None:
     assert turns[-1] == Message("tool", text, tool_call_id="c1", tool_name="f")
 
 
-def test_image_in_a_result_is_kept() -> None:
+def test_image_in_a_result_remains() -> None:
     image = {"type": "input_image", "image_url": "data:image/png;base64,AAAA"}
     (turn,) = without_losses(read({"type": "function_call_output", "call_id": "c1", "output": [image]}))
     assert turn.images == [("AAAA", "image/png")]
@@ -116,17 +116,17 @@ def test_reasoning_belongs_to_the_assistants_next_turn() -> None:
         Message("assistant", thinking="hm", tool_calls=[ToolCall(0, "c1", "f", "{}")])
     ]
     full = summary | {"content": [{"type": "reasoning_text", "text": "hmm"}]}
-    said = {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "a"}]}
-    assert read(full, said).messages == [Message("assistant", "a", thinking="hmm")]
+    spoken = {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "a"}]}
+    assert read(full, spoken).messages == [Message("assistant", "a", thinking="hmm")]
     assert [turn.role for turn in read(summary, USER).messages] == ["user"]
 
 
 def test_only_our_own_encrypted_reasoning_can_be_read() -> None:
-    said = {"role": "assistant", "content": "a"}
+    spoken = {"role": "assistant", "content": "a"}
     ours = {"type": "reasoning", "summary": [], "encrypted_content": encrypted_reasoning("hm")}
-    assert without_losses(read(ours, said))[0].thinking == "hm"
-    assert read(ours | {"encrypted_content": "gAAAA"}, said).ignored == ["input[0].encrypted_content"]
-    assert read(ours | {"encrypted_content": "herd.%"}, said).ignored == ["input[0].encrypted_content"]
+    assert without_losses(read(ours, spoken))[0].thinking == "hm"
+    assert read(ours | {"encrypted_content": "gAAAA"}, spoken).ignored == ["input[0].encrypted_content"]
+    assert read(ours | {"encrypted_content": "herd.%"}, spoken).ignored == ["input[0].encrypted_content"]
 
 
 def test_files_with_text_are_part_of_the_message() -> None:
@@ -153,7 +153,7 @@ def test_content_that_cannot_be_read_is_named_as_unsupported(part: dict[str, Any
 
 
 @pytest.mark.parametrize("kind", ["item_reference", "compaction"])
-def test_item_that_stands_for_earlier_turns_is_unsupported(kind: str) -> None:
+def test_item_that_replaces_earlier_turns_is_unsupported(kind: str) -> None:
     assert read({"type": kind, "id": "i", "encrypted_content": "x"}).unsupported == [f"input[0] ({kind})"]
     assert read({"id": "msg_1"}).unsupported == ["input[0] (item_reference)"]
 

@@ -1,7 +1,7 @@
 """Records the answer to one Responses request while it is sent, and ends an interrupted one with `response.failed`.
 
-It stands between the relay and the client's exchange, so it works for passed-through and for translated answers. A
-chunk of a stream costs one search: only the first event and the last one, which repeats the answer, are kept.
+It is between the relay and the client's exchange, so it works for passed-through and for translated answers. A
+chunk of a stream costs one search: only the first event and the last one, which repeats the answer, remain.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ GONE_MAX = 4096
 
 @dataclass(frozen=True, slots=True)
 class ResponseStoreSettings:
-    """How answers of /v1/responses are kept in memory for `previous_response_id`. Nothing is written to a disk."""
+    """How answers of /v1/responses stay in memory for `previous_response_id`. Nothing is written to a disk."""
 
     is_on: bool = field(
         default=True,
@@ -136,7 +136,7 @@ class ResponseStore:
     def add(
         self, owner: str, body: bytes, items: tuple[bytes, ...], previous: StoredResponse | None
     ) -> StoredResponse | None:
-        """Keeps an answer; None if it alone exceeds the limit, or is no response object."""
+        """Keeps an answer; None if it alone exceeds the limit, or is not a response object."""
         stored = read_stored(body)
         if stored is None:
             return None

@@ -1,6 +1,6 @@
 """Reads what a Responses request says about earlier answers, and inserts their items into its input.
 
-Items are kept as the bytes that client and engine sent, so the beginning of a conversation stays the same at each turn
+Items remain the bytes that client and engine sent, so the beginning of a conversation stays the same at each turn
 and engines find it in their prompt caches.
 """
 
