@@ -89,6 +89,7 @@ class RecordedExchange:
 
     def __init__(self, exchange: Exchange, store: ResponseStore, owner: str, streams: bool) -> None:
         self.body = exchange.body
+        self.upload = exchange.upload
         self.method = exchange.method
         self.path = exchange.path
         self.query = exchange.query
