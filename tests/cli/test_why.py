@@ -139,6 +139,10 @@ def test_waiting_time_and_fallback_models_are_shown() -> None:
     assert "  answered by the fallback model small:latest, because m was not available" in lines
 
 
+def test_fields_without_effect_are_shown() -> None:
+    assert "  without effect: n, tools[0]" in shown(a_row(without_effect=["n", "tools[0]"]))
+
+
 def test_a_rejected_request_that_waited_says_that_no_node_was_available() -> None:
     lines = shown(a_row(status="rejected", node_id="", held_ms=504.0, error_message="no node is available"))
     assert "  waited 504 ms for a node; none was available" in lines

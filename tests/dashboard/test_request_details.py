@@ -89,6 +89,11 @@ def test_a_rejected_request_has_only_a_waiting_phase() -> None:
     assert summary_sentence(row) == "m: rejected after 1.0 s, 30 tokens generated."
 
 
+def test_the_sentence_names_fields_without_effect() -> None:
+    assert "without effect: n, tools[0]" in summary_sentence(a_row(without_effect=["n", "tools[0]"]))
+    assert "without effect" not in summary_sentence(a_row(without_effect=None))
+
+
 def test_the_sentence_says_that_a_prompt_was_truncated() -> None:
     assert "prompt truncated" in summary_sentence(a_row(truncated=1)) and "truncated" not in summary_sentence(
         a_row(truncated=0)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from typing import Any
@@ -38,7 +39,7 @@ IGNORED_BY_OLLAMA: list[tuple[str, Json, str]] = [
 
 @contextmanager
 def a_fleet(is_pinned: bool) -> Iterator[tuple[Fleet, FakeOllama]]:
-    """One Ollama. Pinned: its model was loaded with an explicit context window, by somebody else."""
+    """One Ollama. Pinned: its model was loaded with an explicit context window, by another program."""
     with (
         FakeOllama(
             [FakeModel(name="m", context_train=32768, capabilities=("completion", "tools", "vision", "insert"))]
@@ -117,3 +118,16 @@ def test_a_translated_chat_samples_like_ollamas_own_endpoint() -> None:
         assert ask(fleet.port, CHAT, {"messages": HI, "top_p": 0.5})[0] == 200
         options = node.inference[-1].json["options"]
         assert (options["temperature"], options["top_p"], options["num_ctx"]) == (1.0, 0.5, 8192)
+
+
+def test_what_had_no_effect_is_in_the_trace() -> None:
+    with a_fleet(is_pinned=True) as (fleet, _):
+        _, _, headers = ask(fleet.port, CHAT, {"messages": HI, "n": 2, "seed": 7})
+        assert headers["x-fleet-ignored"] == "n"
+        fleet.settle()
+        fleet.coordinator.store.close()
+        with closing(sqlite3.connect(fleet.coordinator.store.path)) as database:
+            [row] = database.execute(
+                "SELECT without_effect, status FROM request_traces WHERE request_id = ?", (headers["x-fleet-request"],)
+            )
+        assert row == ('["n"]', "completed")

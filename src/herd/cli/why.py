@@ -118,6 +118,8 @@ def _facts(row: Json, width: int) -> Iterable[Text]:
             width,
             "yellow",
         )
+    if lost := row.get("without_effect"):
+        yield from wrapped(Text("  "), f"without effect: {', '.join(lost)}", width, "yellow")
     if row["error_message"]:
         yield from wrapped(Text("  "), row["error_message"], width, "yellow")
 

@@ -118,6 +118,8 @@ def summary_sentence(end: Row) -> str:
     retries = _int(end, "retry_count") or 0
     parts += [f"{retries:,} {'retry' if retries == 1 else 'retries'}"] if retries else []
     parts += ["prompt truncated"] if end.get("truncated") else []
+    lost = end.get("without_effect")
+    parts += [f"without effect: {', '.join(map(str, lost))}"] if isinstance(lost, list) and lost else []
     parts += [f"{tokens(generated)} generated"] if (generated := _int(end, "completion_tokens")) else []
     return f"{_text(end, 'model')}{f' for {app}' if app else ''}: {', '.join(parts)}."
 

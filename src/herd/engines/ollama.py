@@ -51,7 +51,7 @@ PATHS: PathsByName = MappingProxyType(
         "/v1/responses": ServedPath(
             since=(0, 13, 3),
             ignores=frozenset(("tool_choice", "include", "text.verbosity")),
-            loses=frozenset(("text.format.json_object", "previous_response_id", "tool_choice.none")),
+            loses=frozenset(("text.format.json_object",)),
             defaults={"temperature": 1.0},
         ),
         "/v1/messages": ServedPath(

@@ -355,7 +355,7 @@ class Relay:
         """Reports the first byte to the core before it is sent; False if that ended the request."""
         self._step = _OPEN
         driver = self._dependencies.driver
-        driver.feed(FirstByte(driver.now(), self._request_id, self._dispatch.attempt))
+        driver.feed(FirstByte(driver.now(), self._request_id, self._dispatch.attempt, self._without_effect))
         return self._step == _OPEN
 
     def _answer_headers(self) -> list[Header]:
@@ -397,7 +397,12 @@ class Relay:
 
     def _feed_finished(self, counters: Counters, status: int) -> None:
         driver, attempt = self._dependencies.driver, self._dispatch.attempt
-        driver.feed(AttemptFinished(driver.now(), self._request_id, attempt, counters, status, self._forwarded_bytes))
+        size_bytes, lost = self._forwarded_bytes, self._without_effect
+        driver.feed(AttemptFinished(driver.now(), self._request_id, attempt, counters, status, size_bytes, lost))
+
+    @property
+    def _without_effect(self) -> tuple[str, ...]:
+        return self._outgoing.without_effect if self._outgoing is not None else ()
 
     # --- the engine refuses ---
 

@@ -45,6 +45,11 @@ class Outgoing:
     ignored: tuple[str, ...] = ()
     warning: str = ""
 
+    @property
+    def without_effect(self) -> tuple[str, ...]:
+        """What the trace records: the ignored fields, and the warning."""
+        return (*self.ignored, self.warning) if self.warning else self.ignored
+
     def headers(self) -> list[Header]:
         """The headers of the answer that name the ignored fields and the warning."""
         if not self.ignored and not self.warning:

@@ -26,7 +26,7 @@ PERCENTILE_OBSERVATIONS = 500
 """Number of newest observations of a pair from which its percentiles are computed."""
 GROUPS_MAX = 5000
 MATCHES_LISTED = 5
-_JSON_COLUMNS = frozenset({"scores_breakdown", "excluded_nodes", "tags", "candidates"})
+_JSON_COLUMNS = frozenset({"scores_breakdown", "excluded_nodes", "tags", "candidates", "without_effect"})
 _BOOL_COLUMNS = frozenset({"fallback_used", "stream"})
 _LAST_CHARACTER = "\U0010ffff"
 

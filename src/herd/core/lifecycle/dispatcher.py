@@ -138,12 +138,13 @@ class Dispatcher:
     def _handle_first_byte(self, event: FirstByte, _out: list[Command]) -> None:
         live_request = self._running_request(event.request_id, event.attempt)
         if live_request is not None:
-            self._record_first_byte(live_request, event.at)
+            self._record_first_byte(live_request, event.at, event.without_effect)
 
-    def _record_first_byte(self, live_request: LiveRequest, now: float) -> None:
+    def _record_first_byte(self, live_request: LiveRequest, now: float, without_effect: tuple[str, ...]) -> None:
         assert live_request.attempt is not None
         live_request.move(Trigger.FIRST_BYTE, RequestState.STREAMING)
         live_request.attempt.first_byte_at = now
+        live_request.attempt.without_effect = without_effect
         self.forecast.record_first_byte(live_request)
         if live_request.first_byte_at is None:
             live_request.first_byte_at = now
@@ -154,7 +155,7 @@ class Dispatcher:
             return
         if live_request.state is RequestState.DISPATCHED:
             # The response was forwarded in one piece, so no `FirstByte` came before.
-            self._record_first_byte(live_request, event.at)
+            self._record_first_byte(live_request, event.at, event.without_effect)
         attempt = live_request.attempt
         node = self.fleet.node(attempt.node_id)
         if node is not None:

@@ -36,6 +36,8 @@ class FirstByte:
     at: float
     request_id: RequestId
     attempt: int
+    without_effect: tuple[str, ...] = ()
+    """Fields of the request that the engine was not sent, or that have no effect there."""
 
 
 @dataclass(slots=True)
@@ -52,6 +54,8 @@ class AttemptFinished:
     counters: Counters
     status: int = 200
     bytes_forwarded: int = 0
+    without_effect: tuple[str, ...] = ()
+    """As in `FirstByte`, for a response without one before it."""
 
 
 @dataclass(slots=True)

@@ -187,6 +187,8 @@ class Attempt:
     """The engine silently truncates a prompt with more tokens; None if it does not."""
     is_truncated: bool = False
     """The engine truncated the prompt, according to its token count."""
+    without_effect: tuple[str, ...] = ()
+    """Fields of the request that the engine was not sent, or that have no effect there."""
 
 
 class Outcome(Enum):

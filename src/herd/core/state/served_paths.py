@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 _POSITION = re.compile(r"\[\d+\]")
-_TOP = re.compile(r"[.\[]")
+_TOP = re.compile(r"[.\[ ]")
 _NUMBERS = re.compile(r"\d+")
 
 VERSION_PARTS = 3
@@ -72,6 +72,6 @@ def version_numbers(version: str) -> tuple[int, ...]:
 
 
 def _matches(name: str, patterns: frozenset[str]) -> bool:
-    """Whether a pattern is the field or contains it."""
+    """Whether a pattern is the field or contains it. After a blank, a field may be explained: "tools[0] (custom)"."""
     plain = _POSITION.sub("[]", name)
-    return any(plain == pattern or plain.startswith((pattern + ".", pattern + "[")) for pattern in patterns)
+    return any(plain == pattern or plain.startswith(tuple(pattern + end for end in ".[ ")) for pattern in patterns)

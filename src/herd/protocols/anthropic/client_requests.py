@@ -40,6 +40,8 @@ _FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _SYSTEM = msgspec.json.Decoder(str | list[msgspec.Raw])
 _BLOCK = msgspec.json.Decoder(dict[str, Any])
 
+_JSON_SCHEMA = re.compile(rb'"type"\s*:\s*"json_schema"')
+
 _BILLING = b"x-anthropic-billing-header:"
 _BILLING_LINE = re.compile(r"\s*x-anthropic-billing-header:[^\n]*\n*")
 _BILLING_WITHIN_BYTES = 256
@@ -74,7 +76,15 @@ def parse(route: Route, body: bytes) -> ParsedRequest:
         has_format=b'"format"' in bytes(fields.output_config),
         wants_thinking=_wants_thinking(fields),
         is_thinking_in_limit=request_fields.is_given(fields.thinking),
+        translatable_fields=_translatable_fields(fields),
     )
+
+
+def _translatable_fields(fields: _RequestFields) -> tuple[str, ...]:
+    """A schema for the answer, which the endpoints of some engines ignore."""
+    config = fields.output_config
+    has_schema = config is not request_fields.ABSENT and _JSON_SCHEMA.search(config) is not None
+    return ("output_config.format.json_schema",) if has_schema else ()
 
 
 def _without_billing_line(body: bytes, fields: _RequestFields) -> bytes:

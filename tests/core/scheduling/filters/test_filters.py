@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from builders import World, a_capacity, a_model_info, a_report, a_request, a_world
+from builders import World, a_capacity, a_model_info, a_report, a_request, a_world, an_engine
 from herd.core.state.commands import Dispatch, Refuse
 from herd.core.state.decision import Decision
 from herd.core.state.events import RequestArrived
@@ -126,6 +126,22 @@ def test_thinking_is_a_preference_and_never_the_reason_of_a_refusal() -> None:
     [sent] = world.arrives("r9", wants_thinking=True)
     assert isinstance(sent, Dispatch) and sent.node_id == "beta"
     assert decide(world, wants_thinking=True).rejected[0].filter == "thinking"
+
+
+def test_an_engine_that_honors_a_special_field_wins_outright_and_its_absence_refuses_nothing() -> None:
+    several = {"path": "/v1/chat/completions", "special_fields": ("n",)}
+    ollama = a_model_info(loaded=True, engine=an_engine(4))
+    world = a_world()
+    world.receives(a_report("alpha", models=[ollama]))
+    [sent] = world.arrives("r1", **several)
+    assert isinstance(sent, Dispatch) and sent.node_id == "alpha", "Ollama ignores it, as its own API does"
+    world.receives(a_report("beta", models=[a_model_info(engine=an_engine(1, "vllm"))]))
+    for number in range(2, 4):
+        [sent] = world.arrives(f"r{number}", **several)
+        assert sent.node_id == "beta" if isinstance(sent, Dispatch) else number == 3, "it waits for the able node"
+    [sent] = world.arrives("r9", path="/v1/chat/completions")
+    assert isinstance(sent, Dispatch) and sent.node_id == "alpha", "other requests are not affected"
+    assert decide(world, **several).rejected[0].filter == "special_fields"
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,164 @@
+"""Tests what is sent to an engine: the client's bytes, a translation, or nothing."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from builders import a_model_info, an_engine_of
+from herd.coordinator.proxy.missing_paths import PATHS_MAX, RETRY_AFTER_S, MissingPaths
+from herd.coordinator.proxy.request_forms import FIELDS_NAMED_MAX, MAY_RELOAD, Outgoing, RequestForms, named
+from herd.core.state.commands import Dispatch
+from herd.core.state.engine_options import EngineOptions
+from herd.core.state.fleet import NodeId, canonical
+from herd.core.state.request import Failure, FailureKind, RequestId
+from herd.dialects import Dialect
+from herd.dialects.anthropic import DIALECT as ANTHROPIC
+from herd.dialects.openai import DIALECT as OPENAI
+from herd.engines import Engine
+from herd.engines.llamacpp import ENGINE as LLAMACPP
+from herd.engines.ollama import ENGINE as OLLAMA
+from herd.engines.openai import ENGINE as SERVER
+from herd.engines.vllm import ENGINE as VLLM
+
+ENGINES: dict[str, Engine] = {engine.kind: engine for engine in (OLLAMA, LLAMACPP, VLLM, SERVER)}
+HI = [{"role": "user", "content": "Hi"}]
+WINDOW = EngineOptions(window_tokens=8192)
+SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}}
+
+
+def forms_of(path: str, dialect: Dialect = OPENAI, **body: Any) -> RequestForms:
+    route = next(route for route in dialect.routes if route.path == path)
+    parsed = dialect.parse(route, json.dumps({"model": "m", **body}).encode())
+    return RequestForms(dialect, parsed, ENGINES, MissingPaths())
+
+
+def build(
+    forms: RequestForms, engine: Engine, options: EngineOptions | None = None, version: str = ""
+) -> Outgoing | Failure:
+    model_info = a_model_info(engine=an_engine_of(version, engine.kind))
+    command = Dispatch(
+        request_id=RequestId("r1"),
+        attempt=1,
+        node_id=NodeId("one"),
+        model=canonical("m"),
+        model_info=model_info,
+        score=0.0,
+        retries=0,
+        fallback=None,
+        options=options,
+    )
+    return forms.build(command, engine, now=10.0)
+
+
+def sent(outgoing: Outgoing | Failure) -> tuple[str, dict[str, Any]]:
+    assert isinstance(outgoing, Outgoing)
+    return outgoing.request.path, json.loads(outgoing.request.body)
+
+
+def test_the_bytes_are_the_clients_own_if_nothing_must_change() -> None:
+    forms = forms_of("/v1/chat/completions", messages=HI, n=2)
+    outgoing = build(forms, OLLAMA)
+    assert isinstance(outgoing, Outgoing) and outgoing.request.body is forms.parsed.body
+    assert outgoing.conversation is None and outgoing.headers() == [] and outgoing.without_effect == ()
+
+
+def test_an_unsupported_field_keeps_the_request_on_the_engines_own_path_and_warns_of_the_reload() -> None:
+    """Ollama's own endpoint takes audio; a translation could only drop it."""
+    audio = {"type": "input_audio", "input_audio": {"data": "AAAA", "format": "wav"}}
+    forms = forms_of("/v1/chat/completions", messages=[{"role": "user", "content": [audio]}])
+    outgoing = build(forms, OLLAMA, WINDOW)
+    assert isinstance(outgoing, Outgoing) and outgoing.request.body is forms.parsed.body
+    assert outgoing.warning == MAY_RELOAD and outgoing.without_effect == (MAY_RELOAD,)
+    assert outgoing.headers() == [(b"X-Fleet-Context-Warning", MAY_RELOAD.encode())]
+
+
+def test_an_engine_without_the_path_fails_and_the_error_names_one_that_could_serve_it() -> None:
+    forms = forms_of("/v1/embeddings", input=[1, 2])
+
+    class Other(type(VLLM)):  # type: ignore[misc]
+        title = "Another engine"
+
+        def served_path(self, path: str, version: str = "") -> None:
+            return None
+
+    failure = build(forms, Other())
+    assert isinstance(failure, Failure) and failure.kind is FailureKind.UNSUPPORTED and not failure.is_nodes_fault
+    assert failure.detail.startswith("input: not supported by Another engine; a node with ")
+    assert failure.detail.endswith("OpenAI-compatible server or llama.cpp or vLLM could serve it")
+
+
+@pytest.mark.parametrize(
+    ("path", "dialect", "engine", "body", "target"),
+    [
+        ("/v1/responses", OPENAI, OLLAMA, {"input": "x", "text": {"format": {"type": "json_object"}}}, "/api/chat"),
+        (
+            "/v1/responses",
+            OPENAI,
+            OLLAMA,
+            {"input": "x", "text": {"format": {"type": "json_schema", "name": "a", "schema": SCHEMA}}},
+            "/v1/responses",
+        ),
+        (
+            "/v1/messages",
+            ANTHROPIC,
+            OLLAMA,
+            {"messages": HI, "max_tokens": 9, "output_config": {"format": {"type": "json_schema", "schema": SCHEMA}}},
+            "/api/chat",
+        ),
+        (
+            "/v1/messages",
+            ANTHROPIC,
+            OLLAMA,
+            {"messages": HI, "max_tokens": 9, "output_config": {"effort": "low"}},
+            "/v1/messages",
+        ),
+        (
+            "/v1/messages",
+            ANTHROPIC,
+            LLAMACPP,
+            {"messages": HI, "max_tokens": 9, "output_config": {"format": {"type": "json_schema", "schema": SCHEMA}}},
+            "/v1/chat/completions",
+        ),
+        ("/v1/responses", OPENAI, LLAMACPP, {"input": "x"}, "/v1/chat/completions"),
+        ("/v1/chat/completions", OPENAI, OLLAMA, {"messages": HI, "max_completion_tokens": 5}, "/api/chat"),
+        ("/v1/chat/completions", OPENAI, VLLM, {"messages": HI, "max_completion_tokens": 5}, "/v1/chat/completions"),
+    ],
+)
+def test_a_field_that_an_endpoint_ignores_is_translated_if_the_engine_can_honor_it(
+    path: str, dialect: Dialect, engine: Engine, body: dict[str, Any], target: str
+) -> None:
+    where, translated = sent(build(forms_of(path, dialect, **body), engine))
+    assert where == target
+    if target == "/api/chat" and path != "/v1/chat/completions":
+        assert translated["format"] in ("json", SCHEMA)
+    if path == "/v1/messages" and target == "/v1/chat/completions":
+        assert translated["response_format"]["json_schema"]["schema"] == SCHEMA
+
+
+@pytest.mark.parametrize(("version", "target"), [("0.13.2", "/api/chat"), ("0.13.3", "/v1/responses")])
+def test_an_old_ollama_gets_a_translation_of_responses(version: str, target: str) -> None:
+    assert sent(build(forms_of("/v1/responses", input="x"), OLLAMA, version=version))[0] == target
+
+
+def test_a_malformed_request_is_the_engines_to_refuse_where_it_serves_the_path() -> None:
+    forms = forms_of("/v1/chat/completions", messages=[{"role": "user", "content": 5}])
+    assert sent(build(forms, OLLAMA, WINDOW))[0] == "/v1/chat/completions"
+
+
+def test_names_are_bounded() -> None:
+    assert named(["n", "n", "x" * 1000])[1] == "x" * 64 and len(named(map(str, range(99)))) == FIELDS_NAMED_MAX
+
+
+def test_a_missing_path_is_forgotten_after_an_hour_and_for_a_new_version() -> None:
+    missing, engine = MissingPaths(), an_engine_of("0.1")
+    missing.add(engine, "/v1/messages", 0.0)
+    assert missing.has(engine, "/v1/messages", RETRY_AFTER_S - 1)
+    assert not missing.has(engine, "/v1/responses", 1.0)
+    assert not missing.has(engine, "/v1/messages", RETRY_AFTER_S + 1)
+    assert not missing.has(an_engine_of("0.2"), "/v1/messages", 1.0)
+    for number in range(PATHS_MAX):
+        missing.add(engine, f"/{number}", 0.0)
+    assert not missing.has(engine, "/v1/messages", 1.0), "the oldest was forgotten"
