@@ -19,7 +19,7 @@ from herd.coordinator.proxy.continuation import Continuation, line_break
 from herd.coordinator.proxy.pass_through import PassThrough
 from herd.coordinator.proxy.refused_attempts import JSON_HEADERS, classify_error, refusal_of_error
 from herd.coordinator.proxy.relay_dependencies import RelayDependencies
-from herd.coordinator.proxy.request_forms import Outgoing, RequestForms
+from herd.coordinator.proxy.request_forms import NOTHING_SENT, RequestForms
 from herd.coordinator.proxy.template_rendering import TemplateRendering
 from herd.coordinator.proxy.thinking_usage import thinking_headers
 from herd.coordinator.proxy.translation import Translation, limited
@@ -90,7 +90,7 @@ class Relay:
         self._step = _IDLE
         self._upstream: UpstreamRequest | None = None
         self._forms = RequestForms(dialect, parsed, dependencies.engines, dependencies.missing_paths)
-        self._outgoing: Outgoing | None = None
+        self._outgoing = NOTHING_SENT
         self._lines: bytes | None = None
         self._forwarded_bytes = 0
         self._last_forwarded = b""
@@ -355,7 +355,7 @@ class Relay:
         """Reports the first byte to the core before it is sent; False if that ended the request."""
         self._step = _OPEN
         driver = self._dependencies.driver
-        driver.feed(FirstByte(driver.now(), self._request_id, self._dispatch.attempt, self._without_effect))
+        driver.feed(FirstByte(driver.now(), self._request_id, self._dispatch.attempt, self._outgoing.without_effect))
         return self._step == _OPEN
 
     def _answer_headers(self) -> list[Header]:
@@ -366,7 +366,7 @@ class Relay:
         headers = forwarded_headers.answer_headers(
             content_type, self._request_id, self._dispatch, self._parsed.prompt_tokens
         )
-        headers += self._outgoing.headers() if self._outgoing is not None else []
+        headers += self._outgoing.headers()
         return headers if self._wait is None else headers + self._wait.headers()
 
     # --- the end of the answer ---
@@ -397,12 +397,8 @@ class Relay:
 
     def _feed_finished(self, counters: Counters, status: int) -> None:
         driver, attempt = self._dependencies.driver, self._dispatch.attempt
-        size_bytes, lost = self._forwarded_bytes, self._without_effect
+        size_bytes, lost = self._forwarded_bytes, self._outgoing.without_effect
         driver.feed(AttemptFinished(driver.now(), self._request_id, attempt, counters, status, size_bytes, lost))
-
-    @property
-    def _without_effect(self) -> tuple[str, ...]:
-        return self._outgoing.without_effect if self._outgoing is not None else ()
 
     # --- the engine refuses ---
 

@@ -57,6 +57,9 @@ class Outgoing:
         return outgoing_headers(self.ignored, self.warning)
 
 
+NOTHING_SENT: Final = Outgoing(EngineRequest("", ""))
+
+
 @dataclass(slots=True)
 class RequestForms:
     """The forms of one client request. The neutral form is read at most once, and only for a translation."""
