@@ -396,9 +396,8 @@ class Relay:
         self._exchange.respond(self._status, headers, body)
 
     def _feed_finished(self, counters: Counters, status: int) -> None:
-        driver, attempt = self._dependencies.driver, self._dispatch.attempt
-        size_bytes, lost = self._forwarded_bytes, self._outgoing.without_effect
-        driver.feed(AttemptFinished(driver.now(), self._request_id, attempt, counters, status, size_bytes, lost))
+        driver, n, lost = self._dependencies.driver, self._dispatch.attempt, self._outgoing.without_effect
+        driver.feed(AttemptFinished(driver.now(), self._request_id, n, counters, status, self._forwarded_bytes, lost))
 
     # --- the engine refuses ---
 
