@@ -13,6 +13,7 @@ from typing import Any, Literal
 import msgspec
 
 from herd.core.context.windows import largest_window
+from herd.core.state.engine_options import EngineOptions
 from herd.core.state.fleet import Fleet, ModelInfo
 from herd.core.state.request import RequestKind
 from herd.core.state.timestamps import rfc3339
@@ -95,6 +96,11 @@ class Anthropic(Dialect):
 
     def parse(self, route: Route, body: bytes) -> ParsedRequest:
         return parse_valid_text(client_requests.parse, route, body)
+
+    def rewrite(self, request: ParsedRequest, model: str, options: EngineOptions | None = None) -> bytes:
+        if request.has_system_turns:
+            return client_requests.rewrite(request, model)
+        return super().rewrite(request, model, options)
 
     def read_conversation(self, request: ParsedRequest) -> Conversation:
         return client_requests.read_conversation(request)

@@ -54,6 +54,8 @@ class ParsedRequest:
     tags: tuple[str, ...] = ()
     user: str = ""
     has_extensions: bool = False
+    has_system_turns: bool = False
+    """Whether there are system messages between those of the user (Anthropic's API), which many templates refuse."""
     has_runner_options: bool = False
     """Whether it has options of Ollama, other than num_ctx, that can make Ollama reload the model."""
     is_thinking_in_limit: bool = False

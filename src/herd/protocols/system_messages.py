@@ -32,6 +32,11 @@ def with_one_system_message(messages: Sequence[Message]) -> list[Message]:
     return ([Message("system", text, images=images)] if leading else []) + _with_notes(messages[count:])
 
 
+def note(text: str) -> str:
+    """The text of a later system message, marked for its place in a user message."""
+    return f"{BEGIN}\n{text}\n{END}"
+
+
 def _with_notes(messages: Sequence[Message]) -> list[Message]:
     """The later messages; the text of each system message waits as a note for the next place that fits."""
     written: list[Message] = []
@@ -39,7 +44,7 @@ def _with_notes(messages: Sequence[Message]) -> list[Message]:
     for at, message in enumerate(messages):
         following = messages[at + 1].role if at + 1 < len(messages) else ""
         if message.role in ROLES:
-            notes += [f"{BEGIN}\n{message.text}\n{END}"] if message.text else []
+            notes += [note(message.text)] if message.text else []
         elif message.role == "user" and notes:
             written.append(dataclasses.replace(message, text="\n\n".join((*notes, message.text))))
             notes.clear()

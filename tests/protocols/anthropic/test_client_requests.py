@@ -69,6 +69,50 @@ def test_other_bodies_stay_as_they_are(more: dict[str, Any]) -> None:
     assert DIALECT.rewrite(request, "m") is body
 
 
+# --- system messages of passed-through requests ---
+
+
+def test_system_message_after_a_user_message_becomes_its_marked_text() -> None:
+    call = {"role": "assistant", "content": [{"type": "tool_use", "id": "t", "name": "f", "input": {}}]}
+    result = {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "t", "content": "7"}]}
+    request = parse(
+        system="s",
+        messages=[
+            *HI,
+            {"role": "system", "content": "one"},
+            call,
+            result,
+            {"role": "system", "content": [block("two")]},
+        ],
+    )
+    body = json.loads(DIALECT.rewrite(request, "other"))
+    assert (body["model"], body["system"]) == ("other", "s")
+    assert body["messages"] == [
+        {"role": "user", "content": [block("hi"), block("<system-message>\none\n</system-message>")]},
+        call,
+        {"role": "user", "content": [*result["content"], block("<system-message>\ntwo\n</system-message>")]},
+    ]
+
+
+def test_system_message_elsewhere_becomes_a_user_message() -> None:
+    messages = [{"role": "system", "content": "one"}, {"role": "system", "content": "two"}, *HI]
+    body = json.loads(DIALECT.rewrite(parse(messages=messages), "m"))
+    assert [message["role"] for message in body["messages"]] == ["user", "user"]
+    assert [part["text"].split("\n")[1] for part in body["messages"][0]["content"]] == ["one", "two"]
+
+
+def test_cleared_system_message_reaches_no_engine() -> None:
+    cleared = {"role": "system", "content": "old", "clear_at": "next_user_message"}
+    body = json.loads(DIALECT.rewrite(parse(messages=[*HI, cleared, *HI]), "m"))
+    assert body["messages"] == [*HI, *HI]
+
+
+def test_message_without_content_stays_valid_beside_system_messages() -> None:
+    settings_only = {"role": "system", "output_config": {"effort": "low"}}
+    body = json.loads(DIALECT.rewrite(parse(messages=[{"role": "user"}, settings_only, *HI]), "m"))
+    assert body["messages"] == [{"role": "user", "content": ""}, *HI]
+
+
 # --- fields ---
 
 

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
 from herd.core.state.request import RequestKind
 from herd.errors import BadRequest
 from herd.protocols import request_fields
-from herd.protocols.anthropic.content_blocks import field_name
+from herd.protocols.anthropic.content_blocks import field_name, joined_text
 from herd.protocols.anthropic.history import History
 from herd.protocols.anthropic.tools import read_tool_choice, read_tools
 from herd.protocols.conversation import Conversation, ParsedRequest, Route, Sampling
+from herd.protocols.system_messages import note
 
 # --- fields of every request ---
 
 
 class _RawMessage(msgspec.Struct):
+    role: msgspec.Raw = request_fields.ABSENT
     content: msgspec.Raw = request_fields.ABSENT
 
 
@@ -37,8 +39,10 @@ class _RequestFields(request_fields.ExtensionFields, kw_only=True):
 _REQUEST_FIELDS = msgspec.json.Decoder(_RequestFields)
 
 _FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_SYSTEM_ROLE = msgspec.Raw(b'"system"')
 _SYSTEM = msgspec.json.Decoder(str | list[msgspec.Raw])
 _BLOCK = msgspec.json.Decoder(dict[str, Any])
+_CONTENT = msgspec.json.Decoder(str | list[dict[str, Any]])
 
 _JSON_SCHEMA = re.compile(rb'"type"\s*:\s*"json_schema"')
 
@@ -74,6 +78,7 @@ def parse(route: Route, body: bytes) -> ParsedRequest:
         user=extensions.user,
         has_extensions=extensions.are_present,
         has_format=b'"format"' in bytes(fields.output_config),
+        has_system_turns=any(message.role == _SYSTEM_ROLE for message in messages),
         wants_thinking=_wants_thinking(fields),
         is_thinking_in_limit=request_fields.is_given(fields.thinking),
         translatable_fields=_translatable_fields(fields),
@@ -137,6 +142,51 @@ def _has_image(content: bytes) -> bool:
     return b'"image"' in content and b'"source"' in content
 
 
+# --- passed-through requests ---
+
+
+class _Turn(msgspec.Struct, omit_defaults=True):
+    role: str = ""
+    content: msgspec.Raw = request_fields.ABSENT
+    clear_at: Any = None
+
+
+class _Turns(msgspec.Struct):
+    messages: list[_Turn]
+
+
+_TURNS = msgspec.json.Decoder(_Turns)
+
+
+def rewrite(request: ParsedRequest, model: str) -> bytes:
+    """The body with its system messages as marked text of user messages, for engines that forward them to templates.
+
+    Ollama and llama.cpp forward them, and the templates of Qwen and others refuse the request of Claude Code then.
+    """
+    messages: list[dict[str, Any]] = []
+    for turn in _in_effect(request_fields.read(request.body, _TURNS).messages):
+        is_given = request_fields.is_given(turn.content)
+        if turn.role != "system":
+            messages.append({"role": turn.role, "content": turn.content if is_given else ""})
+            continue
+        content = request_fields.read(bytes(turn.content), _CONTENT) if is_given else ""
+        text = joined_text(content, [], "messages.content")
+        if text and messages and messages[-1]["role"] == "user":
+            messages[-1]["content"] = [*_blocks(messages[-1]["content"]), _text_block(note(text))]
+        elif text:
+            messages.append({"role": "user", "content": [_text_block(note(text))]})
+    return request_fields.rewrite(request, model, {"messages": messages})
+
+
+def _blocks(content: msgspec.Raw | str | list[Any]) -> list[Any]:
+    given = request_fields.read(bytes(content), _SYSTEM) if isinstance(content, msgspec.Raw) else content
+    return [_text_block(given)] if isinstance(given, str) else list(given)
+
+
+def _text_block(text: str) -> dict[str, str]:
+    return {"type": "text", "text": text}
+
+
 # --- the neutral conversation ---
 
 
@@ -154,6 +204,9 @@ class _OutputConfig(msgspec.Struct):
 class _Thinking(msgspec.Struct):
     type: str = ""
     budget_tokens: int | float | None = None
+
+
+AnyMessage = TypeVar("AnyMessage", _Turn, _Message)
 
 
 class _CompleteRequest(msgspec.Struct, kw_only=True):
@@ -222,7 +275,7 @@ def read_conversation(request: ParsedRequest) -> Conversation:
     )
 
 
-def _in_effect(sent: Sequence[_Message]) -> Iterator[_Message]:
+def _in_effect(sent: Sequence[AnyMessage]) -> Iterator[AnyMessage]:
     """The messages without system messages that hold only until the next user message."""
     last_user = max((at for at, message in enumerate(sent) if message.role == "user"), default=-1)
     for at, message in enumerate(sent):
