@@ -12,8 +12,8 @@ from herd.core.context.window_usage import chosen_tokens
 from herd.core.context.windows import truncation_limit_tokens
 from herd.core.lifecycle.admission import hold_refusal
 from herd.core.lifecycle.dispatcher_parts import DispatcherParts, DispatcherSettings
-from herd.core.lifecycle.patience import silence_s
 from herd.core.lifecycle.retries import first_byte_timeout_s, has_budget, predicted_timeout_s
+from herd.core.lifecycle.silence import silence_s
 from herd.core.scheduling.substitutes import substitute
 from herd.core.state import refusals
 from herd.core.state.capabilities import THINKING
