@@ -163,7 +163,11 @@ def _special_fields(route: Route, fields: _RequestFields, has_images: bool) -> t
         ("functions", fields.functions),
         ("audio", fields.audio),
     )
-    found = [name for name, raw in given if request_fields.has_content(raw, _WITHOUT_EFFECT)]
+    found = [
+        name
+        for name, raw in given
+        if raw is not request_fields.ABSENT and request_fields.has_content(raw, _WITHOUT_EFFECT)
+    ]
     if fields.response_format is not request_fields.ABSENT and not _KNOWN_FORMAT.search(fields.response_format):
         found.append("response_format.type")
     if route.path == CHAT and fields.tools is not request_fields.ABSENT and _OTHER_TOOL.search(fields.tools):
