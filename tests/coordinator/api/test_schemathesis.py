@@ -38,8 +38,8 @@ SEED = 7
 CASES_PER_ROUTE = 10
 FROM_AFAR = {"X-Forwarded-For": "203.0.113.9"}
 DENIED = (401, 403)
-UNABLE = (502, 503, 504, 507)
-"""Statuses of an operation that is impossible now; any other status from 500 is a bug."""
+UNABLE = (501, 502, 503, 504, 507)
+"""Statuses of an operation that is impossible now or not supported; any other status from 500 is a bug."""
 WITH_OWN_PROOF = ("/heartbeat", "/fleet/join", "/login")
 """Open routes that check a proof of their own, which these cases lack."""
 
