@@ -140,6 +140,12 @@ def ui(arguments: list[str]) -> int:
     return call("hatch_build.py", "--serve", *arguments)
 
 
+def agents(arguments: list[str]) -> int:
+    """Prints the folder, or why the coding agents cannot be installed, which is no failure."""
+    prepare("test")
+    return call("tests/fakes/agents/install.py", *arguments)
+
+
 def screenshots(arguments: list[str]) -> int:
     prepare("test")
     return call("docs/screenshots.py", *arguments)
@@ -282,6 +288,7 @@ COMMANDS: Final = {
     "check": Command(check, "run lint, types and all tests"),
     "bench": Command(bench, "run a benchmark by name, with its arguments; --smoke checks it in seconds"),
     "ui": Command(ui, "serve the dashboard's pages with live reload; data from HERD_URL (http://127.0.0.1:11435)"),
+    "agents": Command(agents, "install the coding agents that tests/clients runs (about 1.2 GB, in the user's cache)"),
     "screenshots": Command(screenshots, "regenerate the dashboard's screenshots in docs/; arguments select pages"),
     "docs": Command(docs, "regenerate the tables in docs/"),
     "advisories": Command(advisories, "check the pinned packages for known vulnerabilities"),

@@ -1,11 +1,15 @@
-"""Runs each client test twice: against the fake Ollama itself, and against a coordinator in front of it."""
+"""Runs each client test twice: against an engine itself, and against a coordinator in front of it."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from contextlib import ExitStack
 
 import pytest
 
+from fakes.agents.install import Agents, Unavailable, find
+from fakes.agents.stage import Stage
 from fakes.client_targets import Target, client_models
 from fakes.fleet import running_fleet
 from fakes.ollama.server import FakeOllama
@@ -28,3 +32,27 @@ def target(request: pytest.FixtureRequest) -> Iterator[Target]:
 def no_foreign_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in SURROUNDINGS:
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(scope="session")
+def agents() -> Agents:
+    """The installed agents; without them the test is skipped, and fails in CI."""
+    try:
+        return find()
+    except Unavailable as why:
+        if os.environ.get("CI", "").lower() == "true":
+            pytest.fail(str(why))
+        pytest.skip(str(why))
+
+
+@pytest.fixture(scope="module")
+def stage(agents: Agents, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    with ExitStack() as stack:
+        yield Stage(agents, tmp_path_factory.mktemp("agents"), stack)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    try:
+        find()
+    except Unavailable as why:
+        terminalreporter.write_sep("!", f"NOT TESTED WITH REAL AGENTS: {why}", red=True, bold=True)

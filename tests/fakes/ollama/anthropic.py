@@ -69,7 +69,7 @@ def native_blocks(role: str, blocks: list[Any]) -> list[Json]:
         if block.get("type") == "tool_use"
     ]
     results = [
-        {"role": "tool", "content": str(block.get("content") or "")}
+        {"role": "tool", "content": result_text(block.get("content")), "tool_call_id": block.get("tool_use_id")}
         for block in blocks
         if block.get("type") == "tool_result"
     ]
@@ -77,6 +77,13 @@ def native_blocks(role: str, blocks: list[Any]) -> list[Json]:
     own |= {"images": pictures} if pictures else {}
     own |= {"tool_calls": calls} if calls else {}
     return [own, *results] if text or pictures or calls or not results else results
+
+
+def result_text(content: Any) -> str:
+    """Of a list of blocks, the text blocks."""
+    if isinstance(content, list):
+        return "".join(block.get("text", "") for block in content if block.get("type") == "text")
+    return content or ""
 
 
 async def messages(ctx: RequestContext) -> None:

@@ -171,6 +171,8 @@ def prompt_tokens(messages: Sequence[dict[str, Any]], raw: bool) -> int:
 def fitted_prompt(inference: InferenceRequest, context_tokens: int) -> int:
     """The number of prompt tokens after truncation. Raises `LateError` 400 if truncation is not allowed."""
     tokens = prompt_tokens(inference.messages, inference.raw)
+    if inference.model.script is not None:
+        tokens += count_tokens(json.dumps(inference.tools))
     if tokens <= context_tokens:
         return tokens
     if inference.truncate and inference.shift is not False:
@@ -216,7 +218,7 @@ def pieces_of(inference: InferenceRequest) -> tuple[list[Chunk], str]:
     last = messages[-1] if messages else {}
     already = str(last.get("content") or "") if is_begun(inference) else ""
     before = messages[:-1] if is_begun(inference) else messages
-    key = json.dumps([{name: value for name, value in one.items() if value} for one in before], sort_keys=True)
+    key = conversation_key(before)
     rng = rng_for("more", inference.model.full_name, key, seed)
     thoughts = [Chunk(thinking=word) for word in invented_words(rng, 6)] if inference.think else []
     if inference.tools and last.get("role") == "user":
@@ -236,6 +238,27 @@ def pieces_of(inference: InferenceRequest) -> tuple[list[Chunk], str]:
         *thoughts,
         *(Chunk(text=word, logprobs=logprobs_of(inference, word)) for word in generated.tokens),
     ], generated.reason
+
+
+def conversation_key(messages: Sequence[dict[str, Any]]) -> str:
+    """The same for every API: without empty fields, and without the ids of calls, which not every API carries."""
+    kept = [{name: value for name, value in one.items() if value and name != "tool_call_id"} for one in messages]
+    return json.dumps(kept, sort_keys=True)
+
+
+def scripted_pieces(inference: InferenceRequest, is_cut: bool) -> list[Chunk]:
+    """The script's answer. A cut prompt has lost its oldest messages, as in the real server."""
+    assert inference.model.script is not None
+    messages = [one for one in inference.messages if one["role"] == "system"][:1] + inference.messages[-1:]
+    thoughts, text, calls = inference.model.script(
+        messages if is_cut else inference.messages, inference.tools, inference.format
+    )
+    thinking = [Chunk(thinking=word) for word in split_tokens(thoughts)] if inference.think else []
+    return [
+        *thinking,
+        *(Chunk(text=word) for word in split_tokens(text)),
+        *(Chunk(tool_calls=(call,)) for call in calls),
+    ]
 
 
 def tool_call(tool: dict[str, Any], rng: Any) -> dict[str, Any]:
@@ -272,7 +295,10 @@ async def generate(
     check_format(inference.format)
     check_images(inference)
     prompt = fitted_prompt(inference, context_tokens)
-    chunks, reason = pieces_of(inference)
+    if inference.model.script is not None:
+        chunks, reason = scripted_pieces(inference, prompt == context_tokens // 2 + 3), "stop"
+    else:
+        chunks, reason = pieces_of(inference)
     for number, chunk in enumerate(chunks):
         await before_chunk(number)
         await clock.sleep(1 / tokens_per_s if tokens_per_s else 0)

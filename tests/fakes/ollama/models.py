@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
 Json = dict[str, Any]
+Script = Callable[[Sequence[Json], Sequence[Json], Any], tuple[str, str, Sequence[Json]]]
+"""Messages, tools and format in native form; the answer's thoughts, text and tool calls."""
 
 BYTES_PER_TOKEN = 23_040
 """Size of the KV cache per token, as for a 135M model."""
@@ -53,6 +55,8 @@ class FakeModel:
     closes_turns: bool = False
     """Whether its template closes every turn, even a trailing assistant turn, and opens a new one, as ChatML does."""
     load_s: float = 0.25
+    script: Script | None = None
+    """Decides its answers instead of generated text."""
 
     @property
     def full_name(self) -> str:

@@ -64,6 +64,8 @@ def read(ctx: RequestContext, struct_name: str) -> Json:
 def native_message(message: Json) -> Json:
     """One message in native form. Raises `TranslationError` for unsupported content."""
     content, out = message.get("content"), {"role": message.get("role", "user")}
+    if "tool_call_id" in message:
+        out["tool_call_id"] = message["tool_call_id"]
     if isinstance(content, str) or content is None:
         return (
             out

@@ -20,7 +20,7 @@ from fakes.clock import Clock, NoDelay
 from fakes.faults import Cut, Fault, Garbage, Gate, Hang, Status
 from fakes.http_server import Broken, Connection, Incoming, Outgoing
 from fakes.loop_thread import LoopThread
-from fakes.ollama import anthropic, library, native, openai
+from fakes.ollama import anthropic, library, native, openai, responses
 from fakes.ollama.access import host_is_local, origin_is_allowed, preflight_headers
 from fakes.ollama.inference import ApiError, LateError
 from fakes.ollama.models import FakeModel
@@ -63,6 +63,7 @@ ROUTES: tuple[tuple[str, str, Route], ...] = (
     ("GET", "/v1/models", openai.models),
     ("GET", "/v1/models/*", openai.model),
     ("POST", "/v1/messages", anthropic.messages),
+    ("POST", "/v1/responses", responses.responses),
 )
 
 

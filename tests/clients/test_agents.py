@@ -1,0 +1,66 @@
+"""Claude Code, Codex and opencode do a small task against an engine itself and through herd, with the same edits.
+
+The engine's model follows a script (`fakes/scripted/task.py`): it reads a file, edits it, runs a command and reports.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+from fakes.agents.programs import Agent, claude_code, codex, codex_with_patch_tool, opencode
+from fakes.agents.stage import Played, Stage
+from fakes.ollama.server import FakeOllama
+from fakes.scripted.engines import KINDS
+from fakes.scripted.task import FINISHED
+
+AGENTS = (claude_code, codex, codex_with_patch_tool, opencode)
+ALONE = {
+    "claude_code": ("ollama", "vllm", "llamacpp"),
+    "codex": ("ollama", "vllm"),
+    "codex_with_patch_tool": ("vllm",),
+    "opencode": ("openai",),
+}
+"""The engines that serve an agent without herd: the others lack its API, or refuse its kinds of tools."""
+THROUGH_HERD = {
+    "claude_code": ("ollama", "llamacpp"),
+    "codex": ("vllm",),
+    "codex_with_patch_tool": ("vllm",),
+    "opencode": KINDS,
+}
+
+
+def name_of(agent: Agent) -> str:
+    return agent.__name__  # type: ignore[attr-defined, no-any-return]
+
+
+def check(played: Played) -> None:
+    said = f"{played.ended.text!r}\n{played.ended.output[-3000:]}"
+    assert played.ended.text == FINISHED, said
+    assert played.ended.returncode == 0, said
+    assert played.task.is_done(), said
+    assert {request.status for request in played.requests} == {200}
+    assert played.outside == []
+
+
+def pairs(chosen: dict[str, Sequence[str]]) -> pytest.MarkDecorator:
+    """Each agent with its engines."""
+    both = [
+        pytest.param(agent, kind, id=f"{name_of(agent)}-{kind}") for agent in AGENTS for kind in chosen[name_of(agent)]
+    ]
+    return pytest.mark.parametrize(("agent", "kind"), both)
+
+
+@pairs(ALONE)
+def test_an_agent_does_the_task_against_the_engine_itself(stage: Stage, agent: Agent, kind: str) -> None:
+    check(stage.direct(agent, kind))
+
+
+@pairs(THROUGH_HERD)
+def test_an_agent_does_the_same_task_through_herd(stage: Stage, agent: Agent, kind: str) -> None:
+    played = stage.through_herd(agent, kind)
+    check(played)
+    if isinstance(played.engine, FakeOllama):
+        # The window was large enough from the first prompt on, and stayed.
+        assert played.engine.reloads <= 1

@@ -1,0 +1,51 @@
+"""The AI SDK does the same task with each of its providers, streamed or not, and gets an answer in a demanded form."""
+
+from __future__ import annotations
+
+import pytest
+
+from fakes.agents.programs import PROVIDERS, ai_sdk
+from fakes.agents.stage import Played, Stage
+from fakes.scripted.engines import KINDS
+from fakes.scripted.task import FINISHED
+
+ALONE = {
+    "ollama": PROVIDERS,
+    "openai": ("openai-chat", "openai-compatible"),
+    "vllm": ("openai-chat", "openai-compatible", "openai-responses", "anthropic"),
+    "llamacpp": ("openai-chat", "openai-compatible", "anthropic"),
+}
+"""The providers whose API the engine serves completely: llama.cpp's Responses lack fields that the SDK needs."""
+
+
+def check(played: Played) -> None:
+    said = played.ended.output[-3000:]
+    assert played.ended.text == FINISHED, said
+    assert played.ended.returncode == 0, said
+    assert played.task.is_done(), said
+    answer = played.ended.answer
+    called = [step["calls"] for step in answer["steps"]]
+    assert called == [["read_file"], ["str_replace"], ["run_command"], []]
+    assert [step["finishReason"] for step in answer["steps"]] == ["tool-calls"] * 3 + ["stop"]
+    assert answer["usage"]["inputTokens"] > 0
+    assert answer["usage"]["outputTokens"] > 0
+    assert isinstance(answer["output"]["colour"], str)
+    assert isinstance(answer["output"]["height"], int)
+    assert {request.status for request in played.requests} == {200}
+    assert played.outside == []
+
+
+@pytest.mark.parametrize("streams", [False, True], ids=["whole", "streamed"])
+@pytest.mark.parametrize(
+    ("kind", "provider"), [(kind, provider) for kind, providers in ALONE.items() for provider in providers]
+)
+def test_the_sdk_does_the_task_against_the_engine_itself(stage: Stage, kind: str, provider: str, streams: bool) -> None:
+    check(stage.direct(ai_sdk(provider, streams), kind))
+
+
+@pytest.mark.parametrize("streams", [False, True], ids=["whole", "streamed"])
+@pytest.mark.parametrize("provider", PROVIDERS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_sdk_does_the_same_task_through_herd(stage: Stage, kind: str, provider: str, streams: bool) -> None:
+    if (kind, provider, streams) != ("llamacpp", "openai-responses", True):
+        check(stage.through_herd(ai_sdk(provider, streams), kind))

@@ -1,0 +1,1 @@
+"""Runs real coding agents and SDKs for Node, pinned in package.json, against any server."""

@@ -1,0 +1,71 @@
+"""Runs agents on the scripted task, against an engine of each kind itself and through a coordinator."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fakes.agents.install import Agents
+from fakes.agents.outside import Outside
+from fakes.agents.programs import Agent, Ask, Ended, Place
+from fakes.fleet import Fleet, running_fleet
+from fakes.ollama.server import FakeOllama
+from fakes.scripted.engines import Answered, inference, scripted_engine
+from fakes.scripted.server import MODEL, ScriptedEngine
+from fakes.scripted.task import Task
+
+
+@dataclass(frozen=True)
+class Played:
+    """One run of an agent on the task."""
+
+    ended: Ended
+    task: Task
+    engine: FakeOllama | ScriptedEngine
+    requests: list[Answered]
+    """What the engine was asked during the run."""
+    outside: list[str]
+    """Attempts to leave this machine."""
+
+
+@dataclass
+class Stage:
+    """Engines of every kind, each alone and behind a coordinator of its own; started on first use."""
+
+    agents: Agents
+    folder: Path
+    stack: ExitStack
+    engines: dict[tuple[str, bool], FakeOllama | ScriptedEngine] = field(default_factory=dict)
+    fleets: dict[str, Fleet] = field(default_factory=dict)
+    runs: int = 0
+
+    def engine(self, kind: str, is_direct: bool) -> FakeOllama | ScriptedEngine:
+        key = (kind, is_direct)
+        if key not in self.engines:
+            # An agent's prompt does not fit into Ollama's default window: alone Ollama needs a setting, with herd not.
+            made = scripted_engine(kind, 65_536) if is_direct else scripted_engine(kind)
+            self.engines[key] = self.stack.enter_context(made)
+        return self.engines[key]
+
+    def fleet(self, kind: str) -> Fleet:
+        if kind not in self.fleets:
+            self.fleets[kind] = self.stack.enter_context(running_fleet({"alpha": self.engine(kind, False)}))
+        return self.fleets[kind]
+
+    def direct(self, agent: Agent, kind: str) -> Played:
+        engine = self.engine(kind, True)
+        return self._play(agent, engine, engine.url)
+
+    def through_herd(self, agent: Agent, kind: str) -> Played:
+        return self._play(agent, self.engine(kind, False), self.fleet(kind).url)
+
+    def _play(self, agent: Agent, engine: FakeOllama | ScriptedEngine, url: str) -> Played:
+        self.runs += 1
+        task = Task(self.folder / f"task {self.runs}")
+        task.prepare()
+        before = len(inference(engine))
+        with Outside() as outside:
+            place = Place(self.agents, self.folder / f"home-{self.runs}", outside)
+            ended = agent(place, Ask(url, MODEL, task.prompt, task.folder))
+            return Played(ended, task, engine, inference(engine)[before:], outside.asked)
