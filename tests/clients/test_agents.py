@@ -5,8 +5,6 @@ The engine's model follows a script (`fakes/scripted/task.py`): it reads a file,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import pytest
 
 from fakes.agents.programs import Agent, claude_code, codex, codex_with_patch_tool, opencode
@@ -23,12 +21,6 @@ ALONE = {
     "opencode": ("openai",),
 }
 """The engines that serve an agent without herd: the others lack its API, or refuse its kinds of tools."""
-THROUGH_HERD = {
-    "claude_code": ("ollama", "llamacpp"),
-    "codex": ("vllm",),
-    "codex_with_patch_tool": ("vllm",),
-    "opencode": KINDS,
-}
 
 
 def name_of(agent: Agent) -> str:
@@ -44,20 +36,16 @@ def check(played: Played) -> None:
     assert played.outside == []
 
 
-def pairs(chosen: dict[str, Sequence[str]]) -> pytest.MarkDecorator:
-    """Each agent with its engines."""
-    both = [
-        pytest.param(agent, kind, id=f"{name_of(agent)}-{kind}") for agent in AGENTS for kind in chosen[name_of(agent)]
-    ]
-    return pytest.mark.parametrize(("agent", "kind"), both)
-
-
-@pairs(ALONE)
+@pytest.mark.parametrize(
+    ("agent", "kind"),
+    [pytest.param(agent, kind, id=f"{name_of(agent)}-{kind}") for agent in AGENTS for kind in ALONE[name_of(agent)]],
+)
 def test_an_agent_does_the_task_against_the_engine_itself(stage: Stage, agent: Agent, kind: str) -> None:
     check(stage.direct(agent, kind))
 
 
-@pairs(THROUGH_HERD)
+@pytest.mark.parametrize("agent", AGENTS, ids=name_of)
+@pytest.mark.parametrize("kind", KINDS)
 def test_an_agent_does_the_same_task_through_herd(stage: Stage, agent: Agent, kind: str) -> None:
     played = stage.through_herd(agent, kind)
     check(played)

@@ -47,5 +47,4 @@ def test_the_sdk_does_the_task_against_the_engine_itself(stage: Stage, kind: str
 @pytest.mark.parametrize("provider", PROVIDERS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_sdk_does_the_same_task_through_herd(stage: Stage, kind: str, provider: str, streams: bool) -> None:
-    if (kind, provider, streams) != ("llamacpp", "openai-responses", True):
-        check(stage.through_herd(ai_sdk(provider, streams), kind))
+    check(stage.through_herd(ai_sdk(provider, streams), kind))

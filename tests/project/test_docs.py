@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import importlib
+import json
 import pkgutil
 import re
 import subprocess
@@ -175,6 +176,12 @@ def test_the_packages_of_the_architecture_are_the_folders() -> None:
 
 def test_the_changelog_has_a_section_for_unreleased_changes() -> None:
     assert re.search(r"^#+ .*Unreleased", document("CHANGELOG.md"), re.MULTILINE)
+
+
+def test_the_versions_of_the_tested_clients_are_the_pinned_ones() -> None:
+    pinned = json.loads(document("tests/fakes/agents/package.json"))["dependencies"]
+    rows = re.findall(r"^\| [^|]+ \| `([^`]+)` \| ([\d.]+) \|", document("docs/clients.md"), re.MULTILINE)
+    assert dict(rows) == {package: version for package, version in pinned.items() if package != "zod"}
 
 
 def test_every_dependency_is_documented() -> None:

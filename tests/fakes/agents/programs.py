@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -67,16 +68,23 @@ Agent = Callable[[Place, Ask], Ended]
 def start(place: Place, ask: Ask, command: Sequence[str | Path], more: dict[str, str]) -> tuple[int, str, str]:
     """The exit status, the standard output and the error output."""
     place.home.mkdir(parents=True, exist_ok=True)
-    done = subprocess.run(
-        [str(part) for part in command],
-        cwd=ask.folder,
-        env=place.environment(more),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        timeout=LIMIT_S,
-        check=False,
-    )
-    return done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace")
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        program = subprocess.Popen(
+            [str(part) for part in command],
+            cwd=ask.folder,
+            env=place.environment(more),
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=err,
+        )
+        try:
+            program.wait(LIMIT_S)
+        except subprocess.TimeoutExpired:
+            program.kill()
+            program.wait()
+            err.write(f"ended after {LIMIT_S} s".encode())
+        texts = [file.seek(0) or file.read().decode(errors="replace") for file in (out, err)]
+    return program.returncode, texts[0], texts[1]
 
 
 def json_lines(text: str) -> list[Json]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Event, Thread
 
 from fakes.agents.install import Agents
 from fakes.agents.outside import Outside
@@ -14,6 +16,26 @@ from fakes.ollama.server import FakeOllama
 from fakes.scripted.engines import Answered, inference, scripted_engine
 from fakes.scripted.server import MODEL, ScriptedEngine
 from fakes.scripted.task import Task
+
+BEAT_EVERY_S = 3.0
+
+
+@contextmanager
+def beating(fleet: Fleet) -> Iterator[None]:
+    """Sends heartbeats, because an agent may run longer than a node may be silent."""
+    is_over = Event()
+
+    def beat() -> None:
+        while not is_over.wait(BEAT_EVERY_S):
+            fleet.beat()
+
+    thread = Thread(target=beat, name="beats", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        thread.join()
 
 
 @dataclass(frozen=True)
@@ -51,6 +73,7 @@ class Stage:
     def fleet(self, kind: str) -> Fleet:
         if kind not in self.fleets:
             self.fleets[kind] = self.stack.enter_context(running_fleet({"alpha": self.engine(kind, False)}))
+            self.stack.enter_context(beating(self.fleets[kind]))
         return self.fleets[kind]
 
     def direct(self, agent: Agent, kind: str) -> Played:
