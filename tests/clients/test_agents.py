@@ -28,10 +28,10 @@ def name_of(agent: Agent) -> str:
 
 
 def check(played: Played) -> None:
-    said = f"{played.ended.text!r}\n{played.ended.output[-3000:]}"
-    assert played.ended.text == FINISHED, said
-    assert played.ended.returncode == 0, said
-    assert played.task.is_done(), said
+    report = f"{played.ended.text!r}\n{played.ended.output[-3000:]}"
+    assert played.ended.text == FINISHED, report
+    assert played.ended.returncode == 0, report
+    assert played.task.is_done(), report
     assert {request.status for request in played.requests} == {200}
     assert played.outside == []
 

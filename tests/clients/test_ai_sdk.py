@@ -19,10 +19,10 @@ ALONE = {
 
 
 def check(played: Played) -> None:
-    said = played.ended.output[-3000:]
-    assert played.ended.text == FINISHED, said
-    assert played.ended.returncode == 0, said
-    assert played.task.is_done(), said
+    report = played.ended.output[-3000:]
+    assert played.ended.text == FINISHED, report
+    assert played.ended.returncode == 0, report
+    assert played.task.is_done(), report
     answer = played.ended.answer
     called = [step["calls"] for step in answer["steps"]]
     assert called == [["read_file"], ["str_replace"], ["run_command"], []]
