@@ -141,7 +141,7 @@ def ui(arguments: list[str]) -> int:
 
 
 def agents(arguments: list[str]) -> int:
-    """Prints the folder, or why the coding agents cannot be installed, which is no failure."""
+    """Prints the folder, or why the coding agents cannot be installed, which does not count as a failure."""
     prepare("test")
     return call("tests/fakes/agents/install.py", *arguments)
 
