@@ -357,4 +357,6 @@ def _trace(rng: Random, at: float) -> trace_rows.TraceRow:
         candidates=None,
         key_id=None,
         truncated=0,
+        without_effect=None,
+        repairs=None,
     )

@@ -94,7 +94,7 @@ def test_an_installation_that_dies_at_a_prompt_is_not_called_installed(tmp_path:
     assert len(starts.read_text()) <= 2, "what was found out is kept"
 
 
-def test_a_result_is_kept_for_these_files_only(tmp_path: Path) -> None:
+def test_a_result_counts_for_these_files_only(tmp_path: Path) -> None:
     one, other = a_program(tmp_path, "one", "1"), a_program(tmp_path, "other", "22")
     assert prompt_check.fingerprint(one, other) == prompt_check.fingerprint(one, other)
     before = prompt_check.fingerprint(one, other)

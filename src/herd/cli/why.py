@@ -120,6 +120,8 @@ def _facts(row: Json, width: int) -> Iterable[Text]:
         )
     if lost := row.get("without_effect"):
         yield from wrapped(Text("  "), f"without effect: {', '.join(lost)}", width, "yellow")
+    if row.get("repairs"):
+        yield from wrapped(Text("  "), f"{row['repairs']} (FLEET_TOOL_REPAIR=off disables this)", width)
     if row["error_message"]:
         yield from wrapped(Text("  "), row["error_message"], width, "yellow")
 

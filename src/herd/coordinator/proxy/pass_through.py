@@ -5,6 +5,7 @@ from __future__ import annotations
 from herd.core.state.request import Counters
 from herd.dialects import AnswerWatcher
 from herd.protocols.engine_errors import EngineError, is_incomplete, read_error, split_at_error
+from herd.protocols.passed_tool_calls import PassedToolCalls
 from herd.protocols.streams import LINE_MAX_BYTES, WholeLines
 
 
@@ -14,14 +15,30 @@ class PassThrough:
     `error` is the error that the engine reported although its status was 200. Nothing after it is forwarded.
     """
 
-    __slots__ = ("_counters", "_is_document", "_lines", "_streams", "_takes_events", "_watcher", "error", "has_failed")
+    __slots__ = (
+        "_calls",
+        "_counters",
+        "_is_document",
+        "_lines",
+        "_streams",
+        "_takes_events",
+        "_watcher",
+        "error",
+        "has_failed",
+    )
 
     is_translated = False
     is_cut = False
     problem = ""
 
-    def __init__(self, watcher: AnswerWatcher, streams: bool, takes_events: bool) -> None:
-        """`takes_events`: the client expects server-sent events, so an answer that is a JSON document is an error."""
+    def __init__(
+        self, watcher: AnswerWatcher, streams: bool, takes_events: bool, calls: PassedToolCalls | None = None
+    ) -> None:
+        """`takes_events`: the client expects server-sent events, so an answer that is a JSON document is an error.
+
+        `calls` repairs the tool calls in the answer.
+        """
+        self._calls = calls
         self._watcher = watcher
         self._streams = streams
         self._takes_events = takes_events
@@ -42,7 +59,10 @@ class PassThrough:
         if self._is_document and len(self._lines.rest) + len(data) <= LINE_MAX_BYTES:
             self._lines.rest += data
             return b""
-        return self._before_error(self._lines.feed(data))
+        lines = self._before_error(self._lines.feed(data))
+        if self._calls is None:
+            return lines
+        return self._calls.stream(lines) + (self._calls.end() if self.has_failed else b"")
 
     def end(self, held: bytes) -> bytes:
         """What follows the forwarded bytes, after the connection was closed in order. `held` was not forwarded yet.
@@ -50,23 +70,37 @@ class PassThrough:
         A stream that has its finish reason needs no terminator; the client gets it nevertheless.
         """
         if self.has_failed or self.counters() is not None:
-            return self.rest
+            return self._complete_rest()
         self._fail(read_error(held + self._lines.rest))
         lacking = self._watcher.end_without_terminator() if self.error is None else None
         if lacking is None:
-            return b""
+            return self._held_calls()
         self._counters = lacking.counters
         rest = self._lines.rest.rstrip()
-        return (rest + b"\n\n" if rest else b"") + lacking.terminator
+        return self._held_calls() + (rest + b"\n\n" if rest else b"") + lacking.terminator
 
     def counters(self) -> Counters | None:
         """The counters if the answer is complete."""
         return self._counters or self._watcher.end()
 
+    def whole(self, body: bytes) -> bytes:
+        """The complete answer, of which nothing was forwarded yet, with repaired tool calls."""
+        return body if self._calls is None or self._streams else self._calls.document(body)
+
+    @property
+    def repaired_calls(self) -> int:
+        return self._calls.count if self._calls is not None else 0
+
     @property
     def rest(self) -> bytes:
-        """The beginning of a line that was not forwarded, because it has no line break."""
-        return self._lines.rest
+        """What was not forwarded: held tool calls, and the beginning of a line that has no line break."""
+        return self._complete_rest()
+
+    def _complete_rest(self) -> bytes:
+        return self._held_calls() + self._lines.rest
+
+    def _held_calls(self) -> bytes:
+        return self._calls.end() if self._calls is not None else b""
 
     def _before_error(self, lines: bytes) -> bytes:
         lines, error = split_at_error(lines)

@@ -22,6 +22,7 @@ from herd.coordinator.proxy.relay_dependencies import RelayDependencies
 from herd.coordinator.proxy.request_forms import NOTHING_SENT, RequestForms
 from herd.coordinator.proxy.template_rendering import TemplateRendering
 from herd.coordinator.proxy.thinking_usage import thinking_headers
+from herd.coordinator.proxy.tool_repairs import ToolRepairs
 from herd.coordinator.proxy.translation import Translation, limited
 from herd.coordinator.proxy.visible_limit import limited_reader
 from herd.coordinator.proxy.wait_comments import WaitNotice, is_event_stream
@@ -29,7 +30,7 @@ from herd.coordinator.upstream import forwarded_headers
 from herd.coordinator.upstream.connection import UpstreamRequest
 from herd.coordinator.upstream.contract import UpstreamSink
 from herd.core.state.commands import Abort, Dispatch, Hold, Refuse
-from herd.core.state.events import AttemptFailed, AttemptFinished, ClientLeft, FirstByte
+from herd.core.state.events import AnswerRepaired, AttemptFailed, AttemptFinished, ClientLeft, FirstByte
 from herd.core.state.request import Counters, Failure, FailureKind, RequestId
 from herd.dialects import Dialect, Writer
 from herd.engines import Engine, EngineRequest
@@ -51,26 +52,10 @@ class Relay:
     """Runs one request: takes commands from the driver, and events from the upstream request and the exchange."""
 
     __slots__ = (
-        "_answer",
-        "_continuation",
-        "_dependencies",
-        "_dialect",
-        "_dispatch",
-        "_exchange",
-        "_forms",
-        "_forwarded_bytes",
-        "_headers",
-        "_held",
-        "_held_bytes",
-        "_last_forwarded",
-        "_lines",
-        "_outgoing",
-        "_parsed",
-        "_request_id",
-        "_status",
-        "_step",
-        "_upstream",
-        "_wait",
+        *("_answer", "_continuation", "_dependencies", "_dialect", "_dispatch", "_exchange"),
+        *("_forms", "_forwarded_bytes", "_headers", "_held", "_held_bytes", "_last_forwarded"),
+        *("_lines", "_outgoing", "_parsed", "_request_id", "_status", "_step"),
+        *("_tool_repairs", "_upstream", "_wait"),
     )
 
     def __init__(
@@ -95,6 +80,7 @@ class Relay:
         self._forwarded_bytes = 0
         self._last_forwarded = b""
         self._wait = wait
+        self._tool_repairs = ToolRepairs("tools" in parsed.needs and dependencies.settings.tool_repair == "auto")
         is_continuable = parsed.stream and dependencies.settings.continuation == "auto"
         self._continuation = Continuation(dialect, parsed, request_id) if is_continuable else None
         exchange.on_disconnect = self._client_disconnected
@@ -151,12 +137,14 @@ class Relay:
         if outgoing.conversation is None:
             self._lines = self._lines or forwarded_headers.request_lines(self._exchange.headers)
             takes_events = is_event_stream(self._dialect, self._parsed)
-            self._answer = PassThrough(self._dialect.watcher(self._parsed), self._parsed.stream, takes_events)
+            calls = self._tool_repairs.of_passed(outgoing.request.body)
+            self._answer = PassThrough(self._dialect.watcher(self._parsed), self._parsed.stream, takes_events, calls)
             if self._dialect.has_engine_options:
                 self._limit_visible()
             self._send(outgoing.request, self._lines, self)
             return
-        self._answer = Translation(engine.reader(outgoing.conversation), self._writer())
+        repair = self._tool_repairs.of_translated(outgoing.conversation)
+        self._answer = Translation(engine.reader(outgoing.conversation), self._writer(), repair=repair)
         self._limit_visible()
         self._send(outgoing.request, forwarded_headers.OWN_LINES, self)
 
@@ -199,6 +187,7 @@ class Relay:
 
     def _send(self, request: EngineRequest, lines: bytes, sink: UpstreamSink) -> None:
         self._step = _SENT
+        self._tool_repairs.begin_attempt(request, lines)
         url, silence_s = self._dispatch.model_info.engine.url, self._dispatch.silence_s
         method, path = request.method.encode("ascii"), request.path.encode("ascii")
         self._upstream = self._dependencies.pool.send(url, method, path, lines, request.body, sink, silence_s)
@@ -382,6 +371,7 @@ class Relay:
 
     def _finish_at_once(self, counters: Counters, body: bytes) -> None:
         """Sends a complete answer of which nothing was forwarded before; its end also reports its first byte."""
+        body = self._answer.whole(body) if self._answer is not None else body
         headers = self._answer_headers() + thinking_headers(self._dispatch, self._parsed, body, counters)
         self._send_whole(counters, headers, body)
 
@@ -396,6 +386,9 @@ class Relay:
         self._exchange.respond(self._status, headers, body)
 
     def _feed_finished(self, counters: Counters, status: int) -> None:
+        if repairs := self._tool_repairs.described(self._answer):
+            now = self._dependencies.driver.now()
+            self._dependencies.driver.feed(AnswerRepaired(now, self._request_id, self._dispatch.attempt, repairs))
         driver, n, lost = self._dependencies.driver, self._dispatch.attempt, self._outgoing.without_effect
         driver.feed(AttemptFinished(driver.now(), self._request_id, n, counters, status, self._forwarded_bytes, lost))
 
@@ -406,6 +399,10 @@ class Relay:
         command, now, is_passed = self._dispatch, self._dependencies.driver.now(), isinstance(self._answer, PassThrough)
         if is_passed and self._forms.is_path_missing(command, self._engine, self._status, body, now):
             self.dispatch(command)
+            return
+        if simpler := self._tool_repairs.simpler_request(self._status, body, self._answer, self._forwarded_bytes):
+            self._status, self._held, self._held_bytes = 0, [], 0
+            self._send(*simpler, self)
             return
         is_continuation = self._forwarded_bytes > 0
         result = classify_error(self._engine, command, self._status, self._headers, body, is_continuation)

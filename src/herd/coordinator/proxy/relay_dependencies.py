@@ -41,6 +41,17 @@ class RelaySettings:
             ),
         },
     )
+    tool_repair: str = field(
+        default="auto",
+        metadata={
+            "env": "FLEET_TOOL_REPAIR",
+            "choices": ("auto", "off"),
+            "help": (
+                "Tool calls with invalid arguments: auto repairs them, and simplifies tool schemas that an engine "
+                "refuses; off passes on both as they are."
+            ),
+        },
+    )
 
 
 class EventFeed(Protocol):

@@ -13,6 +13,7 @@ from herd.dialects import Writer
 from herd.engines import Reader
 from herd.protocols.conversation import Delta, Usage
 from herd.protocols.engine_errors import EngineError
+from herd.protocols.tool_repair import ToolRepair
 
 
 class Translation:
@@ -25,8 +26,14 @@ class Translation:
     is_translated = True
     rest = b""
 
-    def __init__(self, reader: Reader, writer: Writer, resumed_tokens: int = 0) -> None:
-        """`resumed_tokens` of the answer came from another node before; this engine counts them as prompt tokens."""
+    def __init__(
+        self, reader: Reader, writer: Writer, resumed_tokens: int = 0, repair: ToolRepair | None = None
+    ) -> None:
+        """`resumed_tokens` of the answer came from another node before; this engine counts them as prompt tokens.
+
+        `repair` repairs the tool calls in the answer.
+        """
+        self._repair = repair
         self._reader = reader
         self._writer = writer
         self._resumed_tokens = resumed_tokens
@@ -102,10 +109,20 @@ class Translation:
             completion_tokens=completion + resumed if completion is not None else None,
         )
 
+    def whole(self, body: bytes) -> bytes:
+        """The complete answer, as it was written: its tool calls are repaired before."""
+        return body
+
+    @property
+    def repaired_calls(self) -> int:
+        return self._repair.count if self._repair is not None else 0
+
     def _write(self, deltas: Sequence[Delta]) -> bytes:
         if len(deltas) == 1 and deltas[0].is_plain_text:
             return self._writer.write(deltas[0])
         out = []
+        if self._repair is not None:
+            deltas = self._repair.deltas(deltas)
         for delta in deltas:
             if delta.error is not None:
                 body = msgspec.json.encode({"error": delta.error})

@@ -3,8 +3,8 @@
 Step 1: the schema of ollama-herd 0.11; older ones (`user_version` 0) get its missing columns. Step 2: more columns of
 traces. Step 3: decision rules and learned estimates. Step 4: the audit, and the key of a request. Step 5: roll-ups
 per minute and per hour, and the history of nodes. Step 6: changed settings. Step 7: whether a prompt was truncated.
-Step 8: fields of a request without effect. Each step only adds tables, columns and indexes: ollama-herd can still open
-the file.
+Step 8: fields of a request without effect. Step 9: what was repaired in tool calls. Each step only adds tables,
+columns and indexes: ollama-herd can still open the file.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from herd.coordinator.storage import node_history, rollups, setting_changes
 
-SCHEMA_VERSION = 8
+SCHEMA_VERSION = 9
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +186,13 @@ STEPS = (
         columns=("ALTER TABLE request_traces ADD COLUMN without_effect TEXT",),
         indexes=(),
         set_version="PRAGMA user_version = 8",
+    ),
+    MigrationStep(
+        version=9,
+        tables=(),
+        columns=("ALTER TABLE request_traces ADD COLUMN repairs TEXT",),
+        indexes=(),
+        set_version="PRAGMA user_version = 9",
     ),
 )
 

@@ -20,6 +20,7 @@ from herd.core.lifecycle.retries import CRASHES_MAX, STRIKE_FREE, is_crash, may_
 from herd.core.state import refusals
 from herd.core.state.commands import Abort, Alarm, Command
 from herd.core.state.events import (
+    AnswerRepaired,
     AttemptFailed,
     AttemptFinished,
     ClientLeft,
@@ -73,6 +74,7 @@ class Dispatcher:
             ClientLeft: self._handle_client_left,
             FirstByte: self._handle_first_byte,
             AttemptFinished: self._handle_finished,
+            AnswerRepaired: self.placement.record_repairs,
             AttemptFailed: self._handle_failure,
             HeartbeatReceived: self._handle_heartbeat,
             ModelsChanged: self._handle_changed_models,

@@ -20,6 +20,7 @@ from herd.core.state.capabilities import THINKING
 from herd.core.state.commands import Command, Dispatch, Hold, Record, Refuse
 from herd.core.state.decision import Decision
 from herd.core.state.engine_options import EngineOptions
+from herd.core.state.events import AnswerRepaired
 from herd.core.state.fleet import Fleet, Liveness, ModelInfo, ModelName, Node, NodeId
 from herd.core.state.live_request import LiveRequest, RequestState, Trigger
 from herd.core.state.queues import Queue
@@ -229,6 +230,13 @@ class Placement:
         if live_request.first_byte_at is not None:
             outcome = Outcome.FAILED_MIDSTREAM
         self.end(live_request, trigger, now, record(live_request, now, outcome, error=error), out)
+
+    def record_repairs(self, event: AnswerRepaired, out: list[Command]) -> None:  # noqa: ARG002 - no command follows
+        """Notes for the trace what was repaired in the answer of an attempt."""
+        live_request = self.live_requests.get(event.request_id)
+        attempt = live_request.attempt if live_request is not None else None
+        if attempt is not None and attempt.number == event.attempt:
+            attempt.repairs = event.repairs
 
     def end(self, live_request: LiveRequest, trigger: Trigger, now: float, final: Record, out: list[Command]) -> None:
         out.append(final)

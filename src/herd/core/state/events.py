@@ -59,6 +59,16 @@ class AttemptFinished:
 
 
 @dataclass(slots=True)
+class AnswerRepaired:
+    """Tool calls of the answer, or tool schemas of the request, were repaired; `repairs` says what, for people."""
+
+    at: float
+    request_id: RequestId
+    attempt: int
+    repairs: str
+
+
+@dataclass(slots=True)
 class AttemptFailed:
     at: float
     request_id: RequestId
@@ -119,6 +129,7 @@ Event = (
     | ClientLeft
     | FirstByte
     | AttemptFinished
+    | AnswerRepaired
     | AttemptFailed
     | HeartbeatReceived
     | ModelsChanged

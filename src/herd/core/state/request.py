@@ -185,6 +185,8 @@ class Attempt:
     """Prompt tokens that were expected to be cached on the node at the start."""
     truncation_limit_tokens: int | None = None
     """The engine silently truncates a prompt with more tokens; None if it does not."""
+    repairs: str | None = None
+    """What was repaired in the tool calls of the answer, or the schemas of the request."""
     is_truncated: bool = False
     """The engine truncated the prompt, according to its token count."""
     without_effect: tuple[str, ...] = ()
