@@ -208,7 +208,7 @@ def test_arbitrary_answer_to_the_agent_is_an_answer_or_an_error(head: bytes, par
         reader.feed_data(head + b"".join(parts))
         reader.feed_eof()
         try:
-            return await http_client._read(reader)
+            return await http_client.read_response(reader)
         except (ValueError, http_client.httptools.HttpParserError) as error:
             return http_client.Response(0, problem=str(error) or type(error).__name__)
 
