@@ -7,7 +7,8 @@
 If client and engine use the same protocol, bytes are passed through: a watcher checks them, and they are written
 unchanged. Otherwise they are translated. Before the first byte of the body arrives, nothing is forwarded, not even the
 head. An answer that is not streamed is buffered until it is complete, up to a limit: until then another node can still
-answer instead. The core chooses the node and decides about retries.
+answer instead. The core chooses the node and decides about retries. `relaying/preparing.py` prepares each attempt,
+`relaying/client_answer.py` writes to the client.
 """
 
 from __future__ import annotations
@@ -15,28 +16,26 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Final
 
-from herd.coordinator.proxy.continuation import Continuation, line_break
 from herd.coordinator.proxy.pass_through import PassThrough
 from herd.coordinator.proxy.refused_attempts import JSON_HEADERS, classify_error, refusal_of_error
 from herd.coordinator.proxy.relay_dependencies import RelayDependencies
-from herd.coordinator.proxy.request_forms import NOTHING_SENT, RequestForms
+from herd.coordinator.proxy.relaying.client_answer import ClientAnswer
+from herd.coordinator.proxy.relaying.preparing import Preparation, PreparedAttempt
+from herd.coordinator.proxy.request_forms import NOTHING_SENT
 from herd.coordinator.proxy.template_rendering import TemplateRendering
 from herd.coordinator.proxy.thinking_usage import thinking_headers
-from herd.coordinator.proxy.tool_repairs import ToolRepairs
-from herd.coordinator.proxy.translation import Translation, limited
-from herd.coordinator.proxy.visible_limit import limited_reader
-from herd.coordinator.proxy.wait_comments import WaitNotice, is_event_stream
+from herd.coordinator.proxy.translation import Translation
+from herd.coordinator.proxy.wait_comments import WaitNotice
 from herd.coordinator.upstream import forwarded_headers
 from herd.coordinator.upstream.connection import UpstreamRequest
 from herd.coordinator.upstream.contract import UpstreamSink
 from herd.core.state.commands import Abort, Dispatch, Hold, Refuse
 from herd.core.state.events import AnswerRepaired, AttemptFailed, AttemptFinished, ClientLeft, FirstByte
 from herd.core.state.request import Counters, Failure, FailureKind, RequestId
-from herd.dialects import Dialect, Writer
+from herd.dialects import Dialect
 from herd.engines import Engine, EngineRequest
 from herd.errors import HerdError, Refusal
 from herd.http1.contract import Exchange, Header
-from herd.protocols.apply_options import with_engine_options
 from herd.protocols.conversation import Conversation, ParsedRequest
 
 _IDLE: Final = 0
@@ -52,10 +51,8 @@ class Relay:
     """Runs one request: takes commands from the driver, and events from the upstream request and the exchange."""
 
     __slots__ = (
-        *("_answer", "_continuation", "_dependencies", "_dialect", "_dispatch", "_exchange"),
-        *("_forms", "_forwarded_bytes", "_headers", "_held", "_held_bytes", "_last_forwarded"),
-        *("_lines", "_outgoing", "_parsed", "_request_id", "_status", "_step"),
-        *("_tool_repairs", "_upstream", "_wait"),
+        *("_answer", "_client", "_dependencies", "_dialect", "_dispatch", "_headers", "_held", "_held_bytes"),
+        *("_outgoing", "_parsed", "_preparation", "_request_id", "_status", "_step", "_upstream"),
     )
 
     def __init__(
@@ -67,22 +64,15 @@ class Relay:
         dependencies: RelayDependencies,
         wait: WaitNotice | None = None,
     ) -> None:
-        self._exchange = exchange
         self._parsed = parsed
         self._dialect = dialect
         self._request_id = request_id
         self._dependencies = dependencies
         self._step = _IDLE
         self._upstream: UpstreamRequest | None = None
-        self._forms = RequestForms(dialect, parsed, dependencies.engines, dependencies.missing_paths)
         self._outgoing = NOTHING_SENT
-        self._lines: bytes | None = None
-        self._forwarded_bytes = 0
-        self._last_forwarded = b""
-        self._wait = wait
-        self._tool_repairs = ToolRepairs("tools" in parsed.needs and dependencies.settings.tool_repair == "auto")
-        is_continuable = parsed.stream and dependencies.settings.continuation == "auto"
-        self._continuation = Continuation(dialect, parsed, request_id) if is_continuable else None
+        self._preparation = Preparation(exchange.headers, parsed, dialect, request_id, dependencies)
+        self._client = ClientAnswer(exchange, parsed, dialect, request_id, dependencies, wait)
         exchange.on_disconnect = self._client_disconnected
 
     # --- commands of the driver ---
@@ -90,8 +80,7 @@ class Relay:
     def dispatch(self, command: Dispatch) -> None:
         if self._step == _ENDED:
             return
-        if self._wait is not None:
-            self._dependencies.wait_comments.end(self._wait)
+        self._client.end_wait()
         self._cancel_upstream()
         self._dispatch = command
         self._status = 0
@@ -103,8 +92,8 @@ class Relay:
         if engine is None:
             self._fail(FailureKind.GARBAGE, f"unknown engine kind {command.model_info.engine.kind!r}")
             return
-        if not self._forwarded_bytes:
-            self._send_request(command, engine)
+        if not self._client.forwarded_bytes:
+            self._send_whole_request(command, engine)
             return
         try:
             self._send_continuation(command, engine)
@@ -113,8 +102,7 @@ class Relay:
 
     def hold(self, command: Hold) -> None:
         self._cancel_upstream()
-        takes_comments = not self._forwarded_bytes and is_event_stream(self._dialect, self._parsed)
-        self._wait = self._dependencies.wait_comments.hold(self._wait, command, self._exchange, takes_comments)
+        self._client.hold(command)
 
     def refuse(self, command: Refuse) -> None:
         self._send_refusal(command.refusal)
@@ -127,30 +115,17 @@ class Relay:
 
     # --- sending ---
 
-    def _send_request(self, command: Dispatch, engine: Engine) -> None:
-        """Sends the client's bytes or their translation."""
-        outgoing = self._forms.build(command, engine, self._dependencies.driver.now())
-        if isinstance(outgoing, Failure):
-            self._report(outgoing)
+    def _send_whole_request(self, command: Dispatch, engine: Engine) -> None:
+        prepared = self._preparation.whole(command, engine)
+        if isinstance(prepared, Failure):
+            self._report(prepared)
             return
-        self._outgoing = outgoing
-        if outgoing.conversation is None:
-            self._lines = self._lines or forwarded_headers.request_lines(self._exchange.headers)
-            takes_events = is_event_stream(self._dialect, self._parsed)
-            calls = self._tool_repairs.of_passed(outgoing.request.body)
-            self._answer = PassThrough(self._dialect.watcher(self._parsed), self._parsed.stream, takes_events, calls)
-            if self._dialect.has_engine_options:
-                self._limit_visible()
-            self._send(outgoing.request, self._lines, self)
-            return
-        repair = self._tool_repairs.of_translated(outgoing.conversation)
-        self._answer = Translation(engine.reader(outgoing.conversation), self._writer(), repair=repair)
-        self._limit_visible()
-        self._send(outgoing.request, forwarded_headers.OWN_LINES, self)
+        self._outgoing = prepared.outgoing
+        self._send_prepared(prepared)
 
     def _send_continuation(self, command: Dispatch, engine: Engine) -> None:
         """Makes this node continue the answer from what the client has received."""
-        continuation = self._continuation
+        continuation = self._client.continuation
         assert continuation is not None
         next_request = continuation.next_request(command, engine)
         if not isinstance(next_request, EngineRequest):
@@ -167,27 +142,17 @@ class Relay:
         if conversation is None:
             self._fail(FailureKind.CANNOT_CONTINUE, "this engine cannot continue an answer of another node")
             return
-        assert self._continuation is not None and self._continuation.resumption is not None
-        resumption = self._continuation.resumption
-        resumed_tokens = resumption.partial_answer.chunks
-        self._answer = Translation(engine.reader(conversation), resumption.writer, resumed_tokens)
-        self._limit_visible(resumed_tokens)
-        request = engine.build_request(with_engine_options(conversation, self._dispatch.options))
-        self._send(request, forwarded_headers.OWN_LINES, self)
+        continuation = self._client.continuation
+        assert continuation is not None
+        self._send_prepared(self._preparation.rest(self._dispatch, engine, continuation, conversation))
 
-    def _limit_visible(self, resumed_tokens: int = 0) -> None:
-        """Makes the answer end at the client's limit if the engine got a raised one for its thinking."""
-        limit = limited_reader(self._dispatch, self._parsed, self._engine, resumed_tokens)
-        if limit is not None:
-            self._answer = limited(self._answer, limit, self._writer)
-
-    def _writer(self) -> Writer:
-        name = self._dispatch.fallback or self._parsed.model
-        return self._dialect.writer(self._parsed, name, self._request_id, self._dependencies.timestamp())
+    def _send_prepared(self, prepared: PreparedAttempt) -> None:
+        self._answer = prepared.answer
+        self._send(prepared.request, prepared.lines, self)
 
     def _send(self, request: EngineRequest, lines: bytes, sink: UpstreamSink) -> None:
         self._step = _SENT
-        self._tool_repairs.begin_attempt(request, lines)
+        self._preparation.tool_repairs.begin_attempt(request, lines)
         url, silence_s = self._dispatch.model_info.engine.url, self._dispatch.silence_s
         method, path = request.method.encode("ascii"), request.path.encode("ascii")
         self._upstream = self._dependencies.pool.send(url, method, path, lines, request.body, sink, silence_s)
@@ -224,7 +189,7 @@ class Relay:
         assert answer is not None
         data = answer.feed(data)
         if data:
-            self._forward(data)
+            self._client.forward(data)
         self._end_early(answer)
 
     def _end_early(self, answer: PassThrough | Translation) -> None:
@@ -258,13 +223,6 @@ class Relay:
         else:
             self._fail(FailureKind.SERVER_ERROR, "the answer ended with an error", engine_text=error.message)
 
-    def _forward(self, data: bytes) -> None:
-        self._forwarded_bytes += len(data)
-        self._last_forwarded = data
-        if self._continuation is not None:
-            self._continuation.record(data)
-        self._exchange.write(data)
-
     def on_end(self) -> None:
         self._upstream = None
         if self._step == _REFUSED:
@@ -281,7 +239,7 @@ class Relay:
             self._fail(FailureKind.TRUNCATED, _INCOMPLETE)
         elif self._step == _OPEN:
             self._finish(counters, rest)
-        elif self._forwarded_bytes or self._commented_wait is not None:
+        elif self._client.forwarded_bytes or self._client.has_sent_head:
             self._open(held + rest, None)
             self._finish(counters)
         else:
@@ -328,17 +286,13 @@ class Relay:
         """Forwards the first bytes together with the head. After this no other node may start the answer again."""
         if not self._commit():
             return
-        if self._forwarded_bytes:
-            data = line_break(self._last_forwarded, data) + data
+        client = self._client
+        if client.forwarded_bytes:
+            data = client.separated(data)
         else:
-            self._exchange.on_writable = self._on_client_writable
-            if self._commented_wait is not None:
-                self._commented_wait.write_headers(self._answer_headers())
-            else:
-                self._exchange.begin(self._status, self._answer_headers(), length)
-        if self._continuation is not None:
-            self._continuation.nodes.append(self._dispatch.node_id)
-        self._forward(data)
+            client.open(self._status, self._answer_headers(), length, self._on_client_writable)
+        client.note_node(self._dispatch.node_id)
+        client.forward(data)
 
     def _commit(self) -> bool:
         """Reports the first byte to the core before it is sent; False if that ended the request."""
@@ -355,19 +309,16 @@ class Relay:
         headers = forwarded_headers.answer_headers(
             content_type, self._request_id, self._dispatch, self._parsed.prompt_tokens
         )
-        headers += self._outgoing.headers()
-        return headers if self._wait is None else headers + self._wait.headers()
+        return headers + self._outgoing.headers() + self._client.wait_headers
 
     # --- the end of the answer ---
 
     def _finish(self, counters: Counters, rest: bytes = b"") -> None:
         """Reports the end to the core first: the client's next request may start within `end` and need the slot."""
-        self._forwarded_bytes += len(rest)
+        self._client.forwarded_bytes += len(rest)
         self._close()
         self._feed_finished(counters, self._status)
-        if rest:
-            self._exchange.write(rest)
-        self._exchange.end()
+        self._client.finish(rest)
 
     def _finish_at_once(self, counters: Counters, body: bytes) -> None:
         """Sends a complete answer of which nothing was forwarded before; its end also reports its first byte."""
@@ -376,35 +327,34 @@ class Relay:
         self._send_whole(counters, headers, body)
 
     def _send_whole(self, counters: Counters, headers: list[Header], body: bytes) -> None:
-        self._forwarded_bytes = len(body)
+        self._client.forwarded_bytes = len(body)
         self._close()
         self._feed_finished(counters, self._status)
-        if self._commented_wait is not None:
-            self._exchange.write(body)
-            self._exchange.end()
-            return
-        self._exchange.respond(self._status, headers, body)
+        self._client.respond(self._status, headers, body)
 
     def _feed_finished(self, counters: Counters, status: int) -> None:
-        if repairs := self._tool_repairs.described(self._answer):
+        if repairs := self._preparation.tool_repairs.described(self._answer):
             now = self._dependencies.driver.now()
             self._dependencies.driver.feed(AnswerRepaired(now, self._request_id, self._dispatch.attempt, repairs))
         driver, n, lost = self._dependencies.driver, self._dispatch.attempt, self._outgoing.without_effect
-        driver.feed(AttemptFinished(driver.now(), self._request_id, n, counters, status, self._forwarded_bytes, lost))
+        driver.feed(
+            AttemptFinished(driver.now(), self._request_id, n, counters, status, self._client.forwarded_bytes, lost)
+        )
 
     # --- the engine refuses ---
 
     def _end_refused(self) -> None:
         body = b"".join(self._held)
         command, now, is_passed = self._dispatch, self._dependencies.driver.now(), isinstance(self._answer, PassThrough)
-        if is_passed and self._forms.is_path_missing(command, self._engine, self._status, body, now):
+        if is_passed and self._preparation.forms.is_path_missing(command, self._engine, self._status, body, now):
             self.dispatch(command)
             return
-        if simpler := self._tool_repairs.simpler_request(self._status, body, self._answer, self._forwarded_bytes):
+        size_bytes, repairs = self._client.forwarded_bytes, self._preparation.tool_repairs
+        if simpler := repairs.simpler_request(self._status, body, self._answer, size_bytes):
             self._status, self._held, self._held_bytes = 0, [], 0
             self._send(*simpler, self)
             return
-        is_continuation = self._forwarded_bytes > 0
+        is_continuation = size_bytes > 0
         result = classify_error(self._engine, command, self._status, self._headers, body, is_continuation)
         if result is None:
             self._forward_error(body)
@@ -418,7 +368,7 @@ class Relay:
         max_bytes = self._dependencies.settings.refusal_max_bytes
         own_body = b"" if isinstance(self._answer, Translation) or len(body) > max_bytes else body
         refusal = refusal_of_error(self._status, body)
-        if self._commented_wait is not None:
+        if self._client.has_sent_head:
             self._feed_finished(Counters(), refusal.status)
             self._send_refusal(refusal)
             return
@@ -446,23 +396,17 @@ class Relay:
         self._cancel_upstream()
         if self._step == _ENDED:
             return
-        self._step = _OPEN if self._forwarded_bytes else _IDLE
-        is_crash = failure.kind in (FailureKind.RESET, FailureKind.CLOSED) and not self._forwarded_bytes
+        self._step = _OPEN if self._client.forwarded_bytes else _IDLE
+        is_crash = failure.kind in (FailureKind.RESET, FailureKind.CLOSED) and not self._client.forwarded_bytes
         failure = replace(
             failure,
-            bytes_forwarded=self._forwarded_bytes,
+            bytes_forwarded=self._client.forwarded_bytes,
             status=self._status or None,
-            continuation_kinds=self._continuation_kinds() if self._forwarded_bytes else frozenset(),
+            continuation_kinds=self._client.continuation_kinds(self._dispatch.fallback or self._parsed.model),
             fingerprint=hash(self._parsed.body) if is_crash else 0,
         )
         driver = self._dependencies.driver
         driver.feed(AttemptFailed(driver.now(), self._request_id, self._dispatch.attempt, failure))
-
-    def _continuation_kinds(self) -> frozenset[str]:
-        if self._continuation is None:
-            return frozenset()
-        name = self._dispatch.fallback or self._parsed.model
-        return self._continuation.prepare(name, self._dependencies.timestamp(), self._dependencies.engines)
 
     # --- the client ---
 
@@ -472,17 +416,9 @@ class Relay:
             return
         self._close()
         driver = self._dependencies.driver
-        driver.feed(ClientLeft(driver.now(), self._request_id, self._forwarded_bytes, self._forwarded_tokens()))
-
-    def _forwarded_tokens(self) -> Counters | None:
-        if self._continuation is None or not self._forwarded_bytes:
-            return None
-        return self._continuation.counters(self._dependencies.timestamp())
-
-    @property
-    def _commented_wait(self) -> WaitNotice | None:
-        """The client's wait, if a comment has already sent the answer's head."""
-        return self._wait if self._wait is not None and self._wait.has_sent_head else None
+        driver.feed(
+            ClientLeft(driver.now(), self._request_id, self._client.forwarded_bytes, self._client.forwarded_tokens())
+        )
 
     def _on_client_writable(self, is_reading: bool) -> None:
         if self._upstream is not None:
@@ -493,25 +429,11 @@ class Relay:
         """Sends the refusal as an answer. If an answer has begun, ends it so that the client sees it is incomplete."""
         if self._step == _ENDED:
             return
-        exchange = self._exchange
         self._close()
-        if self._forwarded_bytes or self._commented_wait is not None:
-            frame = self._dialect.error_frame(self._parsed, refusal)
-            exchange.cut(line_break(self._last_forwarded, frame) + frame if frame else b"")
-            return
-        answer = self._dialect.error(refusal, self._request_id)
-        headers = forwarded_headers.refusal_headers(
-            answer.content_type, refusal, self._request_id, self._dependencies.rng.random()
-        )
-        if self._wait is not None:
-            headers += self._wait.headers()
-        exchange.respond(answer.status, headers, answer.body)
+        self._client.refuse(refusal)
 
     def _close(self) -> None:
-        """Ends the relay and releases the exchange, so that neither object keeps the other alive."""
+        """Ends the relay."""
         self._cancel_upstream()
-        if self._wait is not None:
-            self._dependencies.wait_comments.end(self._wait)
         self._step = _ENDED
-        self._exchange.on_disconnect = None
-        self._exchange.on_writable = None
+        self._client.release()

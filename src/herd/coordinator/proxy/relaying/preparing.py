@@ -1,0 +1,97 @@
+"""Prepares an attempt: what is sent to the node, and how its answer is read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from herd.coordinator.proxy.continuation import Continuation
+from herd.coordinator.proxy.pass_through import PassThrough
+from herd.coordinator.proxy.relay_dependencies import RelayDependencies
+from herd.coordinator.proxy.request_forms import NOTHING_SENT, Outgoing, RequestForms
+from herd.coordinator.proxy.tool_repairs import ToolRepairs
+from herd.coordinator.proxy.translation import Translation, limited
+from herd.coordinator.proxy.visible_limit import limited_reader
+from herd.coordinator.proxy.wait_comments import is_event_stream
+from herd.coordinator.upstream import forwarded_headers
+from herd.core.state.commands import Dispatch
+from herd.core.state.request import Failure, RequestId
+from herd.dialects import Dialect, Writer
+from herd.engines import Engine, EngineRequest
+from herd.http1.contract import Header
+from herd.protocols.apply_options import with_engine_options
+from herd.protocols.conversation import Conversation, ParsedRequest
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedAttempt:
+    """A request to a node, with its header lines, and the reader of its answer."""
+
+    request: EngineRequest
+    lines: bytes
+    answer: PassThrough | Translation
+    outgoing: Outgoing = NOTHING_SENT
+
+
+class Preparation:
+    """Prepares all attempts of one request."""
+
+    __slots__ = ("_dependencies", "_dialect", "_headers", "_lines", "_parsed", "_request_id", "forms", "tool_repairs")
+
+    def __init__(
+        self,
+        headers: Sequence[Header],
+        parsed: ParsedRequest,
+        dialect: Dialect,
+        request_id: RequestId,
+        dependencies: RelayDependencies,
+    ) -> None:
+        """`headers` are those of the client's request."""
+        self._headers = headers
+        self._lines: bytes | None = None
+        self._parsed = parsed
+        self._dialect = dialect
+        self._request_id = request_id
+        self._dependencies = dependencies
+        self.forms = RequestForms(dialect, parsed, dependencies.engines, dependencies.missing_paths)
+        self.tool_repairs = ToolRepairs("tools" in parsed.needs and dependencies.settings.tool_repair == "auto")
+
+    def whole(self, command: Dispatch, engine: Engine) -> PreparedAttempt | Failure:
+        """The client's bytes or their translation."""
+        outgoing = self.forms.build(command, engine, self._dependencies.driver.now())
+        if isinstance(outgoing, Failure):
+            return outgoing
+        if outgoing.conversation is None:
+            self._lines = self._lines or forwarded_headers.request_lines(self._headers)
+            takes_events = is_event_stream(self._dialect, self._parsed)
+            calls = self.tool_repairs.of_passed(outgoing.request.body)
+            passed = PassThrough(self._dialect.watcher(self._parsed), self._parsed.stream, takes_events, calls)
+            answer = self._limited(passed, command, engine) if self._dialect.has_engine_options else passed
+            return PreparedAttempt(outgoing.request, self._lines, answer, outgoing)
+        repair = self.tool_repairs.of_translated(outgoing.conversation)
+        translation = Translation(engine.reader(outgoing.conversation), self._writer(command), repair=repair)
+        answer = self._limited(translation, command, engine)
+        return PreparedAttempt(outgoing.request, forwarded_headers.OWN_LINES, answer, outgoing)
+
+    def rest(
+        self, command: Dispatch, engine: Engine, continuation: Continuation, conversation: Conversation
+    ) -> PreparedAttempt:
+        """The request for the rest of an answer that another node has begun."""
+        resumption = continuation.resumption
+        assert resumption is not None
+        resumed_tokens = resumption.partial_answer.chunks
+        translation = Translation(engine.reader(conversation), resumption.writer, resumed_tokens)
+        answer = self._limited(translation, command, engine, resumed_tokens)
+        request = engine.build_request(with_engine_options(conversation, command.options))
+        return PreparedAttempt(request, forwarded_headers.OWN_LINES, answer)
+
+    def _limited(
+        self, answer: PassThrough | Translation, command: Dispatch, engine: Engine, resumed_tokens: int = 0
+    ) -> PassThrough | Translation:
+        """Makes the answer end at the client's limit if the engine got a raised one for its thinking."""
+        limit = limited_reader(command, self._parsed, engine, resumed_tokens)
+        return answer if limit is None else limited(answer, limit, lambda: self._writer(command))
+
+    def _writer(self, command: Dispatch) -> Writer:
+        name = command.fallback or self._parsed.model
+        return self._dialect.writer(self._parsed, name, self._request_id, self._dependencies.timestamp())
