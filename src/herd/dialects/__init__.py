@@ -67,6 +67,9 @@ class Writer(Protocol):
 
     content_type: str
 
+    def splice(self, texts: Sequence[bytes]) -> bytes:
+        """The body bytes for these texts, which are JSON; empty if they must be written (`protocols/plain_text.py`)."""
+
     def write(self, delta: Delta) -> bytes:
         """The body bytes for this chunk. Empty if there is nothing to send yet, as in an answer without streaming."""
 

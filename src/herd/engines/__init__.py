@@ -60,6 +60,9 @@ class Reader(Protocol):
     def feed(self, chunk: bytes) -> list[Delta]:
         """The deltas that this chunk completes. Raises `ValueError` if it does not follow the engine's protocol."""
 
+    def plain_texts(self, chunk: bytes) -> list[bytes]:
+        """The texts in a chunk of nothing but text, as JSON, to be spliced, not fed (`protocols/plain_text.py`)."""
+
     def end(self) -> list[Delta]:
         """The deltas that the end of the body completes; the last has `is_last` only if the answer was complete."""
 

@@ -37,6 +37,13 @@ class CollectedAnswer:
         add_tool_calls(self.calls, delta.tool_calls)
         self.add_outcome(delta)
 
+    def add_text(self, text: str) -> None:
+        """The same as `add` for a chunk with a text and nothing else."""
+        self._size_bytes += len(text)
+        if self._size_bytes > self._answer_max_bytes:
+            raise ValueError(f"the answer is longer than {self._answer_max_bytes} bytes")
+        self._text.append(text)
+
     def add_outcome(self, delta: Delta) -> None:
         """Records only the reason of the end and the counters, which is enough when the chunks were already sent."""
         self.finish_reason = delta.finish_reason or self.finish_reason

@@ -36,6 +36,11 @@ class LineReader:
             return [line for line in chunk.split(b"\n") if line and not line.isspace()]
         return [line for line in self._lines.feed(chunk) if line.strip()]
 
+    @property
+    def is_between_lines(self) -> bool:
+        """Whether no part of a line waits for its rest."""
+        return self._lines.is_empty
+
     def end(self) -> list[bytes]:
         """The last line if it had no line ending (a server that answers one JSON document)."""
         return [line for line in self._lines.end() if line.strip()]
@@ -67,6 +72,11 @@ class EventReader:
             if all(part.startswith(b"data: ") and b"\n" not in part for part in parts):
                 return [Event(b"", part[len(b"data: ") :]) for part in parts]
         return self._read(self._lines.feed(chunk))
+
+    @property
+    def is_between_events(self) -> bool:
+        """Whether no part of an event waits for its rest."""
+        return not self._data and not self._name and self._lines.is_empty
 
     def end(self) -> list[Event]:
         """A last event without its closing blank line: some servers stop immediately after the last data."""
@@ -218,6 +228,10 @@ class _Lines:
     def is_whole(self, chunk: bytes) -> bool:
         """Whether the chunk consists of whole lines that end with LF, as most engines send them: the fast path."""
         return not self._rest and chunk.endswith(b"\n") and len(chunk) <= self._max_bytes and b"\r" not in chunk
+
+    @property
+    def is_empty(self) -> bool:
+        return not self._rest
 
     def end(self) -> list[bytes]:
         rest = bytes(self._rest)

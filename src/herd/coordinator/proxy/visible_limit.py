@@ -55,6 +55,15 @@ class VisibleLimit:
     def feed(self, chunk: bytes) -> list[Delta]:
         return [] if self.is_reached else self._limited(self._reader.feed(chunk))
 
+    def plain_texts(self, chunk: bytes) -> list[bytes]:
+        """None if the limit may be reached within them. What is spliced of the texts is reported to `count_texts`."""
+        texts = [] if self.is_reached else self._reader.plain_texts(chunk)
+        return texts if len(texts) < self._visible_left else []
+
+    def count_texts(self, count: int) -> None:
+        self._tokens += count
+        self._visible_left -= count
+
     def end(self) -> list[Delta]:
         return [] if self.is_reached else self._limited(self._reader.end())
 

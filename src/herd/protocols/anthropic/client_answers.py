@@ -7,7 +7,7 @@ counted separately.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -26,6 +26,7 @@ from herd.protocols.answer_ends import (
 from herd.protocols.call_order import CallOrder
 from herd.protocols.collector import CollectedAnswer
 from herd.protocols.conversation import Delta, ToolCall, Usage
+from herd.protocols.plain_text import NoSplicing, as_json, surrounded
 from herd.protocols.reported_numbers import token_count
 from herd.protocols.resumption import PartialAnswer
 from herd.protocols.streams import EventReader, HeadAndTail, event
@@ -184,10 +185,10 @@ def _counters(start: _Usage, last: _Usage, reason: str | None) -> Counters:
 # --- translated answers ---
 
 _TEXT_DELTA = (
-    b"event: content_block_delta\n"
-    b'data: {"type":"content_block_delta","index":%d,"delta":{"type":"text_delta","text":%b}}\n\n'
+    b'event: content_block_delta\ndata: {"type":"content_block_delta","index":%d,"delta":{"type":"text_delta","text":"'
 )
-"""The event of a chunk with only a text: the index of its block, and the text as JSON."""
+_TEXT_DELTA_END = b'"}}\n\n'
+"""The event of a chunk with only a text, before and after the text; the number is the index of its block."""
 
 
 class StreamWriter:
@@ -240,9 +241,14 @@ class StreamWriter:
         elif sent.type in ("message_delta", "message_stop"):
             partial_answer.is_finished = True
 
+    def splice(self, texts: Sequence[bytes]) -> bytes:
+        if self._open != "text" or self._calls_begun:
+            return b""
+        return surrounded(texts, _TEXT_DELTA % (self._blocks - 1), _TEXT_DELTA_END)
+
     def write(self, delta: Delta) -> bytes:
-        if self._open == "text" and not self._calls_begun and delta.is_plain_text:
-            return _TEXT_DELTA % (self._blocks - 1, msgspec.json.encode(delta.text))
+        if delta.is_plain_text and (spliced := self.splice([as_json(delta.text)])):
+            return spliced
         if delta.error is not None:
             return _event(error_body("api_error", delta.error), b"error")
         self._collected.add_outcome(delta)
@@ -298,7 +304,7 @@ class StreamWriter:
         return self._close() + last + _event({"type": "message_stop"})
 
 
-class DocumentWriter:
+class DocumentWriter(NoSplicing):
     """Writes one document. Raises `ValueError` when it exceeds the size limit of a document."""
 
     content_type = JSON

@@ -5,6 +5,7 @@ A stream is NDJSON and ends with a line where `done` is true; an answer without 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -16,6 +17,7 @@ from herd.protocols.conversation import Delta, ToolCall, Usage
 from herd.protocols.engine_errors import error_in
 from herd.protocols.lenient_json import decode_leniently
 from herd.protocols.ollama import chat_json
+from herd.protocols.plain_text import NoSplicing, as_json, surrounded
 from herd.protocols.resumption import PartialAnswer
 from herd.protocols.streams import DOCUMENT_MAX_BYTES, HeadAndTail, LastLine
 
@@ -102,12 +104,15 @@ class AnswerWriter:
         self._size_bytes = 0
         self._text.append(_TEXT)
         prepared = self._chunk_line([])
-        self._before_text, _, self._after_text = prepared.rpartition(msgspec.json.encode(_TEXT))
+        self._before_text, _, self._after_text = prepared.rpartition(_TEXT.encode())
         """The line of a chunk that has only a text, before and after the text."""
 
+    def splice(self, texts: Sequence[bytes]) -> bytes:
+        return surrounded(texts, self._before_text, self._after_text) if self._streams else b""
+
     def write(self, delta: Delta) -> bytes:
-        if self._streams and delta.is_plain_text:
-            return self._before_text + msgspec.json.encode(delta.text) + self._after_text
+        if delta.is_plain_text and (spliced := self.splice([as_json(delta.text)])):
+            return spliced
         if delta.error is not None:
             return chat_json.line({"error": delta.error})
         self._collect(delta)
@@ -184,7 +189,7 @@ def read_partial_answer(forwarded: bytes) -> PartialAnswer:
     return partial_answer
 
 
-class EmbedWriter:
+class EmbedWriter(NoSplicing):
     """Writes embeddings as one document, in the format of /api/embed or of the older /api/embeddings (`is_single`)."""
 
     content_type = JSON

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from typing import Final
+
 import msgspec
 
 from herd.core.state.request import RequestKind
@@ -9,13 +12,24 @@ from herd.protocols.conversation import Conversation, Delta
 from herd.protocols.engine_errors import error_in
 from herd.protocols.lenient_json import SplitCharacters, decode_leniently
 from herd.protocols.ollama import chat_json
-from herd.protocols.streams import DocumentReader, LineReader
+from herd.protocols.plain_text import TEXT, NoPlainTexts, is_utf8
+from herd.protocols.streams import LINE_MAX_BYTES, DocumentReader, LineReader
+
+_STRING: Final = rb'"[^"\\\x00-\x1f]*"'
+_HEAD: Final = rb'(?m:^)\{"model":' + _STRING + rb',"created_at":' + _STRING
+_PLAIN_CHAT: Final = re.compile(
+    _HEAD + rb',"message":\{"role":"assistant","content":"(?!")(' + TEXT + rb')"\},"done":false\}\n'
+)
+_PLAIN_GENERATE: Final = re.compile(_HEAD + rb',"response":"(?!")(' + TEXT + rb')","done":false\}\n')
+"""A line with a text and nothing else, as Ollama writes it."""
 
 
 def reader(conversation: Conversation) -> StreamReader | DocumentAnswerReader:
     """A reader for the answer to the request that `engine_requests.build_request` built from this conversation."""
     streams = conversation.stream and conversation.kind is not RequestKind.EMBED
-    return StreamReader() if streams else DocumentAnswerReader()
+    if not streams:
+        return DocumentAnswerReader()
+    return StreamReader(_PLAIN_CHAT if conversation.kind is RequestKind.CHAT else _PLAIN_GENERATE)
 
 
 class StreamReader:
@@ -23,7 +37,9 @@ class StreamReader:
 
     is_finished = False
 
-    def __init__(self) -> None:
+    def __init__(self, plain_line: re.Pattern[bytes] = _PLAIN_CHAT) -> None:
+        """`plain_line` matches a line with a text and nothing else; its group is the text."""
+        self._plain_line = plain_line
         self._lines = LineReader()
         self._characters = SplitCharacters()
         self._calls = 0
@@ -31,6 +47,13 @@ class StreamReader:
 
     def feed(self, chunk: bytes) -> list[Delta]:
         return [] if self._is_over else self._read(self._lines.feed(chunk))
+
+    def plain_texts(self, chunk: bytes) -> list[bytes]:
+        if self._is_over or self._characters.is_waiting or not self._lines.is_between_lines:
+            return []
+        texts: list[bytes] = self._plain_line.findall(chunk)
+        is_all = texts and chunk.count(b"\n") == len(texts) and chunk.endswith(b"\n")
+        return texts if is_all and len(chunk) <= LINE_MAX_BYTES and is_utf8(chunk) else []
 
     def end(self) -> list[Delta]:
         """A last line without its line ending counts if it is complete."""
@@ -61,7 +84,7 @@ class StreamReader:
         return delta
 
 
-class DocumentAnswerReader:
+class DocumentAnswerReader(NoPlainTexts):
     """Reads one JSON document into one delta."""
 
     is_finished = False

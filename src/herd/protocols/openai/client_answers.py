@@ -27,6 +27,7 @@ from herd.protocols.conversation import Delta, ToolCall, Usage
 from herd.protocols.engine_errors import error_in
 from herd.protocols.lenient_json import decode_leniently
 from herd.protocols.openai import chat_json
+from herd.protocols.plain_text import NoSplicing, as_json, surrounded
 from herd.protocols.resumption import PartialAnswer
 from herd.protocols.streams import ENDS_BYTES, EventReader, HeadAndTail, event
 
@@ -192,10 +193,14 @@ class AnswerWriter:
         if first.id:
             self._head["id"], self._head["created"] = first.id, first.created
 
+    def splice(self, texts: Sequence[bytes]) -> bytes:
+        if not self._streams or self._is_finished or not (self._has_role or not self._is_chat):
+            return b""
+        return surrounded(texts, *self._around_text)
+
     def write(self, delta: Delta) -> bytes:
-        if self._has_role and self._streams and delta.is_plain_text:
-            before, after = self._around_text
-            return before + msgspec.json.encode(delta.text) + after
+        if delta.is_plain_text and (spliced := self.splice([as_json(delta.text)])):
+            return spliced
         if delta.error is not None:
             body = error_body(delta.error, "api_error", None)
             return event(msgspec.json.encode(body)) if self._streams else msgspec.json.encode(body)
@@ -213,7 +218,8 @@ class AnswerWriter:
     @cached_property
     def _around_text(self) -> tuple[bytes, bytes]:
         """The event of a chunk with only a text, before and after the text."""
-        before, _, after = self._event({"delta": {"content": _TEXT}}, None).rpartition(msgspec.json.encode(_TEXT))
+        choice = {"delta": {"content": _TEXT}} if self._is_chat else {"text": _TEXT}
+        before, _, after = self._event(choice, None).rpartition(_TEXT.encode())
         return before, after
 
     def _chunk(self, delta: Delta) -> bytes:
@@ -310,7 +316,7 @@ def _add_event(partial_answer: PartialAnswer, data: bytes) -> None:
         partial_answer.is_finished = partial_answer.is_finished or choice.finish_reason is not None
 
 
-class EmbedWriter:
+class EmbedWriter(NoSplicing):
     """Writes embeddings as one document, with vectors as numbers or as base64 of little-endian 32-bit floats."""
 
     content_type = JSON

@@ -17,6 +17,7 @@ from herd.protocols.lenient_json import SplitCharacters, decode_leniently
 from herd.protocols.openai import chat_json
 from herd.protocols.openai.call_fragments import CallFragments
 from herd.protocols.openai.engine_requests import is_load
+from herd.protocols.plain_text import NoPlainTexts, SimilarEvents
 from herd.protocols.streams import LINE_MAX_BYTES, DocumentReader, Event, EventReader, event
 
 DONE = b"[DONE]"
@@ -39,6 +40,7 @@ class StreamReader:
         self._events = EventReader()
         self._calls = CallFragments()
         self._characters = SplitCharacters()
+        self._similar = SimilarEvents(_text_alone)
         self._document: DocumentReader | None = None
         self._has_begun = False
         self.is_finished = False
@@ -53,6 +55,11 @@ class StreamReader:
             self._document.feed(chunk)
             return []
         return [] if self._is_over else self._read(self._events.feed(chunk))
+
+    def plain_texts(self, chunk: bytes) -> list[bytes]:
+        if self._is_over or self._characters.is_waiting or not self._events.is_between_events:
+            return []
+        return self._similar.texts(chunk)
 
     def end(self) -> list[Delta]:
         """A last event without its blank line counts if it is complete."""
@@ -88,6 +95,7 @@ class StreamReader:
         if chunk.choices is None:
             return _delta_without_choices(chunk, body)
         if not is_repaired and not self._characters.is_waiting and (text := _plain_text(chunk)):
+            self._similar.learn(body)
             return Delta(text=text)
         choice = _first_choice(chunk)
         message = choice.delta or choice.message
@@ -101,7 +109,7 @@ class StreamReader:
         return delta
 
 
-class DocumentAnswerReader:
+class DocumentAnswerReader(NoPlainTexts):
     """Reads one JSON document into one delta."""
 
     is_finished = False
@@ -117,7 +125,7 @@ class DocumentAnswerReader:
         return _read_document(self._document.end())
 
 
-class LoadReader:
+class LoadReader(NoPlainTexts):
     """Reads the answer to a request that only loads a model, and drops its text and its vector."""
 
     def __init__(self, inner: StreamReader | DocumentAnswerReader, kind: RequestKind) -> None:
@@ -208,6 +216,13 @@ def _delta(chunk: chat_json.AnswerChunk, choice: chat_json.Choice) -> Delta:
 def _stop_sequence(choice: chat_json.Choice) -> str | None:
     stops = (choice.stop_reason, choice.matched_stop) if choice.finish_reason == "stop" else ()
     return next((stop for stop in stops if isinstance(stop, str) and stop), None)
+
+
+def _text_alone(body: bytes) -> str:
+    try:
+        return _plain_text(chat_json.ANSWER_CHUNK.decode(body))
+    except (msgspec.DecodeError, RecursionError):
+        return ""
 
 
 def _plain_text(chunk: chat_json.AnswerChunk) -> str:

@@ -6,7 +6,7 @@ The events and their order follow OpenAI's API; every event has the next `sequen
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -25,6 +25,9 @@ from herd.protocols.streams import event
 _INCOMPLETE_REASONS: Mapping[str, str] = MappingProxyType(
     {"length": "max_output_tokens", "content_filter": "content_filter"}
 )
+
+
+_STRING = msgspec.json.Decoder(str)
 
 
 class ResponsesWriter:
@@ -48,6 +51,22 @@ class ResponsesWriter:
         self._thinking_chars = 0
         self._answer_chars = 0
         self._sequence = 0
+
+    def splice(self, texts: Sequence[bytes]) -> bytes:
+        """Every event has its number, and the last events repeat the text, so each text is decoded."""
+        item = self._text
+        if not self._streams or item is None or item.kind != "message" or self._collected.calls:
+            return b""
+        before, after = item.around_text
+        out = []
+        for escaped in texts:
+            text = _STRING.decode(b'"' + escaped + b'"')
+            self._collected.add_text(text)
+            self._answer_chars += len(text)
+            item.take(text)
+            out.append(b"%b%b%b%d}\n\n" % (before, escaped, after, self._sequence))
+            self._sequence += 1
+        return b"".join(out)
 
     def write(self, delta: Delta) -> bytes:
         if delta.error is not None:

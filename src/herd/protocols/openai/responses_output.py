@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Mapping
+from functools import cached_property
 from types import MappingProxyType
 from typing import Any, Final, Protocol
 
@@ -29,6 +30,10 @@ _PREFIXES: Final[Mapping[str, str]] = MappingProxyType(
 
 _DONE_STATUSES: Final[Mapping[str, str]] = MappingProxyType({"apply_patch": "in_progress"})
 """The status of an incomplete call where the API has no such status."""
+
+
+_TEXT: Final = "the text"
+"""Marks the place of the text in a prepared event."""
 
 
 class OutputItem(Protocol):
@@ -61,6 +66,18 @@ class TextItem:
     def open(self) -> list[Event]:
         added = {"type": "response.output_item.added", "output_index": self._index, "item": self._item([])}
         return [added, {"type": f"{self._part_event}.added", **self._position, "part": self._part("")}]
+
+    @cached_property
+    def around_text(self) -> tuple[bytes, bytes]:
+        """The event that adds a text to a message: before the text, and between the text and the event's number."""
+        kind = f"{self._text_event}.delta"
+        body = {"type": kind, **self._position, "delta": _TEXT, "logprobs": [], "sequence_number": 0}
+        before, _, after = msgspec.json.encode(body).rpartition(_TEXT.encode())
+        return f"event: {kind}\ndata: ".encode() + before, after.removesuffix(b"0}")
+
+    def take(self, text: str) -> None:
+        """Adds a text whose event is made of `around_text`."""
+        self._chunks.append(text)
 
     def add(self, text: str, logprobs: list[Any]) -> Event:
         self._chunks.append(text)

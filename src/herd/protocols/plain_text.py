@@ -1,0 +1,117 @@
+"""The fast path for chunks of a stream that have a text and nothing else, as most chunks do.
+
+To decode such a chunk and to encode its text again costs many times what passing it on costs. So a reader of engines'
+answers and a writer for clients hand over the JSON of the texts instead:
+
+- `plain_texts(chunk)` of a reader returns the texts of all chunks in these bytes, each as JSON without its quotes, if
+  the bytes are complete chunks with a text and nothing else; otherwise nothing. It changes nothing in the reader: the
+  bytes are either spliced, or given to `feed`.
+- `splice(texts)` of a writer returns the body bytes for these texts, or nothing if its state does not allow it (the
+  answer has not begun, or it is a document). Then the bytes are given to `feed` and `write`, the general way.
+
+The client gets the same bytes either way. Therefore only a text is spliced that the encoder would write just so: what
+is escaped otherwise (`\\u003c`, surrogates) or is not valid UTF-8 goes the general way.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import msgspec
+
+from herd.protocols.streams import LINE_MAX_BYTES
+
+TEXT: Final = rb'[^"\\\x00-\x1f]*(?:\\["\\bfnrt][^"\\\x00-\x1f]*)*'
+"""A JSON string without its quotes, as the encoder writes it; it may be empty."""
+
+_TEXT: Final = re.compile(TEXT)
+_ANY_STRING: Final = re.compile(rb'[^"\\]*(?:\\.[^"\\]*)*"')
+_KEYS: Final = (b'"content":"', b'"text":"')
+_PROBE: Final = "a text that no model writes \n"
+_PROBE_JSON: Final = rb"a text that no model writes \n"
+_TRIES: Final = 8
+"""After so many chunks in turn that differ in more than their text, no further chunk is compared."""
+
+
+class NoPlainTexts:
+    """A reader whose answers always take the general way."""
+
+    def plain_texts(self, chunk: bytes) -> list[bytes]:  # noqa: ARG002 - the contract of readers
+        return []
+
+
+class NoSplicing:
+    """A writer whose answers always take the general way."""
+
+    def splice(self, texts: Sequence[bytes]) -> bytes:  # noqa: ARG002 - the contract of writers
+        return b""
+
+
+def surrounded(texts: Sequence[bytes], before: bytes, after: bytes) -> bytes:
+    """The same bytes before and after each text."""
+    return before + (after + before).join(texts) + after
+
+
+def as_json(text: str) -> bytes:
+    """The text as a reader would hand it over to `splice`."""
+    return msgspec.json.encode(text)[1:-1]
+
+
+def is_utf8(data: bytes) -> bool:
+    if data.isascii():
+        return True
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+class SimilarEvents:
+    """Finds server-sent events that differ from an earlier event only in their text.
+
+    Servers with OpenAI's protocol write their chunks in many ways, but one stream always has the same members around
+    the text. What surrounds it is learned from a chunk that was decoded, and checked by decoding it with another text.
+    """
+
+    __slots__ = ("_after", "_before", "_text_of", "_tries_left")
+
+    def __init__(self, text_of: Callable[[bytes], str]) -> None:
+        """`text_of` decodes an event's data: its text if it has nothing else, else an empty text."""
+        self._text_of = text_of
+        self._before = self._after = b""
+        self._tries_left = _TRIES
+
+    def learn(self, data: bytes) -> None:
+        """Takes the data of an unnamed event that has a text and nothing else."""
+        if not self._tries_left:
+            return
+        self._tries_left -= 1
+        for key in _KEYS:
+            start = data.find(key) + len(key)
+            string = _ANY_STRING.match(data, start)
+            if start < len(key) or string is None or b"\n" in data:
+                continue
+            before, after = data[:start], data[string.end() - 1 :]
+            if self._text_of(before + _PROBE_JSON + after) == _PROBE:
+                self._before, self._after = b"data: " + before, after + b"\n\n"
+                return
+
+    def texts(self, chunk: bytes) -> list[bytes]:
+        """The texts of these bytes if they are nothing but such events, else none."""
+        before, start = self._before, len(self._before)
+        if not start or not chunk.startswith(before) or len(chunk) > LINE_MAX_BYTES or not is_utf8(chunk):
+            return []
+        # The bytes after the text begin with a quote and end with line breaks, so no text contains them.
+        *events, rest = chunk.split(self._after)
+        if rest:
+            return []
+        texts = []
+        for event in events:
+            if len(event) == start or not event.startswith(before) or _TEXT.fullmatch(event, start) is None:
+                return []
+            texts.append(event[start:])
+        self._tries_left = _TRIES
+        return texts
