@@ -2,8 +2,9 @@
 
 Servers write errors in many formats: `{"error": "text"}` (Ollama, LM Studio, TGI), `{"error": {"message": ...}}`
 (OpenAI, llama.cpp, newer vLLM and SGLang), `{"object": "error", "message": ...}` (older vLLM), `{"type": "error", ...}`
-(Anthropic), `{"detail": ...}` (FastAPI); in a stream with or without `event: error`, or in a field `error:` of
-llama.cpp. Some send them with status 200, so the status must be found in the error itself.
+(Anthropic), `{"detail": ...}` (FastAPI); in a stream with or without `event: error`, in a field `error:` of llama.cpp,
+as plain text (mistral.rs), or as a finish reason (`failed_ends.py`). Some send them with status 200, so the status must
+be found in the error itself.
 """
 
 from __future__ import annotations
@@ -13,10 +14,14 @@ from dataclasses import dataclass
 
 import msgspec
 
+from herd.protocols.failed_ends import is_failed, tells_failure
 from herd.protocols.request_fields import ABSENT, has_content
 
 ERROR_MAX_CHARACTERS = 300
 """A longer error text of an engine is truncated."""
+
+
+ENDED_BY_ENGINE = "the engine ended the answer before it was complete"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,22 +41,73 @@ def read_error(data: bytes) -> EngineError | None:
         error = _decode(body)
         if error is not None and (error.is_reported or is_marked):
             return EngineError(_message(error, body), _status(error), body)
-    if is_marked:
-        text = _beginning(_documents(data)[0]) or "the engine reported an error without a message"
+        if tells_failure(body):
+            return EngineError(ENDED_BY_ENGINE, 500, msgspec.json.encode({"error": ENDED_BY_ENGINE}))
+    plain = _PLAIN_TEXT.search(data)
+    if is_marked or plain is not None:
+        text = _beginning(_documents(data)[0] if plain is None else plain[1]) or "an error without a message"
         return EngineError(text, _status_of_text(text), msgspec.json.encode({"error": text}))
     return None
 
 
 def split_at_error(lines: bytes) -> tuple[bytes, bytes]:
     """The bytes before the first line that reports an error, and the rest. `lines` must be complete lines."""
-    if b"error" not in lines:
+    if not may_report_error(lines):
         return lines, b""
     at = 0
     for line in lines.splitlines(keepends=True):
-        if line.startswith(_ERROR_FIELDS) or (b'"error"' in line and _is_error_line(line)):
+        if _reports_error(line):
             return lines[:at], lines[at:]
         at += len(line)
     return lines, b""
+
+
+class ErrorSearch:
+    """Finds errors in a stream. Lines that begin and end like earlier ones cost one search instead of several."""
+
+    __slots__ = ("_end", "_line_breaks", "_start")
+
+    def __init__(self) -> None:
+        self._start, self._end, self._line_breaks = b"", b"\0", 0
+
+    def split(self, lines: bytes) -> tuple[bytes, bytes]:
+        """Like `split_at_error`."""
+        is_usual = lines.endswith(self._end) and lines.startswith(self._start)
+        if is_usual and b"rror" not in lines and lines.count(b"\n") == self._line_breaks:
+            return lines, b""
+        found = split_at_error(lines)
+        if not found[1]:
+            self._learn(lines)
+        return found
+
+    def _learn(self, lines: bytes) -> None:
+        """Remembers the beginning and the end of an event without an error, one of which has its finish reason."""
+        self._line_breaks = lines.count(b"\n")
+        at = lines.rfind(_NO_REASON)
+        if at < 0:
+            self._start, self._end = lines[:12], lines[-14:]
+        elif at < len(lines) - at:
+            self._start, self._end = lines[: at + len(_NO_REASON)], lines[-3:]
+        else:
+            self._start, self._end = lines[:6], lines[at:]
+
+
+def may_report_error(lines: bytes) -> bool:
+    """A quick test, which is True for few lines that report no error."""
+    if b"rror" in lines or tells_failure(lines):
+        return True
+    if lines.startswith(_RESPONSE_STARTS) and any(status in lines for status in _FAILED_STATUSES):
+        return True
+    if lines.startswith(b"{"):
+        return b'"done"' not in lines and b'"choices"' not in lines
+    return lines.count(b"data:") != lines.count(b'data: {"') or not (b'"choices"' in lines or b'"type"' in lines)
+
+
+def _reports_error(line: bytes) -> bool:
+    if line.startswith(_ERROR_FIELDS) or _PLAIN_TEXT.match(line):
+        return True
+    is_possible = any(member in line for member in _ERROR_MEMBERS)
+    return (is_possible and _is_error_line(line)) or tells_failure(line)
 
 
 def is_incomplete(error: bytes) -> bool:
@@ -73,7 +129,7 @@ def error_in(member: msgspec.Raw) -> EngineError | None:
     return read_error(b'{"error":' + member + b"}") if has_content(member, _NO_ERROR) else None
 
 
-class _Details(msgspec.Struct):
+class _Details(msgspec.Struct, kw_only=True):
     """The object in which most servers describe an error."""
 
     message: msgspec.Raw = ABSENT
@@ -81,15 +137,46 @@ class _Details(msgspec.Struct):
     code: msgspec.Raw = ABSENT
 
 
-class _Error(_Details):
+class _Error(_Details, kw_only=True):
     error: msgspec.Raw = ABSENT
+    errors: msgspec.Raw = ABSENT
     error_type: msgspec.Raw = ABSENT
+    error_message: msgspec.Raw = ABSENT
     object: msgspec.Raw = ABSENT
     detail: msgspec.Raw = ABSENT
+    success: msgspec.Raw = ABSENT
+    status: msgspec.Raw = ABSENT
+    choices: msgspec.Raw = ABSENT
+    response: msgspec.Raw = ABSENT
+    done: msgspec.Raw = ABSENT
+    usage: msgspec.Raw = ABSENT
+    data: msgspec.Raw = ABSENT
 
     @property
     def is_reported(self) -> bool:
-        return has_content(self.error, _NO_ERROR) or _text(self.object) == "error" or _text(self.type) == "error"
+        kind = _text(self.type)
+        if has_content(self.error, _NO_ERROR) or _text(self.object) == "error" or kind in _ERROR_TYPES:
+            return True
+        if kind in _RESPONSE_ENDS:
+            response = _decode(bytes(self.response))
+            return response is not None and is_failed(_text(response.status))
+        if has_content(self.error_message, _NO_ERROR) or has_content(self.error_type, _NO_ERROR):
+            return not has_content(self.choices)
+        return not self._has_answer and self._is_description
+
+    @property
+    def _has_answer(self) -> bool:
+        """Whether it has a member of an answer, so that the members of a description mean something else."""
+        answer = (self.choices, self.response, self.done, self.usage, self.data)
+        return any(has_content(member, _NO_ANSWER) for member in answer) or bool(_text(self.type))
+
+    @property
+    def _is_description(self) -> bool:
+        """Whether it describes an error without a member of that name."""
+        if has_content(self.errors, _NO_ERROR) or has_content(self.detail, _NO_ERROR):
+            return True
+        is_failure = bytes(self.success) == b"false" or _text(self.status) in ("error", "failed", "failure")
+        return is_failure or bool(_text(self.message) and (_text(self.code) or _text(self.status)))
 
 
 class _Detail(msgspec.Struct):
@@ -103,7 +190,16 @@ _DETAILS = msgspec.json.Decoder(_Details)
 _FINDINGS = msgspec.json.Decoder(list[_Detail])
 _TEXT = msgspec.json.Decoder(str | int | float | None)
 _NO_ERROR = frozenset((b"null", b"{}", b"[]", b'""', b"false"))
+_ERROR_TYPES = frozenset(("error", "response.failed", "response.cancelled", "response.error"))
+_RESPONSE_ENDS = frozenset(("response.completed", "response.incomplete"))
+_RESPONSE_STARTS = (b"event: response.", b'data: {"type":"response.', b'data: {"type": "response.')
+_FAILED_STATUSES = (b'"status":"cancelled"', b'"status":"failed"', b'"status": "cancelled"', b'"status": "failed"')
+_NO_REASON = b'_reason":null'
+_NO_ANSWER = frozenset((b"null",))
+_ERROR_MEMBERS = (b"rror", b'"detail"', b'"success"', b'"status"', b'"code"')
 _ERROR_FIELDS = (b"event: error", b"event:error", b"error:")
+_PLAIN_TEXT = re.compile(rb"(?:data:[ ]?(?=[A-Za-z<])(?!null\b|true\b|false\b)|(?=<[!A-Za-z]))(.*)")
+"""An event of plain words, or the page of a proxy in front of the engine, where only JSON may be."""
 _FIELD = re.compile(rb"^(?:data|error):[ ]?(.*)$", re.MULTILINE)
 _UNWRAPPED_MAX = 3
 """How often a message that is itself JSON is read: Ollama puts the error of its runner into a string."""
@@ -159,9 +255,10 @@ def _decode(body: bytes) -> _Error | None:
 
 
 def _details(error: _Error) -> _Details:
-    """The object that describes the error: the member `error`, or the answer itself."""
+    """The object that describes the error: the member `error`, that of a failed response, or the answer itself."""
     if not has_content(error.error, _NO_ERROR):
-        return error
+        response = _decode(bytes(error.response)) if has_content(error.response) else None
+        return error if response is None else _details(response)
     try:
         return _DETAILS.decode(error.error)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -180,7 +277,10 @@ def _text(value: msgspec.Raw) -> str:
 
 
 def _message(error: _Error, body: bytes) -> str:
-    text = _text(error.error) or _text(_details(error).message) or _text(error.message) or _detail_text(error.detail)
+    details = _details(error)
+    text = _text(error.error) if bytes(error.error) != b"true" else ""
+    text = text or _text(details.message) or _text(error.message) or _text(error.error_message)
+    text = text or _detail_text(error.detail)
     for _ in range(_UNWRAPPED_MAX):
         inner = _decode(text.encode("utf-8", "replace")) if text.lstrip().startswith("{") else None
         more = (_text(inner.error) or _text(_details(inner).message)) if inner is not None else ""
@@ -206,14 +306,16 @@ def _beginning(body: bytes) -> str:
 def _status(error: _Error) -> int | None:
     """The status in the error's code, else the status that its type or its message implies."""
     details = _details(error)
-    for code in (_text(details.code), _text(error.code)):
+    for code in (_text(details.code), _text(error.code), _text(error.status)):
         if code.isascii() and code.isdigit() and len(code) == 3 and 400 <= int(code) <= 599:
             return int(code)
     for kind in (_text(details.code), _text(details.type), _text(error.error_type)):
         status = next((status for status, words in _STATUS_BY_TYPE if kind and words.search(kind)), None)
         if status is not None:
             return status
-    return _status_of_text(_text(error.error) or _text(details.message) or _text(error.message))
+    return _status_of_text(
+        _text(error.error) or _text(details.message) or _text(error.message) or _text(error.error_message)
+    )
 
 
 def _status_of_text(text: str) -> int | None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 
+from fakes import engine_failures
 from fakes.raw_server import RawServer, Script, answers, breaks_off, chunked, whole
 from herd.coordinator.proxy.pass_through import PassThrough
 from herd.core.state.request import FailureKind, Outcome
@@ -306,3 +308,30 @@ def test_a_document_over_the_limit_is_passed_on() -> None:
     passed = PassThrough(Watcher(), streams=True, takes_events=True)
     assert passed.feed(b"{" + b" " * 100) == b""
     assert len(passed.feed(b"x" * (1 << 20))) > 1 << 20
+
+
+# --- failures in every spelling ---
+
+
+@pytest.mark.parametrize(
+    ("name", "beginning", "spelling"),
+    [
+        pytest.param(name, beginning, spelling, id=f"{name}: {spelling.source}")
+        for name, (beginning, spellings) in engine_failures.EVERY_STREAM.items()
+        for spelling in spellings
+    ],
+)
+@pytest.mark.parametrize("size", [1, 7, 10_000])
+def test_failure_in_every_spelling_ends_no_answer_as_whole(
+    name: str, beginning: bytes, spelling: engine_failures.Spelling, size: int
+) -> None:
+    dialect, path, body = CLIENTS[name]
+    route = next(route for route in dialect.routes if route.path == path)
+    request = dialect.parse(route, json.dumps({"model": "m", "stream": True, **body}).encode())
+    passed = PassThrough(dialect.watcher(request), streams=True, takes_events=name not in ("ollama", "generate"))
+    stream = beginning + spelling.failure + spelling.after
+    sent = b"".join(passed.feed(stream[at : at + size]) for at in range(0, len(stream), size))
+    sent += passed.end(b"")
+    assert passed.has_failed or passed.counters() is None
+    assert b"Once" in sent
+    assert not any(end in sent for end in (b"[DONE]", b'"message_stop"', b'"done":true', b'"response.completed"'))

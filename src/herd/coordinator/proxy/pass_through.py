@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import re
+
 from herd.core.state.request import Counters
 from herd.dialects import AnswerWatcher
-from herd.protocols.engine_errors import EngineError, is_incomplete, read_error, split_at_error
+from herd.protocols.engine_errors import ENDED_BY_ENGINE, EngineError, ErrorSearch, is_incomplete, read_error
 from herd.protocols.passed_tool_calls import PassedToolCalls
 from herd.protocols.streams import LINE_MAX_BYTES, WholeLines
+
+_TERMINATOR = re.compile(
+    rb'^(?:data:[ ]?\[DONE\]|event:[ ]?message_stop\r?\ndata:|data:[ ]?\{"type":"message_stop")', re.M
+)
+_TERMINATOR_ENDS = (b"]\n", b"]\n\n", b"]\r\n\r\n", b'stop"}\n\n', b'stop"}\n', b'stop"}\r\n\r\n', b'stop" }\n\n')
+"""The last events of OpenAI's and of Anthropic's streams, and how a chunk with one of them may end."""
 
 
 class PassThrough:
@@ -18,6 +26,7 @@ class PassThrough:
     __slots__ = (
         "_calls",
         "_counters",
+        "_errors",
         "_is_document",
         "_lines",
         "_streams",
@@ -44,6 +53,7 @@ class PassThrough:
         self._takes_events = takes_events
         self._is_document: bool | None = None
         self._lines = WholeLines()
+        self._errors = ErrorSearch()
         self._counters: Counters | None = None
         self.error: EngineError | None = None
         self.has_failed = False
@@ -103,12 +113,21 @@ class PassThrough:
         return self._calls.end() if self._calls is not None else b""
 
     def _before_error(self, lines: bytes) -> bytes:
-        lines, error = split_at_error(lines)
+        lines, error = self._errors.split(lines)
         if error and is_incomplete(error):
             self._lines.rest = error + self._lines.rest
         elif error:
             self._fail(read_error(error))
+        elif lines.endswith(_TERMINATOR_ENDS) and (terminator := _TERMINATOR.search(lines)) is not None:
+            return self._before_terminator(lines, terminator.start())
         return lines
+
+    def _before_terminator(self, lines: bytes, terminator_at: int) -> bytes:
+        """The lines without the terminator, if it follows an incomplete answer: the engine gave up."""
+        if self._watcher.end() is not None:
+            return lines
+        self._fail(EngineError(ENDED_BY_ENGINE, 500))
+        return lines[:terminator_at]
 
     def _fail(self, error: EngineError | None) -> None:
         self.error = error

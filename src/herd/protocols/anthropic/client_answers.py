@@ -26,6 +26,7 @@ from herd.protocols.answer_ends import (
 from herd.protocols.call_order import CallOrder
 from herd.protocols.collector import CollectedAnswer
 from herd.protocols.conversation import Delta, ToolCall, Usage
+from herd.protocols.failed_ends import is_failed
 from herd.protocols.plain_text import NoSplicing, as_json, surrounded
 from herd.protocols.reported_numbers import token_count
 from herd.protocols.resumption import PartialAnswer
@@ -106,7 +107,7 @@ _DOCUMENT = msgspec.json.Decoder(_Document)
 
 
 class StreamWatcher:
-    """Complete if and only if the last event is `message_stop` and none of the last events is an error."""
+    """Complete if and only if the last event is `message_stop`, a stop reason came before, and no event is an error."""
 
     __slots__ = ("_ends",)
 
@@ -139,6 +140,8 @@ class StreamWatcher:
         start = next((first.message for first in head if first is not None), None) or _MessageOutline()
         last = next((last for last in reversed(tail) if last.type == "message_delta"), _Event())
         reason = last.delta.stop_reason if last.delta is not None else None
+        if reason is None or is_failed(reason):
+            return None
         return _counters(start.usage or _Usage(), last.usage or _Usage(), reason)
 
 
@@ -158,7 +161,7 @@ class DocumentWatcher(AlwaysTerminated):
         answer = read_long_document(self._document, b"usage", _DOCUMENT) if body is None else decode(body, _DOCUMENT)
         if answer is None:
             return Counters() if body is not None and is_object_without_error(body) else None
-        if answer.type == "error" or request_fields.is_given(answer.error):
+        if answer.type == "error" or request_fields.is_given(answer.error) or is_failed(answer.stop_reason):
             return None
         return _counters(answer.usage or _Usage(), _Usage(), answer.stop_reason)
 

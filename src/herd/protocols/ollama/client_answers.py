@@ -15,6 +15,7 @@ from herd.protocols.answer_ends import AlwaysTerminated
 from herd.protocols.collector import add_tool_calls, as_list
 from herd.protocols.conversation import Delta, ToolCall, Usage
 from herd.protocols.engine_errors import error_in
+from herd.protocols.failed_ends import is_failed
 from herd.protocols.lenient_json import decode_leniently
 from herd.protocols.ollama import chat_json
 from herd.protocols.plain_text import NoSplicing, as_json, surrounded
@@ -80,7 +81,7 @@ def _final(ends: HeadAndTail) -> chat_json.FinalLine | None:
             final = decode_leniently(body, chat_json.FINAL_LINE, chat_json.SIDE_FIELDS)
         except ValueError:
             return None
-    return final if error_in(final.error) is None else None
+    return final if error_in(final.error) is None and not is_failed(final.done_reason) else None
 
 
 class AnswerWriter:

@@ -9,7 +9,8 @@ import msgspec
 
 from herd.core.state.request import RequestKind
 from herd.protocols.conversation import Conversation, Delta
-from herd.protocols.engine_errors import error_in
+from herd.protocols.engine_errors import ENDED_BY_ENGINE, error_in
+from herd.protocols.failed_ends import is_failed
 from herd.protocols.lenient_json import SplitCharacters, decode_leniently
 from herd.protocols.ollama import chat_json
 from herd.protocols.plain_text import TEXT, NoPlainTexts, is_utf8
@@ -114,6 +115,8 @@ def _decode(body: bytes) -> chat_json.AnswerLine:
 def _delta(line: chat_json.AnswerLine, calls_before: int) -> Delta:
     if line.error is not chat_json.ABSENT and (error := error_in(line.error)) is not None:
         return Delta(error=error.message, error_status=error.status)
+    if line.done_reason is not None and is_failed(line.done_reason):
+        return Delta(error=ENDED_BY_ENGINE, error_status=500)
     message = chat_json.message_of(line)
     if not line.done and line.embeddings is None and line.embedding is None:
         return Delta(

@@ -7,6 +7,7 @@ the order of the fields and the name `reasoning` for a model's thinking follow O
 from __future__ import annotations
 
 import base64
+import re
 import struct
 from collections.abc import Sequence
 from functools import cached_property
@@ -25,6 +26,7 @@ from herd.protocols.answer_ends import (
 from herd.protocols.collector import CollectedAnswer, as_list
 from herd.protocols.conversation import Delta, ToolCall, Usage
 from herd.protocols.engine_errors import error_in
+from herd.protocols.failed_ends import is_failed
 from herd.protocols.lenient_json import decode_leniently
 from herd.protocols.openai import chat_json
 from herd.protocols.plain_text import NoSplicing, as_json, surrounded
@@ -50,10 +52,11 @@ def error_body(message: str, kind: str, code: str | None) -> dict[str, Any]:
 
 
 class StreamWatcher:
-    """Complete if and only if the last event is `[DONE]` and none of the last events is an error.
+    """Complete if and only if the last event is `[DONE]`, no event is an error, and a finish reason came before.
 
-    Without usage and timings, the number of tokens is assumed to be the number of chunks: every chunk with a choice has
-    a `finish_reason`, and the text of the last chunk is empty.
+    An engine that gives up may end its stream without a reason. A server that never sends one (no chunk has the member)
+    is believed. Without usage and timings, the number of tokens is assumed to be the number of chunks: every chunk with
+    a choice has a `finish_reason`, and the text of the last chunk is empty.
     """
 
     __slots__ = ("_chunks", "_tail")
@@ -92,9 +95,15 @@ class StreamWatcher:
                 return None
             usage = chat_json.usage(outline) or usage
             reason = _finish_reason(outline) or reason
+        if is_failed(reason) or (reason is None and not self._may_lack_reason(events)):
+            return None
         if usage.completion_tokens is None and self._chunks:
             usage.completion_tokens = self._chunks - 1
         return chat_json.counters(usage, reason)
+
+    def _may_lack_reason(self, events: list[bytes]) -> bool:
+        """Whether the answer can be whole without a finish reason: if the server never sends one, or it is far back."""
+        return bool(events) and (not self._chunks or _REASON.search(self._tail) is not None)
 
 
 class DocumentWatcher(AlwaysTerminated):
@@ -117,7 +126,8 @@ class DocumentWatcher(AlwaysTerminated):
             return Counters() if body is not None and is_object_without_error(body) else None
         if error_in(outline.error) is not None:
             return None
-        return chat_json.counters(chat_json.usage(outline) or Usage(), _finish_reason(outline))
+        reason = _finish_reason(outline)
+        return None if is_failed(reason) else chat_json.counters(chat_json.usage(outline) or Usage(), reason)
 
 
 def _outline(body: bytes) -> chat_json.AnswerOutline | None:
@@ -137,6 +147,7 @@ def _finish_reason(outline: chat_json.AnswerOutline) -> str | None:
 
 
 _CHUNK_MARK = b'"finish_reason"'
+_REASON = re.compile(rb'"finish_reason"\s*:\s*"')
 
 
 # --- translated answers ---

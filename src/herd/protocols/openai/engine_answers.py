@@ -12,7 +12,8 @@ import msgspec
 
 from herd.core.state.request import RequestKind
 from herd.protocols.conversation import Conversation, Delta, ToolCall, Usage
-from herd.protocols.engine_errors import EngineError, error_in, read_error
+from herd.protocols.engine_errors import ENDED_BY_ENGINE, EngineError, error_in, read_error
+from herd.protocols.failed_ends import is_failed
 from herd.protocols.lenient_json import SplitCharacters, decode_leniently
 from herd.protocols.openai import chat_json
 from herd.protocols.openai.call_fragments import CallFragments
@@ -44,6 +45,7 @@ class StreamReader:
         self._document: DocumentReader | None = None
         self._has_begun = False
         self.is_finished = False
+        self._has_reasons = False
         self._is_over = False
 
     def feed(self, chunk: bytes) -> list[Delta]:
@@ -77,15 +79,22 @@ class StreamReader:
         deltas = []
         for sent in events:
             is_done = sent.data.lstrip()[:1] == b"[" and sent.data.strip() == DONE
-            delta = Delta(is_last=True) if is_done else self._delta(sent)
+            delta = self._last_delta() if is_done else self._delta(sent)
             deltas.append(delta)
             if delta.is_last or delta.error is not None:
                 self._is_over = True
                 break
         return deltas
 
+    def _last_delta(self) -> Delta:
+        """The end, unless the server sends finish reasons and has sent none: then it has given up."""
+        if self.is_finished or not self._has_reasons:
+            return Delta(is_last=True)
+        return Delta(error=ENDED_BY_ENGINE, error_status=500)
+
     def _delta(self, sent: Event) -> Delta:
         body = sent.data
+        self._has_reasons = self._has_reasons or b'"finish_reason"' in body
         if sent.name == b"error":
             return _error_delta(read_error(event(body, b"error")) or EngineError(""))
         try:
@@ -201,6 +210,8 @@ def _delta(chunk: chat_json.AnswerChunk, choice: chat_json.Choice) -> Delta:
     """The chunk without its tool calls."""
     if chunk.error is not chat_json.ABSENT and (error := error_in(chunk.error)) is not None:
         return _error_delta(error)
+    if choice.finish_reason is not None and is_failed(choice.finish_reason):
+        return Delta(error=ENDED_BY_ENGINE, error_status=500)
     message = choice.delta or choice.message or chat_json.AnswerMessage(content=choice.text)
     return Delta(
         text=_text(message),

@@ -14,6 +14,7 @@ import msgspec
 from herd.core.state.request import Counters
 from herd.protocols import request_fields
 from herd.protocols.answer_ends import AlwaysTerminated, decode, find_object, is_object_without_error
+from herd.protocols.failed_ends import is_failed
 from herd.protocols.reported_numbers import token_count
 from herd.protocols.streams import HeadAndTail, LastLine
 
@@ -73,6 +74,8 @@ class StreamWatcher(AlwaysTerminated):
         if last_event is None or last_event.type not in ("response.completed", "response.incomplete"):
             return None
         response = last_event.response or _Response()
+        if is_failed(response.status) or request_fields.is_given(response.error):
+            return None
         return _counters(response.usage, last_event.type.removeprefix("response."))
 
     def _read_long_event(self) -> Counters | None:
@@ -105,7 +108,7 @@ class DocumentWatcher(AlwaysTerminated):
         response = decode(body, _RESPONSE)
         if response is None:
             return Counters() if is_object_without_error(body) else None
-        if request_fields.is_given(response.error) or response.status in ("failed", "cancelled"):
+        if request_fields.is_given(response.error) or is_failed(response.status):
             return None
         return _counters(response.usage, response.status)
 
