@@ -45,7 +45,7 @@ from herd.coordinator.auth.access_control import AccessControl, AccessDependenci
 from herd.coordinator.auth.membership import Membership
 from herd.coordinator.auth.routes import ApiRoute, Rights
 from herd.coordinator.build_core import build_dispatcher, limits, policy_of, rules
-from herd.coordinator.clock_and_ids import benchmark_id, new_request_id, request_id_prefix, timestamp, unix_month
+from herd.coordinator.clock_and_ids import SteadyClock, benchmark_id, new_request_id, request_id_prefix, timestamp
 from herd.coordinator.driver import Driver
 from herd.coordinator.loop_lag import LoopLag
 from herd.coordinator.models.benchmark_probe import Prober
@@ -113,6 +113,7 @@ class Coordinator:
         self.engines = {engine.kind: engine for engine in discover(herd.engines, Engine, "ENGINE")}
 
         # Storage and trust
+        self.clock = SteadyClock()
         self.store = TraceStore(settings.store, self.data_dir, rules=rules(settings))
         self.credentials = CredentialStore(self.data_dir)
         self.allowances = Allowances()
@@ -163,6 +164,7 @@ class Coordinator:
             pinned_models=self.pinned_models,
             preload_max=settings.pinned_models.preload_max,
             loop=loop,
+            clock=self.clock,
         )
         prober = Prober(self.engine_client, self.engines, loop.time, Random(secrets.randbits(64)))
         self.benchmarks = BenchmarkRunner(
@@ -219,7 +221,7 @@ class Coordinator:
                 relay=relay,
                 responses=ResponseRecorder(self.responses),
                 allowances=self.allowances,
-                unix_month=unix_month,
+                unix_month=self.clock.unix_month,
                 other_routes=self.bridge.serve,
                 capture=self.capture.add if settings.capture.is_on else None,
                 auto_pull=self.auto_pull,
@@ -235,7 +237,7 @@ class Coordinator:
                 is_served=rights.is_served,
                 body_max_bytes=settings.http.body_max_bytes,
                 session_key=lambda session: self.logins.key_id_of(session, driver.now()),
-                unix_s=time.time,
+                unix_s=self.clock.unix_s,
                 refuse=self.errors.refuse,
                 admit=self.inference,
             ),
@@ -256,19 +258,18 @@ class Coordinator:
             abilities={kind: engine.abilities for kind, engine in self.engines.items()},
         )
         signals = discover(herd.core.scheduling.signals, Signal, "SIGNAL")
+        unix_s, keys_changed = self.clock.unix_s, self._invalidate_decisions
         routes = [
             *fleet_api.routes,
-            *AccessApi(self.membership, driver, store, self._address, self._invalidate_decisions).routes,
-            *LoginApi(
-                self.logins, lambda: self.credentials.keyring, store, driver.now, time.time, self._invalidate_decisions
-            ).routes,
+            *AccessApi(self.membership, driver, store, self._address, keys_changed, unix_s).routes,
+            *LoginApi(self.logins, lambda: self.credentials.keyring, store, driver.now, unix_s, keys_changed).routes,
             *DashboardApi(driver, store, self.view, self._address).routes,
             *ChartsApi(driver, store).routes,
             *ModelsApi(driver.fleet, self.transfers, self.pinned_models, self.operations, store).routes,
             *self._creation_routes(),
             *self.live.routes,
             *SettingsApi(self.settings_store, store, signals, self._apply_settings).routes,
-            *HealthApi(self.health, store).routes,
+            *HealthApi(self.health, store, unix_s).routes,
             *BenchmarksApi(self.benchmarks, driver, store).routes,
             *RecommendationsApi(driver, store, self._pinned).routes,
             *WindowsApi(driver, self.settings.windows).routes,

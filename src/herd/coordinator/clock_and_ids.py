@@ -1,14 +1,53 @@
-"""Reads the wall clock and makes random ids for the coordinator's components."""
+"""Reads the clocks and makes random ids for the coordinator's components."""
 
 from __future__ import annotations
 
 import datetime
 import itertools
 import secrets
+import sys
 import time
 from collections.abc import Callable
 
 from herd.dialects import Timestamp
+from herd.steady_time import SteadyTime
+
+TRUST_CLOCK_AFTER_S = 3600.0
+"""Keys and budgets follow a jump of the wall clock when it has stayed for this long."""
+
+if sys.platform == "linux":
+
+    def since_boot_s() -> float:
+        """Seconds since the machine started, including the time that it slept."""
+        return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+elif sys.platform == "darwin":
+
+    def since_boot_s() -> float:
+        """Seconds since the machine started, including the time that it slept."""
+        return time.clock_gettime(time.CLOCK_MONOTONIC)
+
+else:
+
+    def since_boot_s() -> float:
+        """Seconds since the machine started, including the time that it slept."""
+        return time.monotonic()
+
+
+class SteadyClock:
+    """Unix time without jumps, for everything that expires."""
+
+    def __init__(self, wall: Callable[[], float] = time.time, monotonic: Callable[[], float] = since_boot_s) -> None:
+        self._wall, self._monotonic = wall, monotonic
+        self._time = SteadyTime(TRUST_CLOCK_AFTER_S)
+
+    def unix_s(self) -> float:
+        return self._time.unix_s(self._wall(), self._monotonic())
+
+    def unix_month(self) -> tuple[float, str]:
+        """The current unix time in seconds and its calendar month ("2026-11"), for token budgets."""
+        now = self.unix_s()
+        return now, f"{datetime.datetime.fromtimestamp(now, datetime.UTC):%Y-%m}"
 
 
 def timestamp() -> Timestamp:
@@ -16,12 +55,6 @@ def timestamp() -> Timestamp:
     nanoseconds = time.time_ns()
     at = datetime.datetime.fromtimestamp(nanoseconds // 1_000_000_000, datetime.UTC)
     return Timestamp(f"{at:%Y-%m-%dT%H:%M:%S}.{nanoseconds % 1_000_000_000:09d}Z", nanoseconds // 1_000_000_000)
-
-
-def unix_month() -> tuple[float, str]:
-    """The current unix time in seconds and its calendar month ("2026-11"), for token budgets."""
-    now = time.time()
-    return now, f"{datetime.datetime.fromtimestamp(now, datetime.UTC):%Y-%m}"
 
 
 def month_start_unix_s(now: float) -> float:

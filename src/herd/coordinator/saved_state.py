@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 
-from herd.coordinator.clock_and_ids import month_start_unix_s, unix_month
+from herd.coordinator.clock_and_ids import SteadyClock, month_start_unix_s
 from herd.coordinator.driver import Driver
 from herd.coordinator.models.pinned_models import PinnedModels
 from herd.coordinator.storage import learned_state, queries
@@ -36,6 +35,7 @@ class SavedState:
         pinned_models: PinnedModels,
         preload_max: int,
         loop: asyncio.AbstractEventLoop,
+        clock: SteadyClock,
     ) -> None:
         self._driver = driver
         self._store = store
@@ -44,6 +44,7 @@ class SavedState:
         self._pinned_models = pinned_models
         self._preload_max = preload_max
         self._loop = loop
+        self._clock = clock
         self._save_timer: asyncio.TimerHandle | None = None
 
     def restore(self) -> None:
@@ -55,9 +56,9 @@ class SavedState:
         try:
             for restored in store.read(queries.latencies_to_restore, driver.now()):
                 driver.feed(restored)
-            learned_state.restore(store.read(learned_state.load_learned, time.time()), driver.forecast.restore)
+            learned_state.restore(store.read(learned_state.load_learned, store.started_s()), driver.forecast.restore)
             self._restore_budgets()
-            most_used = store.read(queries.most_used, time.time() - WEEK_S, self._preload_max)
+            most_used = store.read(queries.most_used, store.started_s() - WEEK_S, self._preload_max)
             self._pinned_models.preload([ModelName(model) for model in most_used])
         except HerdError as error:
             log.warning("the learned estimates of earlier runs could not be read: %s", error)
@@ -72,7 +73,7 @@ class SavedState:
 
     def _restore_budgets(self) -> None:
         """Counts the tokens of each key in this month, so a restart does not reset budgets. Raises `HerdError`."""
-        now, month = unix_month()
+        now, month = self._clock.unix_month()
         used_tokens = self._store.read(queries.tokens_by_key, month_start_unix_s(now))
         for key in self._credentials.keyring:
             if key.tokens_per_month:

@@ -51,7 +51,7 @@ class Allowances:
         if key.requests_per_minute:
             rate = key.requests_per_minute / MINUTE_S
             usage.requests_left = min(
-                float(key.requests_per_minute), usage.requests_left + (at - usage.refilled_at) * rate
+                float(key.requests_per_minute), usage.requests_left + max(0.0, at - usage.refilled_at) * rate
             )
             usage.refilled_at = at
             if usage.requests_left < 1.0:

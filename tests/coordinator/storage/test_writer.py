@@ -312,9 +312,8 @@ def test_a_full_disk_loses_only_the_oldest_beyond_the_ring_and_writing_resumes(f
     store = a_store(folder, settings=settings)
     store.record(a_record("first"))
     assert store.flush()
-    assert store._connection is not None
-    pages = store._connection.execute("PRAGMA page_count").fetchone()[0]
-    store._connection.execute(f"PRAGMA max_page_count = {pages}")
+    pages = store._database.connection().execute("PRAGMA page_count").fetchone()[0]
+    store._database.connection().execute(f"PRAGMA max_page_count = {pages}")
     big = a_record(tags=tuple("t" * 900 for _ in range(trace_rows.TAGS_MAX)))
     store.record(big)
     assert not store.flush()
@@ -480,7 +479,7 @@ def test_damage_found_while_running_creates_a_new_database_and_loses_no_waiting_
     for n in range(200):
         store.record(a_record(f"r{n}"))
     assert store.flush()
-    store._disconnect()
+    store._database.disconnect()
     (folder / "latency.db").write_bytes(b"this was a database once" * 1000)
     (folder / "latency.db-wal").unlink(missing_ok=True)
     store.record(a_record("after"))

@@ -9,7 +9,6 @@ import asyncio
 import dataclasses
 import logging
 import secrets
-import time
 from collections.abc import Callable
 
 import msgspec
@@ -65,15 +64,17 @@ class AccessApi:
         store: TraceStore,
         address: Callable[[], str],
         keys_changed: Callable[[], None],
+        unix_s: Callable[[], float],
     ) -> None:
         """`address()` is where agents reach this coordinator; `keys_changed()` is called after a key was added or
-        revoked."""
+        revoked; `unix_s()` is the time by which keys expire."""
         self._store = store
         self._membership = membership
         self._credentials = membership.credentials
         self._driver = driver
         self._address = address
         self._keys_changed = keys_changed
+        self._unix_s = unix_s
 
     @property
     def routes(self) -> list[ApiRoute]:
@@ -178,12 +179,12 @@ class AccessApi:
 
     async def keys(self, _: Request) -> Response:
         """Lists all API keys without their secrets."""
-        return json_response({"keys": [key_view(key, time.time()) for key in self._credentials.keyring]})
+        return json_response({"keys": [key_view(key, self._unix_s()) for key in self._credentials.keyring]})
 
     async def add_key(self, request: Request) -> Response:
         """Creates an API key. Only this response contains its secret."""
         wanted = await read_body(request, WantedKey)
-        now = time.time()
+        now = self._unix_s()
         key_id, digest, text = keys.create_key(secrets.token_bytes(keys.ID_BYTES + keys.SECRET_BYTES))
         key = _with_limits(
             wanted,
@@ -202,7 +203,7 @@ class AccessApi:
         if not found:
             raise UnknownModel(f"no valid key is named {name}; list the keys with: herd keys list", code="unknown_key")
         for key in found:
-            await asyncio.to_thread(self._credentials.put_key, dataclasses.replace(key, revoked_at=time.time()))
+            await asyncio.to_thread(self._credentials.put_key, dataclasses.replace(key, revoked_at=self._unix_s()))
         self._keys_changed()
         self._audit(request, "revoked a key", f"{found[0].name} ({found[0].id})")
         return json_response({"status": "revoked", "keys": [key.id for key in found]})

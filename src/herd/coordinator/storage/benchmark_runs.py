@@ -42,7 +42,7 @@ INSERT = """INSERT OR REPLACE INTO benchmark_runs (
     ttft_p50_ms, ttft_p95_ms, ttft_p99_ms, fleet_snapshot, per_model_results, per_node_results, peak_utilization
 ) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
 DELETE_SURPLUS = (
-    "DELETE FROM benchmark_runs WHERE id IN (SELECT id FROM benchmark_runs ORDER BY timestamp DESC LIMIT -1 OFFSET ?)"
+    "DELETE FROM benchmark_runs WHERE id IN (SELECT id FROM benchmark_runs ORDER BY id DESC LIMIT -1 OFFSET ?)"
 )
 SELECT_NEWEST = "SELECT * FROM benchmark_runs ORDER BY timestamp DESC, id DESC LIMIT ?"
 SELECT_ONE = "SELECT * FROM benchmark_runs WHERE run_id = ?"

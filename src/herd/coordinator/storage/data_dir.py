@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from pathlib import Path
@@ -43,12 +44,13 @@ def make_private(folder: Path) -> None:
 
 
 def make_private_file(path: Path) -> None:
-    """Creates the file empty if it is missing, so that other users can never open it. Raises `OSError`."""
-    try:
-        os.close(os.open(path, os.O_CREAT | os.O_RDWR, _PRIVATE_FILE))
-    except PermissionError:
-        if not path.exists():
-            raise
+    """Creates the file empty if it is missing, so that other users can never open it. Raises `OSError`.
+
+    An existing file is never opened: closing it would drop this process's locks on it, also those of SQLite.
+    """
+    if not path.exists():
+        with contextlib.suppress(FileExistsError):
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, _PRIVATE_FILE))
     _restrict(path, _PRIVATE_FILE)
 
 

@@ -77,12 +77,22 @@ def open_for_reading(path: Path, busy_timeout_s: float) -> sqlite3.Connection:
 
 def rename_damaged(path: Path) -> Path:
     """Renames a damaged database with its journal files, and returns the new path. Raises `OSError`."""
-    renamed = path.with_name(f"{path.name}.corrupt-{_timestamp()}")
+    return set_aside(path, "corrupt")
+
+
+def set_aside(path: Path, label: str) -> Path:
+    """Renames the database and its journal files, as far as they exist, to `PATH.LABEL-TIME`. Raises `OSError`."""
+    renamed = path.with_name(f"{path.name}.{label}-{_timestamp()}")
     for suffix in ("", "-wal", "-shm"):
         part = path.with_name(path.name + suffix)
         if part.exists():
             part.rename(renamed.with_name(renamed.name + suffix))
     return renamed
+
+
+def is_locked(error: sqlite3.Error) -> bool:
+    """Whether another connection holds a lock that this one needs."""
+    return _primary_code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 
 def is_damage(error: sqlite3.Error, path: Path) -> bool:
@@ -112,9 +122,9 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
     connection.execute("PRAGMA synchronous = NORMAL")
     connection.execute(LIMIT_WAL)
     if path.stat().st_size <= CHECKED_MAX_BYTES:
-        result = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+        result = str(connection.execute("PRAGMA quick_check(1)").fetchone()[0])
         if result != "ok":
-            raise Damaged(str(result).splitlines()[0])
+            raise Damaged(result.splitlines()[0])
     _migrate(connection, path)
     for insert, width in EXPLAINED_INSERTS:
         try:
@@ -134,22 +144,32 @@ def _migrate(connection: sqlite3.Connection, path: Path) -> None:
         apply(connection, step)
 
 
+def copy_aside(connection: sqlite3.Connection, path: Path, label: str) -> Path:
+    """Copies the database with its write-ahead log to `PATH.LABEL-TIME`, as the connection sees it. The copy gets its
+    name only when it is complete. Raises `sqlite3.Error` and `OSError`."""
+    return _copy_to(connection, path.with_name(f"{path.name}.{label}-{_timestamp()}"))
+
+
 def _back_up(connection: sqlite3.Connection, path: Path) -> Path:
-    """Copies the database with its write-ahead log. The copy gets its final name only when it is complete."""
-    backup = path.with_name(f"{path.name}.v{version_of(connection)}-{_timestamp()}.bak")
-    part = backup.with_name(backup.name + ".part")
+    return _copy_to(connection, path.with_name(f"{path.name}.v{version_of(connection)}-{_timestamp()}.bak"))
+
+
+def _copy_to(connection: sqlite3.Connection, target: Path) -> Path:
+    part = target.with_name(target.name + ".part")
     make_private_file(part)
     try:
         copy = sqlite3.connect(part)
         try:
             connection.backup(copy)
+            # The copy of a database with a write-ahead log expects one too; a single file is easier to move.
+            copy.execute("PRAGMA journal_mode = DELETE")
         finally:
             copy.close()
-        part.replace(backup)
+        part.replace(target)
     except (sqlite3.Error, OSError):
         part.unlink(missing_ok=True)
         raise
-    return backup
+    return target
 
 
 def _decode(text: bytes) -> str:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
 
@@ -21,9 +23,9 @@ class TraceReader:
         self.path = path
         self._busy_timeout_s = busy_timeout_s
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="herd-traces")
-        self._opened: tuple[int, sqlite3.Connection] | None = None
-        """The connection, and the generation of the database that it was opened for."""
-        self._generation = 0
+        self._connection: sqlite3.Connection | None = None
+        self._in_use = threading.Lock()
+        """Held during a query, and by the writer while it opens the database again."""
 
     async def ask(
         self,
@@ -47,9 +49,15 @@ class TraceReader:
         """Runs the query and blocks until its result is known: for the start, before the event loop serves requests."""
         return self._executor.submit(lambda: self._run(lambda c: query(c, *args, **kwargs))).result()
 
-    def database_replaced(self) -> None:
-        """The next query opens the database again. Called on the writer's thread."""
-        self._generation += 1
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Closes the connection, and runs no query until the end of the block. Waits for the query that is running.
+
+        Called on the writer's thread.
+        """
+        with self._in_use:
+            self._disconnect()
+            yield
 
     def close(self, timeout_s: float) -> None:
         self._executor.submit(self._disconnect).result(timeout_s)
@@ -58,23 +66,22 @@ class TraceReader:
     # --- on the reading thread ---
 
     def _run(self, query: Callable[[sqlite3.Connection], Result]) -> Result:
-        try:
-            return query(self._connect())
-        except (sqlite3.Error, UnicodeDecodeError) as error:
-            self._disconnect()
-            raise Unavailable(f"the trace database cannot be read: {error}", code="traces_unavailable") from error
+        with self._in_use:
+            try:
+                return query(self._connect())
+            except (sqlite3.Error, UnicodeDecodeError) as error:
+                self._disconnect()
+                raise Unavailable(f"the trace database cannot be read: {error}", code="traces_unavailable") from error
 
     def _connect(self) -> sqlite3.Connection:
-        if self._opened is not None and self._opened[0] != self._generation:
-            self._disconnect()
-        if self._opened is None:
-            self._opened = (self._generation, open_for_reading(self.path, self._busy_timeout_s))
-        connection = self._opened[1]
+        connection = self._connection
+        if connection is None:
+            self._connection = connection = open_for_reading(self.path, self._busy_timeout_s)
         # SQLite calls the handler after this many steps of a query; a true result interrupts the query.
         connection.set_progress_handler(lambda: 1, READ_MAX_STEPS)
         return connection
 
     def _disconnect(self) -> None:
-        opened, self._opened = self._opened, None
-        if opened is not None:
-            opened[1].close()
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()

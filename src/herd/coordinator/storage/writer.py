@@ -20,18 +20,13 @@ from typing import Concatenate
 
 from msgspec.structs import astuple
 
+from herd.coordinator.clock_and_ids import since_boot_s
 from herd.coordinator.storage import audit_log, learned_state, rollups
 from herd.coordinator.storage.data_dir import DataDirLock, lock_folder, make_private
-from herd.coordinator.storage.database import (
-    DATABASE_NAME,
-    Damaged,
-    NewerSchema,
-    is_damage,
-    open_for_writing,
-    rename_damaged,
-)
+from herd.coordinator.storage.database import DATABASE_NAME, Damaged, NewerSchema, is_damage
+from herd.coordinator.storage.live_database import CopyFailed, LiveDatabase
 from herd.coordinator.storage.reader import Parameters, Result, TraceReader
-from herd.coordinator.storage.retention import trim
+from herd.coordinator.storage.retention import Retention
 from herd.coordinator.storage.store_settings import StoreSettings, StoreState
 from herd.coordinator.storage.trace_rows import (
     INSERT_LATENCIES,
@@ -55,7 +50,7 @@ PendingRecord = tuple[Record, float, str]
 """A record to write, the unix time at which the store received it, and the fingerprint of the decision rules that
 were active then."""
 
-WRITE_ERRORS = (sqlite3.Error, OSError, Damaged, NewerSchema)
+WRITE_ERRORS = (sqlite3.Error, OSError, Damaged, NewerSchema, CopyFailed)
 
 log = logging.getLogger("herd.store")
 
@@ -69,11 +64,11 @@ class TraceStore:
         settings: StoreSettings,
         data_dir: Path,
         wall: Callable[[], float] = time.time,
-        monotonic: Callable[[], float] = time.monotonic,
+        monotonic: Callable[[], float] = since_boot_s,
         rules: DecisionRules | None = None,
     ) -> None:
-        """`wall()` gives the time of each row, in unix seconds. `monotonic()` only times roll-ups and deletions, on the
-        writer's thread.
+        """`wall()` gives the time of each row, in unix seconds. `monotonic()` also counts while the machine sleeps; it
+        times roll-ups and deletions, on the writer's thread.
 
         `rules` are the active decision rules until `set_rules` is called; each row has their fingerprint.
         """
@@ -94,11 +89,13 @@ class TraceStore:
         self._has_work, self._flush_now, self._closing = threading.Event(), threading.Event(), threading.Event()
         self._lock: DataDirLock | None = None
         self._writer: threading.Thread | None = None
-        self._connection: sqlite3.Connection | None = None
-        self._saved = self._dropped = self._unusable = 0
+        self._database = LiveDatabase(self.path, settings.busy_timeout_s, self.reader, self._prepare)
+        self._saved = self._dropped = self._unusable = self._unconfirmed = 0
         self._failing_since: float | None = None
         self._problem = ""
         self._is_newer = False
+        self._retention = Retention(settings)
+        self._has_started_ages = False
         self._trimmed_at = monotonic() - settings.trim_interval_s
         self._rolled_at = monotonic() - settings.rollup_interval_s
         self._is_rollup_failing = False
@@ -112,7 +109,7 @@ class TraceStore:
         try:
             make_private(self.path.parent)
             self._lock = lock_folder(self.path.parent)
-            self._connect()
+            self._database.connection()
         except WRITE_ERRORS as error:
             self._fail(error)
         self._writer = threading.Thread(target=self._write_forever, name="herd-store", daemon=True)
@@ -159,6 +156,13 @@ class TraceStore:
             self._jobs.append(job)
             self._has_work.set()
 
+    def started_s(self) -> float:
+        """The unix time from which the ages of stored rows are counted. Called before requests are served."""
+        return self._steady_s()
+
+    def _steady_s(self) -> float:
+        return self._retention.now_s(self._wall(), self._monotonic())
+
     def _drop_oldest(self) -> None:
         try:
             self._ring.popleft()
@@ -196,7 +200,7 @@ class TraceStore:
         self._closing.set()
         self.reader.close(timeout_s)
         if writer is None or not writer.is_alive():
-            self._disconnect()
+            self._database.disconnect()
         if self._lock is not None:
             self._lock.release()
 
@@ -204,7 +208,7 @@ class TraceStore:
     def state(self) -> StoreState:
         return StoreState(
             saved=self._saved,
-            waiting=len(self._ring) + len(self._batch),
+            waiting=len(self._ring) + len(self._batch) + self._unconfirmed,
             dropped=self._dropped,
             unusable=self._unusable,
             failing_since=self._failing_since,
@@ -243,7 +247,7 @@ class TraceStore:
             if self._ring or self._batch or self._audit_entries or self._jobs or self._learned or self._unwritten:
                 self._has_work.set()
             for flushed in flushes:
-                left = self._batch or self._audit_entries or self._jobs or self._unwritten
+                left = self._batch or self._unconfirmed or self._audit_entries or self._jobs or self._unwritten
                 flushed.set_result(not left and not self._problem)
 
     def _drain(self) -> None:
@@ -256,18 +260,35 @@ class TraceStore:
             except WRITE_ERRORS as error:
                 self._fail(error)
                 return
-            self._saved += len(self._batch)
+            self._unconfirmed += len(self._batch)
             self._batch.clear()
-            self._recover()
+            if not self._confirm():
+                return
+        if not self._confirm():
+            return
         self._write_audit_entries()
         self._run_jobs()
         self._write_learned()
         self._trim()
 
+    def _confirm(self) -> bool:
+        """Counts the committed rows as saved if they are in the database at its path; False if they are not yet."""
+        if self._database.open_connection is not None and not self._database.is_at_its_path():
+            try:
+                self._database.connection()
+            except WRITE_ERRORS as error:
+                self._fail(error)
+                return False
+        if self._unconfirmed:
+            self._saved += self._unconfirmed
+            self._unconfirmed = 0
+            self._recover()
+        return True
+
     def _insert_batch(self, batch: list[PendingRecord]) -> None:
         """One transaction. Rows are made a few at a time between SQLite's statements, so that the event
         loop can run."""
-        connection = self._connection or self._connect()
+        connection = self._database.connection()
         connection.execute("BEGIN IMMEDIATE")
         newest_before = connection.execute(NEWEST_TRACE).fetchone()
         rows = map(astuple, self._rows(batch))
@@ -295,7 +316,7 @@ class TraceStore:
         if not entries:
             return
         try:
-            audit_log.insert_entries(self._connection or self._connect(), entries)
+            audit_log.insert_entries(self._database.connection(), entries)
         except WRITE_ERRORS as error:
             self._fail(error)
             return
@@ -307,7 +328,7 @@ class TraceStore:
         while self._jobs:
             job = self._jobs[0]
             try:
-                job(self._connection or self._connect())
+                job(self._database.connection())
             except WRITE_ERRORS as error:
                 self._fail(error)
                 return
@@ -321,7 +342,7 @@ class TraceStore:
         if not self._unwritten:
             return
         try:
-            learned_state.upsert(self._connection or self._connect(), self._unwritten.values(), self._wall())
+            learned_state.upsert(self._database.connection(), self._unwritten.values(), self._steady_s())
         except WRITE_ERRORS as error:
             self._fail(error)
             return
@@ -332,10 +353,11 @@ class TraceStore:
         """Adds new traces to the chart roll-ups: all of them if `is_complete`. Those that cannot be added now are added
         later."""
         now = self._monotonic()
-        if self._connection is None or not (is_complete or now - self._rolled_at >= self._settings.rollup_interval_s):
+        connection = self._database.open_connection
+        if connection is None or not (is_complete or now - self._rolled_at >= self._settings.rollup_interval_s):
             return
         try:
-            while rollups.advance(self._connection):
+            while rollups.advance(connection):
                 if self._ring and not is_complete:
                     self._has_work.set()
                     return
@@ -346,23 +368,23 @@ class TraceStore:
 
     def _fail_rollup(self, error: sqlite3.Error) -> None:
         """Traces are still written; a later roll-up includes them when the error is gone."""
-        if is_damage(error, self.path) or self._connection is None:
+        connection = self._database.open_connection
+        if is_damage(error, self.path) or connection is None:
             self._fail(error)
             return
-        if self._connection.in_transaction:
-            self._connection.execute("ROLLBACK")
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
         if not self._is_rollup_failing:
             log.warning("the chart roll-ups cannot be updated; retrying", extra={"problem": str(error)})
         self._is_rollup_failing = True
 
     def _trim(self) -> None:
         settings, now = self._settings, self._monotonic()
-        if self._connection is None or now - self._trimmed_at < settings.trim_interval_s:
+        connection = self._database.open_connection
+        if connection is None or now - self._trimmed_at < settings.trim_interval_s:
             return
         try:
-            while trim(self._connection, self._wall(), settings.retention_days, settings.rows_max) or rollups.trim(
-                self._connection, self._wall(), settings.minutes_days, settings.hours_days
-            ):
+            while self._retention.trim(connection, self._wall(), now):
                 if self._ring:
                     # New rows go first; the remaining old rows are deleted after the next batch.
                     return
@@ -372,42 +394,22 @@ class TraceStore:
 
     # --- opening, failing, recovering ---
 
-    def _connect(self) -> sqlite3.Connection:
-        """Raises what `open_for_writing` raises, except `Damaged`: a damaged database is renamed and a new one is
-        created."""
-        make_private(self.path.parent)
-        try:
-            connection = open_for_writing(self.path, self._settings.busy_timeout_s)
-        except Damaged as error:
-            self._rename_damaged(str(error))
-            connection = open_for_writing(self.path, self._settings.busy_timeout_s)
+    def _prepare(self, connection: sqlite3.Connection) -> None:
+        """Called with each new connection."""
+        if not self._has_started_ages:
+            self._retention.start(connection, self._wall(), self._monotonic())
+            self._has_started_ages = True
         if self._rules is not None:
             learned_state.insert_rules(connection, self._rules, self._wall())
-        self._connection = connection
-        self.reader.database_replaced()
-        return connection
-
-    def _disconnect(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.close()
-
-    def _rename_damaged(self, problem: str) -> None:
-        renamed_to = rename_damaged(self.path)
-        log.warning(
-            "the trace database was damaged: it was renamed, and a new database was created",
-            extra={"kept": str(renamed_to), "problem": problem},
-        )
 
     def _fail(self, error: Exception) -> None:
-        """Stores the problem, logs it once, and disconnects: the next write opens the database again."""
-        self._disconnect()
-        if isinstance(error, sqlite3.Error) and is_damage(error, self.path):
-            try:
-                self._rename_damaged(str(error))
+        """Stores the problem and logs it once. The next write tries again, with a new connection if that may help."""
+        try:
+            self._database.recover_from(error)
+            if isinstance(error, sqlite3.Error) and is_damage(error, self.path):
                 return
-            except OSError as worse:
-                error = worse
+        except (OSError, sqlite3.Error) as worse:
+            error = worse
         self._is_newer = isinstance(error, NewerSchema)
         if self._is_newer:
             self._dropped += len(self._ring) + len(self._batch)
