@@ -172,8 +172,9 @@ def test_a_push_is_forwarded_to_a_node_with_the_model_and_its_error_is_the_engin
 
 def test_the_accounts_of_nodes_are_not_for_clients() -> None:
     with two() as (fleet, *_):
-        status, answer = call(fleet, "POST", "/api/me", b"")
-        assert status == 501 and "on the node that has the model" in answer["error"]
+        for path in ("/api/me", "/api/signout"):
+            status, answer = call(fleet, "POST", path, b"")
+            assert status == 501 and "on the node that has the model" in answer["error"]
 
 
 def test_changes_are_audited() -> None:

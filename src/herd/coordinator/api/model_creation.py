@@ -80,6 +80,7 @@ class CreationApi:
             ApiRoute("/api/create", json_errors(self.create), "POST", Right.MODELS, WantedModel),
             ApiRoute("/api/push", json_errors(self.push), "POST", Right.MODELS, WantedPush),
             ApiRoute("/api/me", json_errors(self.account), "POST", Right.LIST),
+            ApiRoute("/api/signout", json_errors(self.account), "POST", Right.LIST),
         ]
 
     async def has_blob(self, request: Request) -> Response:
@@ -128,10 +129,10 @@ class CreationApi:
         return await self._forward(node, "/api/push", body, wanted.stream is not False, "")
 
     async def account(self, _: Request) -> Response:
-        """Refuses the question of `ollama push` for an account: each node has its own, and it is not for clients."""
+        """Refuses what `ollama push`, `signin` and `signout` ask: each node has its own account, not for clients."""
         message = (
-            "a fleet has no account at ollama.com, each node has its own; run `ollama push` on the node that has the "
-            "model (see: herd models), or send POST /api/push here"
+            "a fleet has no account at ollama.com, each node has its own; run this command on the node that has the "
+            "model (see: herd models); POST /api/push is forwarded to it"
         )
         raise OperationFailed(Refusal(501, "not_supported", message))
 

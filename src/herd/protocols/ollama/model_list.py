@@ -51,14 +51,17 @@ class _Version(msgspec.Struct):
 
 
 class _ShowAnswer(msgspec.Struct):
-    """The part of the /api/show answer that the lists do not have."""
+    """The part of the /api/show answer that the lists do not have, or have less exactly."""
 
     model_info: dict[str, object] = {}
+    capabilities: list[str] | None = None
 
 
 _SHOW_ANSWER = msgspec.json.Decoder(_ShowAnswer)
 REPORTED = frozenset(("completion", "embedding", "insert", "thinking", "tools", "vision"))
-"""Capabilities that Ollama lists for every model that has them."""
+"""Capabilities that Ollama's /api/show lists for every model that has them."""
+NOT_IN_TAGS = frozenset(("embedding",))
+"""/api/tags has "completion" instead for an embedding model of a family that also has chat models (0.32.15)."""
 
 _ENTRY = msgspec.json.Decoder(Entry)
 _MODELS = msgspec.json.Decoder(_Models)
@@ -111,7 +114,7 @@ def model_info(entry: Entry, running: Entry | None) -> ModelInfo:
         quantization=details.quantization_level or "",
         context_max_tokens=details.context_length,
         capabilities=capabilities,
-        lacks=lacking(capabilities),
+        lacks=lacking(capabilities) - NOT_IN_TAGS,
         modified_at=entry.modified_at or "",
         loaded=None if running is None else _loaded(running),
     )
@@ -127,11 +130,15 @@ def _loaded(running: Entry) -> Loaded:
 
 
 def with_show_answer(model: ModelInfo, status: int, body: bytes) -> ModelInfo:
-    """The model with its cache bytes per token from the /api/show answer. An invalid answer is ignored."""
+    """The model with its capabilities and cache bytes per token from the /api/show answer; invalid ones are ignored."""
     try:
-        shape = shape_of(_SHOW_ANSWER.decode(body).model_info) if status == 200 else None
+        shown = _SHOW_ANSWER.decode(body) if status == 200 else _ShowAnswer()
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return model
+    capabilities = frozenset(shown.capabilities or ())
+    if capabilities:
+        model = dataclasses.replace(model, capabilities=capabilities, lacks=lacking(capabilities))
+    shape = shape_of(shown.model_info)
     if shape is None:
         return model
     return dataclasses.replace(
