@@ -27,7 +27,7 @@ from fakes.ollama.models import BYTES_PER_TOKEN, rfc3339
 from fakes.ollama.runners import Runner
 from fakes.ollama.server import FakeModel, FakeOllama
 from fakes.real_ollama import RealOllama
-from fakes.scripted.server import ScriptedEngine
+from fakes.scripted.process import EngineProcess
 from herd.agent_protocol import heartbeat_encode
 from herd.coordinator.app import Coordinator
 from herd.coordinator.auth.membership import MembershipSettings
@@ -41,7 +41,7 @@ from herd.engines import Engine, EngineRequest, EngineResponse
 from herd.protocols.ollama.model_list import lacking
 
 Json = dict[str, Any]
-FleetNode = FakeOllama | RealOllama | LlamaEngine | ScriptedEngine
+FleetNode = FakeOllama | RealOllama | LlamaEngine | EngineProcess
 ENGINES = discover(herd.engines, Engine, "ENGINE")
 
 
@@ -111,7 +111,7 @@ def fake_model_info(
     )
 
 
-def asked_inventory(node: RealOllama | LlamaEngine | ScriptedEngine) -> tuple[EngineEndpoint, list[ModelInfo]]:
+def asked_inventory(node: RealOllama | LlamaEngine | EngineProcess) -> tuple[EngineEndpoint, list[ModelInfo]]:
     """Requested over HTTP with herd's own engine plug-ins."""
     engine = next((one for one in ENGINES if one.recognizes(reply_to(node, one.probe()))), None)
     if engine is None:
@@ -124,7 +124,7 @@ def asked_inventory(node: RealOllama | LlamaEngine | ScriptedEngine) -> tuple[En
     return endpoint, [replace(model_info, engine=endpoint) for model_info in found.models]
 
 
-def reply_to(node: RealOllama | LlamaEngine | ScriptedEngine, call: EngineRequest) -> EngineResponse:
+def reply_to(node: RealOllama | LlamaEngine | EngineProcess, call: EngineRequest) -> EngineResponse:
     """The reply; status 0 without an answer."""
     connection = http.client.HTTPConnection("127.0.0.1", node.port, timeout=10)
     try:

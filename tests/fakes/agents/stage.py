@@ -12,9 +12,9 @@ from fakes.agents.install import Agents
 from fakes.agents.outside import Outside
 from fakes.agents.programs import Agent, Ask, Ended, Place
 from fakes.fleet import Fleet, running_fleet
-from fakes.ollama.server import FakeOllama
-from fakes.scripted.engines import Answered, inference, scripted_engine
-from fakes.scripted.server import MODEL, ScriptedEngine
+from fakes.scripted.engines import Answered
+from fakes.scripted.process import EngineProcess
+from fakes.scripted.server import MODEL
 from fakes.scripted.task import Task
 
 BEAT_EVERY_S = 3.0
@@ -44,9 +44,10 @@ class Played:
 
     ended: Ended
     task: Task
-    engine: FakeOllama | ScriptedEngine
     requests: list[Answered]
     """What the engine was asked during the run."""
+    reloads: int
+    """How often the engine loaded its model again during the run."""
     outside: list[str]
     """Attempts to leave this machine."""
 
@@ -58,15 +59,15 @@ class Stage:
     agents: Agents
     folder: Path
     stack: ExitStack
-    engines: dict[tuple[str, bool], FakeOllama | ScriptedEngine] = field(default_factory=dict)
+    engines: dict[tuple[str, bool], EngineProcess] = field(default_factory=dict)
     fleets: dict[str, Fleet] = field(default_factory=dict)
     runs: int = 0
 
-    def engine(self, kind: str, is_direct: bool) -> FakeOllama | ScriptedEngine:
+    def engine(self, kind: str, is_direct: bool) -> EngineProcess:
         key = (kind, is_direct)
         if key not in self.engines:
             # An agent's prompt does not fit into Ollama's default window: alone Ollama needs a setting, with herd not.
-            made = scripted_engine(kind, 65_536) if is_direct else scripted_engine(kind)
+            made = EngineProcess(kind, 65_536) if is_direct else EngineProcess(kind)
             self.engines[key] = self.stack.enter_context(made)
         return self.engines[key]
 
@@ -83,12 +84,12 @@ class Stage:
     def through_herd(self, agent: Agent, kind: str) -> Played:
         return self._play(agent, self.engine(kind, False), self.fleet(kind).url)
 
-    def _play(self, agent: Agent, engine: FakeOllama | ScriptedEngine, url: str) -> Played:
+    def _play(self, agent: Agent, engine: EngineProcess, url: str) -> Played:
         self.runs += 1
         task = Task(self.folder / f"task {self.runs}")
         task.prepare()
-        before = len(inference(engine))
+        asked, loaded = len(engine.answered()), engine.reloads
         with Outside() as outside:
             place = Place(self.agents, self.folder / f"home-{self.runs}", outside)
             ended = agent(place, Ask(url, MODEL, task.prompt, task.folder))
-            return Played(ended, task, engine, inference(engine)[before:], outside.asked)
+            return Played(ended, task, engine.answered()[asked:], engine.reloads - loaded, outside.asked)
