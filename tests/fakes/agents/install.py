@@ -28,6 +28,11 @@ INSTALL_MAX_S = 600.0
 STAMP = "installed"
 
 
+def is_full() -> bool:
+    """Whether every client is tested with every kind of engine, which takes some minutes more."""
+    return os.environ.get("HERD_TEST_ALL_AGENTS", "") == "1"
+
+
 class Unavailable(Exception):
     """The agents cannot be installed or run here. The message gives the reason in one line."""
 

@@ -2,8 +2,8 @@
 
     with EngineProcess("vllm") as engine:       # engine.url, engine.answered(), engine.reloads
 
-It shares no memory, clock or interpreter with the server under test. The process reads lines from its standard input and
-answers each with one line of JSON: everything that it was asked so far. It ends with its input.
+It shares no memory and no interpreter with the server under test. The process reads lines from its standard input
+and answers each with one line of JSON: everything that it was asked so far. It ends with its input.
 """
 
 from __future__ import annotations

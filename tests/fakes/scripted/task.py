@@ -1,8 +1,8 @@
-"""Decides the next move of a scripted model: read a file, edit it, run a command, and finish with a text.
+"""Decides the next move of a scripted model: read two files, edit one, run a command, and finish with a text.
 
 The state is only the conversation in the request, as for a real model. The user's prompt names the folder
 (`Task.prompt`), and the offered tools show which client asks. A wrong or missing tool result ends the task with
-"FAILED", so that a damaged conversation fails the test.
+"FAILED", so that a damaged conversation fails the test. The two files are read by two calls in one move.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ Json = dict[str, Any]
 OLD, NEW = "The sky is green.", 'The sky is blue: naïve "quotes", \\ and 東京.'
 """The sentence before and after the edit. The new one has characters that JSON, shells and patches must not change."""
 BEFORE, AFTER = f"A note.\n{OLD}\nThe end.\n", f"A note.\n{NEW}\nThe end.\n"
-NOTES, PROOF = "notes.txt", "proof.txt"
+NOTES, COLOURS, PROOF = "notes.txt", "colours.txt", "proof.txt"
+COLOUR = "The colour of the sky: blue"
 FINISHED = "The task is done: the sky is blue."
 THOUGHT = "I look at the file before I change it."
 _MARKER = re.compile(r"The folder of the task is <(/[^>\n]+)>")
@@ -38,13 +39,14 @@ class Task:
     @property
     def prompt(self) -> str:
         return (
-            f"The folder of the task is <{self.folder}>. Read {NOTES}, correct the colour of the sky in it, "
-            f"copy the file to {PROOF} with a command, and report."
+            f"The folder of the task is <{self.folder}>. Read {NOTES} and {COLOURS}, correct the sky in {NOTES}, "
+            f"copy it to {PROOF} with a command, and report."
         )
 
     def prepare(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / NOTES).write_text(BEFORE, encoding="utf-8")
+        (self.folder / COLOURS).write_text(f"{COLOUR}\n", encoding="utf-8")
 
     def is_done(self) -> bool:
         """Whether both files have the corrected text."""
@@ -139,16 +141,18 @@ def next_move(seen: Seen) -> Move:
         return Move(text="A note about the sky")
     number, folder = start
     since = seen.turns[number + 1 :]
-    done = [turn for turn in since if turn.calls]
-    failure = unpaired(since) or (check(len(done), since) if done else "")
-    if failure:
+    called = [call for turn in since for call in turn.calls]
+    step = STEPS_BY_CALLS.get(len(called))
+    failure = f"after {len(called)} calls" if step is None else unpaired(since) or check(step, since)
+    if step is None or failure:
         return Move(text=f"FAILED {failure}")
-    if len(done) == len(STEPS):
+    if step == len(STEPS):
         return Move(text=FINISHED)
-    call = STEPS[len(done)](folder, {tool.name: tool for tool in seen.tools}, f"call_{len(done) + 1}")
-    if call is None:
-        return Move(text=f"FAILED no fitting tool for step {len(done) + 1} in {sorted(t.name for t in seen.tools)}")
-    return Move(thinking=THOUGHT, text=f"Step {len(done) + 1}.", calls=(call,))
+    tools = {tool.name: tool for tool in seen.tools}
+    calls = [make(folder, tools, f"call_{len(called) + 1 + n}") for n, make in enumerate(STEPS[step])]
+    if None in calls:
+        return Move(text=f"FAILED no fitting tool for step {step + 1} in {sorted(tools)}")
+    return Move(thinking=THOUGHT, text=f"Step {step + 1}.", calls=tuple(call for call in calls if call is not None))
 
 
 def task_start(turns: Sequence[Turn]) -> tuple[int, Path] | None:
@@ -167,14 +171,20 @@ def unpaired(turns: Sequence[Turn]) -> str:
     if len(called) == len(answered) and not any(answered):
         # Ollama's own API has no ids of calls.
         return ""
-    return "" if called == answered else f"calls {called} have results {answered}"
+    is_sound = len(set(called)) == len(called) and sorted(called) == sorted(answered)
+    return "" if is_sound else f"calls {called} have results {answered}"
 
 
 def check(steps_done: int, turns: Sequence[Turn]) -> str:
-    """What is wrong with the last step's result; empty if nothing is."""
-    result = next(turn.text for turn in reversed(turns) if turn.role == "tool")
-    expected = {1: OLD, 3: NEW}.get(steps_done, "")
-    return "" if expected in result else f"after step {steps_done}: {result[:300]!r}"
+    """What is wrong with the last step's results; empty if nothing is."""
+    called = [call.id for turn in turns for call in turn.calls]
+    results = [turn for turn in turns if turn.role == "tool"]
+    if any(turn.call_id for turn in results):
+        results.sort(key=lambda turn: called.index(turn.call_id))
+    expected = EXPECTED[steps_done]
+    last = [turn.text for turn in results[len(results) - len(expected) :]]
+    are_right = all(wanted in text for wanted, text in zip(expected, last, strict=True))
+    return "" if are_right else f"after step {steps_done}: {[text[:300] for text in last]}"
 
 
 Tools = dict[str, OfferedTool]
@@ -192,15 +202,20 @@ def first_offered(tools: Tools, call_id: str, choices: dict[str, Json | str]) ->
     return None
 
 
-def read(folder: Path, tools: Tools, call_id: str) -> Call | None:
-    path = str(folder / NOTES)
-    choices: dict[str, Json | str] = {
-        "Read": {"file_path": path},
-        "read": {"filePath": path},
-        "read_file": {"path": path},
-        **shell(f"cat {quote(path)}", folder),
-    }
-    return first_offered(tools, call_id, choices)
+def reading(name: str) -> Step:
+    """The step that reads this file."""
+
+    def read(folder: Path, tools: Tools, call_id: str) -> Call | None:
+        path = str(folder / name)
+        choices: dict[str, Json | str] = {
+            "Read": {"file_path": path},
+            "read": {"filePath": path},
+            "read_file": {"path": path},
+            **shell(f"cat {quote(path)}", folder),
+        }
+        return first_offered(tools, call_id, choices)
+
+    return read
 
 
 def patch(folder: Path) -> str:
@@ -245,4 +260,8 @@ def shell(command: str, folder: Path) -> dict[str, Json | str]:
     }
 
 
-STEPS: tuple[Step, ...] = (read, edit, run)
+STEPS: tuple[tuple[Step, ...], ...] = ((reading(NOTES), reading(COLOURS)), (edit,), (run,))
+"""The calls of each move."""
+STEPS_BY_CALLS = {sum(len(step) for step in STEPS[:done]): done for done in range(len(STEPS) + 1)}
+EXPECTED: tuple[tuple[str, ...], ...] = ((), (OLD, COLOUR), ("",), (NEW,))
+"""What the results of the last step must contain, by the number of steps done."""
