@@ -27,7 +27,7 @@ def ask(fleet: Fleet, method: str, path: str, body: object = None, **headers: st
     response = connection.getresponse()
     text = response.read()
     connection.close()
-    answer = json.loads(text) if "json" in (response.getheader("content-type") or "") else text
+    answer = json.loads(text) if text and "json" in (response.getheader("content-type") or "") else text
     return response.status, answer, {name.lower(): value for name, value in response.getheaders()}
 
 

@@ -16,7 +16,7 @@ from fakes.fleet import Fleet, running_fleet, settings_for_tests
 from fakes.ollama.server import FakeOllama
 from herd.coordinator.auth.access_control import AccessSettings
 from herd.coordinator.auth.routes import ApiRoute
-from herd.trust.rights import Right
+from herd.trust.rights import KEYLESS, Right
 
 CAN = sys.platform == "linux" and os.geteuid() == 0 and shutil.which("ip") is not None
 pytestmark = pytest.mark.skipif(
@@ -54,6 +54,7 @@ OPEN = {
     ("POST", "/fleet/join"),
 }
 """The routes without credentials: for supervisors, for browsers, and those with their own signatures."""
+NOT_FOR_STRANGERS = frozenset(Right) - {Right.OPEN, Right.PAGE} - KEYLESS
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "stream": False}
 
 
@@ -94,7 +95,7 @@ def every_route(fleet: Fleet) -> list[tuple[str, str, object, Right]]:
     found = []
     for route in bridge._application.routes:  # type: ignore[attr-defined]
         assert isinstance(route, ApiRoute)
-        [method] = set(route.methods or ()) - {"HEAD"}
+        [method] = set(route.methods or ()) - {"HEAD"} or {"HEAD"}
         found.append(
             (method, route.path.replace("{", "").replace("}", ""), {} if method == "POST" else None, route.right)
         )
@@ -112,10 +113,13 @@ def test_a_lan_client_without_a_key_can_chat_and_list_models_only(network: None,
         fleet.coordinator.membership.settings = settings.membership
         routes = every_route(fleet)
         closed = statuses_from_lan(
-            fleet,
-            [(method, path, body) for method, path, body, right in routes if right not in (Right.OPEN, Right.PAGE)],
+            fleet, [(method, path, body) for method, path, body, right in routes if right in NOT_FOR_STRANGERS]
         )
         assert closed and set(closed) == {401}
+        keyless = statuses_from_lan(
+            fleet, [(method, path, body) for method, path, body, right in routes if right in KEYLESS]
+        )
+        assert keyless and (401 in keyless) is requires_key and (not requires_key or set(keyless) == {401})
         asked = [
             ("POST", "/api/chat", CHAT),
             ("POST", "/v1/chat/completions", CHAT),

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from herd.trust.browsers import AllowedNames, Effect, content_refusal, host_refusal, is_same_origin, origin_refusal
+from herd.trust.browsers import (
+    AllowedNames,
+    Effect,
+    content_refusal,
+    host_refusal,
+    is_same_origin,
+    machine_refusal,
+    origin_refusal,
+)
 
 OURS = AllowedNames.of(["herd.example.org"], ["https://chat.example.org/"])
 
@@ -50,6 +58,62 @@ def test_a_public_name_is_refused(host: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "host",
+    [
+        "localhost",
+        "LOCALHOST.:11435",
+        "127.0.0.1:11435",
+        "127.8.9.1",
+        "[::1]:11435",
+        "[::ffff:127.0.0.1]",
+        "study",
+        "Study.home.lan:11435",
+        "study.local:11435",
+        "herd.example.org:443",
+    ],
+)
+def test_this_machine_is_known_by_its_own_names(host: str) -> None:
+    names = AllowedNames.of(["herd.example.org"], (), "study.home.lan")
+    assert machine_refusal(host, names) is None
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "",
+        "mac",
+        "mac.local",
+        "nas.lan",
+        "db.internal",
+        "tv.home.arpa",
+        "x.localhost",
+        "study.lan",
+        "host.docker.internal",
+        "192.168.1.9:11435",
+        "0.0.0.0",
+        "[fe80::1]",
+        "localhost.local",
+        "studying",
+        "a" * 600,
+        "[",
+        "::",
+        "127.0.0.1x",
+    ],
+)
+def test_a_name_that_another_device_can_give_this_machine_is_not_this_machine(host: str) -> None:
+    refusal = machine_refusal(host, AllowedNames.of((), (), "study.home.lan"))
+    assert refusal is not None and refusal.status == 403 and "http://localhost" in refusal.message
+    if host.endswith((".lan", ".local", ".internal")):
+        assert f"FLEET_ALLOWED_HOSTS={host}" in refusal.message
+
+
+def test_a_page_of_a_named_localhost_may_only_use_models() -> None:
+    assert origin_refusal("http://x.localhost:80", "localhost:11435", Effect.USES_MODELS, OURS) is None
+    for effect in (Effect.READS, Effect.READS_AS_ADMIN, Effect.CHANGES):
+        assert origin_refusal("http://x.localhost:80", "localhost:11435", effect, OURS) is not None
+
+
+@pytest.mark.parametrize(
     ("origin", "host"),
     [
         ("http://localhost:11435", "localhost:11435"),
@@ -58,6 +122,7 @@ def test_a_public_name_is_refused(host: str) -> None:
         ("https://herd.example.org", "herd.example.org:443"),
         ("http://[::1]:11435", "[::1]:11435"),
         ("http://mac", "mac:80"),
+        ("http://mac:80", "mac"),
     ],
 )
 def test_our_own_page_may_do_everything(origin: str, host: str) -> None:
@@ -106,6 +171,7 @@ def test_pages_of_other_sites_are_refused(origin: str) -> None:
 def test_pages_of_this_machine_may_use_models_but_not_change_state(origin: str) -> None:
     assert origin_refusal(origin, "localhost:11435", Effect.USES_MODELS, OURS) is None
     assert origin_refusal(origin, "localhost:11435", Effect.READS, OURS) is None
+    assert origin_refusal(origin, "localhost:11435", Effect.READS_AS_ADMIN, OURS) is not None
     assert origin_refusal(origin, "localhost:11435", Effect.CHANGES, OURS) is not None
 
 
@@ -137,6 +203,12 @@ def test_the_parts_of_a_pattern_do_not_overlap() -> None:
     names = AllowedNames.of((), ["https://a*a.example"])
     assert origin_refusal("https://a.example", "mac", Effect.USES_MODELS, names) is not None
     assert origin_refusal("https://aa.example", "mac", Effect.USES_MODELS, names) is None
+
+
+def test_a_page_on_another_port_of_the_same_machine_is_another_page() -> None:
+    assert not is_same_origin("http://localhost:3000", "localhost")
+    assert not is_same_origin("https://mac:8443", "mac")
+    assert not is_same_origin("http://[::1]:3000", "[::1]")
 
 
 def test_an_allowed_origin_and_a_program_without_origin_may_do_everything() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+import socket
 import time
 from dataclasses import replace
 from random import Random
@@ -240,6 +241,7 @@ class Coordinator:
                 unix_s=self.clock.unix_s,
                 refuse=self.errors.refuse,
                 admit=self.inference,
+                machine_name=socket.gethostname(),
             ),
             form_paths=frozenset(route.path for route in routes if route.is_form),
         )

@@ -3,6 +3,10 @@
 A page of any site can make a browser send requests to this network. Two headers reveal such a request: Host contains
 the site's name if that name points to this machine (DNS rebinding), and Origin names the site of a cross-origin call.
 Other programs send a correct Host and no Origin.
+
+Another device of the network can answer for names such as NAME.local or for a bare name, and let one point to 127.0.0.1
+after the browser has loaded its page. Such a name may be this coordinator's in the network, so it may use models; but
+it does not show that the caller is this machine.
 """
 
 from __future__ import annotations
@@ -19,6 +23,7 @@ LOCAL_SUFFIXES = (".localhost", ".local", ".internal", ".lan", ".home.arpa")
 """Names that a public name server does not resolve (RFC 6761, 6762, 8375, and two in common use)."""
 HEADER_MAX_CHARS = 512
 _LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1", "0.0.0.0"})
+_OWN_NAMES = frozenset({"localhost"})
 _WEB = ("http", "https")
 _APPLICATIONS = ("app", "file", "tauri", "vscode-webview", "vscode-file")
 """Schemes of programs that contain a browser; a web site cannot use these. Ollama allows the same."""
@@ -31,6 +36,7 @@ class Effect(Enum):
 
     USES_MODELS = "uses models"
     READS = "reads the fleet's data"
+    READS_AS_ADMIN = "reads what only administrators may see"
     CHANGES = "changes state"
 
 
@@ -44,12 +50,16 @@ class AllowedNames:
     hosts: frozenset[str]
     origins: frozenset[str]
     patterns: tuple[tuple[str, ...], ...] = ()
+    own: frozenset[str] = frozenset()
+    """The names that this machine has for itself."""
 
     @classmethod
-    def of(cls, hosts: Iterable[str], origins: Iterable[str]) -> AllowedNames:
+    def of(cls, hosts: Iterable[str], origins: Iterable[str], machine: str = "") -> AllowedNames:
+        """`machine`: the machine's own name, as the operating system says it."""
         named = {_without_slash(o.lower()) for o in origins}
         patterns = tuple(tuple(o.split("*")) for o in sorted(named) if "*" in o)
-        return cls(frozenset(h.lower() for h in hosts), frozenset(o for o in named if "*" not in o), patterns)
+        plain = frozenset(o for o in named if "*" not in o)
+        return cls(frozenset(host_name(h) for h in hosts), plain, patterns, _own_names(machine))
 
     def has_origin(self, origin: str) -> bool:
         """Whether exactly this origin was allowed. The opaque origin names no page, so it is not exact."""
@@ -67,7 +77,7 @@ def host_refusal(host: str, names: AllowedNames) -> Refusal | None:
         return None
     if name.endswith(LOCAL_SUFFIXES):
         return None
-    shown = "".join(c if c.isprintable() else "?" for c in name[:80])
+    shown = _shown(name)
     return Refusal(
         421,
         "host_not_allowed",
@@ -75,21 +85,43 @@ def host_refusal(host: str, names: AllowedNames) -> Refusal | None:
     )
 
 
+def machine_refusal(host: str, names: AllowedNames) -> Refusal | None:
+    """Refuses the rights of this machine under a name that another machine may have, or without a name (HTTP/1.0).
+
+    `host` is the Host header of a request from a loopback address.
+    """
+    name = host_name(host)
+    address = parse_address(name)
+    is_own = address.is_loopback if address is not None else name in _OWN_NAMES or name in names.own
+    if is_own or name in names.hosts:
+        return None
+    shown = _shown(name)
+    ways = "use http://localhost or an admin key"
+    if name and address is None:
+        ways += f"; to let this machine use the name, set FLEET_ALLOWED_HOSTS={shown} and restart"
+    return Refusal(
+        403,
+        "host_not_this_machine",
+        f"the host {shown or '(none)'} does not show that this is the coordinator's own machine: {ways}",
+    )
+
+
 def origin_refusal(origin: str, host: str, effect: Effect, names: AllowedNames) -> Refusal | None:
     """Refuses a cross-origin call. `origin` is the Origin header, empty if there is none.
 
     Pages of this coordinator and of origins in `names` may do everything. Pages from the caller's own machine may use
-    models, as with Ollama, and read, but not change state. Pages that only a pattern allows may only use models: a
-    pattern such as `chrome-extension://*` includes pages that were not named.
+    models, as with Ollama, and read the fleet's data, but nothing more. Pages that only a pattern allows may only use
+    models: a pattern such as `chrome-extension://*` includes pages that were not named. The same applies to pages of
+    NAME.localhost, which some browsers ask the network for.
     """
     asked = _without_slash(origin.lower()) if len(origin) <= HEADER_MAX_CHARS else ""
     if not origin or is_same_origin(origin, host) or names.has_origin(asked):
         return None
-    if effect is not Effect.CHANGES and _is_local_page(origin):
+    if effect in (Effect.USES_MODELS, Effect.READS) and _is_local_page(origin):
         return None
-    if effect is Effect.USES_MODELS and names.matches_origin(asked):
+    if effect is Effect.USES_MODELS and (names.matches_origin(asked) or _is_named_localhost(origin)):
         return None
-    shown = "".join(c if c.isprintable() else "?" for c in origin[:80])
+    shown = _shown(origin)
     return Refusal(
         403,
         "origin_not_allowed",
@@ -103,14 +135,15 @@ def is_same_origin(origin: str, host: str) -> bool:
         return False
     try:
         parts = urlsplit(origin)
-        port = parts.port or (443 if parts.scheme == "https" else 80)
+        usual = 443 if parts.scheme == "https" else 80
+        port = parts.port or usual
     except ValueError:
         return False
     if parts.scheme not in _WEB or not parts.hostname:
         return False
     name, _, given = host.lower().rpartition(":")
     if not given.isdigit() or not name:
-        name, given = host.lower(), str(port)
+        name, given = host.lower(), str(usual)
     return (parts.hostname, str(port)) == (name.strip("[]"), given)
 
 
@@ -132,19 +165,39 @@ def content_refusal(content_type: str, is_browser: bool) -> Refusal | None:
     return Refusal(415, "json_required", "send this request with the header Content-Type: application/json")
 
 
+def _own_names(machine: str) -> frozenset[str]:
+    """The machine's name, its first part, and the name that it announces by mDNS."""
+    name = host_name(machine)
+    first = name.partition(".")[0]
+    return frozenset((name, first, f"{first}.local")) if first else frozenset()
+
+
+def _shown(text: str) -> str:
+    return "".join(c if c.isprintable() else "?" for c in text[:80])
+
+
 def _is_local_page(origin: str) -> bool:
     """Whether a page or an application on the caller's own machine sent the request."""
+    scheme, name = _scheme_and_name(origin)
+    if scheme in _APPLICATIONS:
+        return True
+    # Applications made with Tauri have the origin http://tauri.localhost on Windows.
+    return scheme in _WEB and (name in _LOOPBACK_NAMES or name == "tauri.localhost")
+
+
+def _is_named_localhost(origin: str) -> bool:
+    scheme, name = _scheme_and_name(origin)
+    return scheme in _WEB and name.endswith(".localhost")
+
+
+def _scheme_and_name(origin: str) -> tuple[str, str]:
     if len(origin) > HEADER_MAX_CHARS:
-        return False
+        return "", ""
     try:
         parts = urlsplit(origin.lower())
     except ValueError:
-        return False
-    if parts.scheme in _APPLICATIONS:
-        return True
-    name = parts.hostname or ""
-    # Applications made with Tauri have the origin http://tauri.localhost on Windows.
-    return parts.scheme in _WEB and (name in _LOOPBACK_NAMES or name.endswith(".localhost"))
+        return "", ""
+    return parts.scheme, parts.hostname or ""
 
 
 def _without_slash(origin: str) -> str:

@@ -47,6 +47,8 @@ class Caller:
     zone: NetworkZone
     key: ApiKey | None = None
     is_logged_in: bool = False
+    machine_refusal: Refusal | None = None
+    """Why a caller with an address of this machine does not count as this machine."""
 
 
 def access_refusal(right: Right, caller: Caller, has_keys: bool, requires_key: bool) -> Refusal | None:
@@ -58,7 +60,7 @@ def access_refusal(right: Right, caller: Caller, has_keys: bool, requires_key: b
     if right in KEYLESS:
         is_keyless = not (has_keys or requires_key) and caller.zone is not NetworkZone.PUBLIC
         return None if is_keyless else KEY_REQUIRED
-    return None if caller.zone is NetworkZone.THIS_MACHINE else ADMIN_REQUIRED
+    return caller.machine_refusal if caller.zone is NetworkZone.THIS_MACHINE else ADMIN_REQUIRED
 
 
 def _has_scope(key: ApiKey, right: Right) -> bool:

@@ -35,7 +35,7 @@ def test_local_requests_need_no_key_before_the_first_key_exists(fleet: Fleet) ->
 
 def test_an_unknown_remote_client_reaches_only_open_routes(fleet: Fleet) -> None:
     for route in every_route(fleet):
-        [method] = set(route.methods or ()) - {"HEAD"}
+        [method] = set(route.methods or ()) - {"HEAD"} or {"HEAD"}
         path = route.path.replace("{", "").replace("}", "")
         got = status(fleet, method, path, {} if method == "POST" else None, **FORWARDED)
         assert (got == 401) is (route.right not in (Right.OPEN, Right.PAGE)) or path in (

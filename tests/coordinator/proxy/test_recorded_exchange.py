@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -226,6 +227,22 @@ def test_one_key_cannot_read_the_answers_of_another() -> None:
         body = {"model": "m", "input": "two", "previous_response_id": owned.id}
         assert ask(fleet, "POST", "/v1/responses", body, **second)[0] == 404
         assert ask(fleet, "POST", "/v1/responses", body, **first)[0] == 200
+
+
+def test_without_keys_another_page_or_address_cannot_read_an_answer() -> None:
+    with serving("lmstudio") as (client, _, fleet):
+        owned = client.responses.create(model="m", input="one")
+        path = f"/v1/responses/{owned.id}"
+        assert ask(fleet, "GET", path)[0] == 200
+        body = {"model": "m", "input": "two", "previous_response_id": owned.id}
+        page = {"Origin": "http://localhost:3000"}
+        for method, at in (("GET", path), ("DELETE", path), ("GET", f"{path}/input_items")):
+            assert ask(fleet, method, at, **page)[0] == 404
+        assert ask(fleet, "POST", "/v1/responses", body, **page)[0] == 404
+        other = http.client.HTTPConnection("127.0.0.1", fleet.port, timeout=30, source_address=("127.0.0.2", 0))
+        other.request("GET", path)
+        assert other.getresponse().status == 404
+        other.close()
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from herd.coordinator.api.responses import json_response
+from herd.coordinator.auth.audit import client_ip
 from herd.coordinator.auth.routes import ApiRoute
-from herd.coordinator.proxy.response_store import ResponseStore, StoredResponse
+from herd.coordinator.proxy.response_store import ResponseStore, StoredResponse, owner_of
 from herd.errors import BadRequest, HerdError, NotFound, Refusal
 from herd.protocols.openai.responses_history import RESPONSES, listed_item
 from herd.trust.rights import Right
@@ -113,7 +114,8 @@ class StoredResponsesApi:
 
 def _owner(request: Request) -> str:
     key = request.scope.get("state", {}).get("key")
-    return key.id if key is not None else ""
+    origin = request.headers.get("origin", "")
+    return owner_of(key.id if key is not None else "", client_ip(request), origin)
 
 
 def _all_items(entry: StoredResponse) -> list[dict[str, object]]:

@@ -19,26 +19,22 @@ from herd.errors import HerdError, Refusal
 from herd.http1 import content_coding
 from herd.http1.contract import Exchange, Header
 from herd.trust.addresses import zone_of
-from herd.trust.browsers import AllowedNames, Effect, content_refusal, host_refusal, origin_refusal
+from herd.trust.browsers import AllowedNames, Effect, content_refusal, host_refusal, machine_refusal, origin_refusal
 from herd.trust.keys import ApiKey, Keyring, configured_key, has_key_prefix
 from herd.trust.logins import OPENED_BY_LINK
+from herd.trust.proxies import is_added_by_proxies
 from herd.trust.rights import KEY_INVALID, KEYLESS, Caller, Right, access_refusal
 
 ANTHROPIC_PATH = "/v1/messages"
 SESSION_COOKIE = "herd_session"
 COOKIE_MAX_CHARS = 4096
-_FORWARDED = frozenset(
-    {b"forwarded", b"x-forwarded-for", b"x-real-ip", b"via", b"cf-connecting-ip", b"tailscale-user-login"}
-)
-"""Set by proxies: then the connection's address is that of the proxy, not of the client."""
 _BROWSER = frozenset({b"origin", b"sec-fetch-site", b"sec-fetch-mode", b"cookie"})
 TIMEOUT_HEADER = b"x-request-timeout"
 TIMEOUT_MAX_S = 86400.0
 _ASKED_METHOD, _ASKED_HEADERS = b"access-control-request-method", b"access-control-request-headers"
 _ASKED_NETWORK = b"access-control-request-private-network"
 _USED_HEADERS = (
-    _FORWARDED
-    | _BROWSER
+    _BROWSER
     | {TIMEOUT_HEADER, b"host", b"authorization", b"x-api-key", b"content-type"}
     | {_ASKED_METHOD, _ASKED_HEADERS, _ASKED_NETWORK}
 )
@@ -129,6 +125,8 @@ class AccessDependencies:
     unix_s: Callable[[], float]
     refuse: Callable[[Exchange, Refusal], None]
     admit: Callable[[Exchange], None]
+    machine_name: str = ""
+    """This machine's own name, which may be the host of its requests."""
 
 
 class AccessControl:
@@ -139,7 +137,7 @@ class AccessControl:
     ) -> None:
         """`form_paths`: routes that a page without a script may send a form to."""
         self._settings = settings
-        self._names = AllowedNames.of(settings.allowed_hosts, settings.allowed_origins)
+        self._names = AllowedNames.of(settings.allowed_hosts, settings.allowed_origins, dependencies.machine_name)
         self._keyring = dependencies.keyring
         self._right_of = dependencies.right_of
         self._is_served = dependencies.is_served
@@ -232,12 +230,17 @@ class AccessControl:
             (None, None) if right is Right.OPEN else self._key(exchange.path, presented_keys(values), keyring, now)
         )
         if refusal is None:
-            is_forwarded = not _FORWARDED.isdisjoint(values)
+            is_forwarded = any(is_added_by_proxies(name) for name, _ in exchange.headers)
             session = _session(values.get(b"cookie", ""))
             opened_by = self._session_key(session) if session and key is None else None
             if opened_by:
                 key = keyring.by_id(opened_by, now)
-            caller = Caller(zone_of(exchange.client_ip, is_forwarded), key, opened_by == OPENED_BY_LINK)
+            caller = Caller(
+                zone_of(exchange.client_ip, is_forwarded),
+                key,
+                opened_by == OPENED_BY_LINK,
+                machine_refusal(values.get(b"host", ""), self._names),
+            )
             refusal = access_refusal(right, caller, keyring.has_valid(now), self._requires_key(exchange.path))
         may_pull_models = (
             refusal is None
@@ -278,7 +281,9 @@ def _effect(right: Right, method: str) -> Effect:
     is_read = method in ("GET", "HEAD")
     if right in KEYLESS or (right is Right.OPEN and is_read):
         return Effect.USES_MODELS
-    return Effect.READS if is_read else Effect.CHANGES
+    if not is_read:
+        return Effect.CHANGES
+    return Effect.READS_AS_ADMIN if right is Right.ADMIN else Effect.READS
 
 
 def _seconds(text: str) -> float | None:

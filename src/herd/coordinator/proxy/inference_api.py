@@ -19,6 +19,7 @@ from herd.coordinator.proxy.prefix_hashes import prefix_hashes, responses_prefix
 from herd.coordinator.proxy.recorded_exchange import RecordedExchange, ResponseRecorder
 from herd.coordinator.proxy.relay import Relay
 from herd.coordinator.proxy.relay_dependencies import RelayDependencies
+from herd.coordinator.proxy.response_store import owner_of
 from herd.coordinator.proxy.wait_comments import WaitNotice, is_event_stream
 from herd.core.state.fleet import canonical
 from herd.core.state.request import Request, RequestId, RequestKind
@@ -325,9 +326,9 @@ def _refuse(exchange: Exchange, dialect: Dialect, error: HerdError, request_id: 
 
 
 def _owner(exchange: Exchange) -> str:
-    """The id of the API key; empty for callers without one."""
     key = key_of(exchange.admission)
-    return key.id if key is not None else ""
+    origin = (exchange.header(b"origin") or b"").decode("latin-1")
+    return owner_of(key.id if key is not None else "", exchange.client_ip, origin)
 
 
 def _retry_after_header(refusal: Refusal) -> tuple[Header, ...]:

@@ -1,6 +1,7 @@
 """Keeps answers of the Responses API in memory, so that later requests can continue them by their id.
 
-Nothing is written to a disk. An answer belongs to the API key that asked for it. The store has a limit in bytes and an
+Nothing is written to a disk. An answer belongs to the API key that asked for it, or without a key to the address and
+the web page that asked: ids of answers can be guessed. The store has a limit in bytes and an
 age; the answers that were not used for the longest time are dropped first. A conversation is a chain: each answer
 refers to the one before it, and keeps it even when that one can no longer be found by its id.
 """
@@ -49,6 +50,11 @@ class ResponseStoreSettings:
             "max": 2_592_000,
         },
     )
+
+
+def owner_of(key_id: str, client_ip: str, origin: str) -> str:
+    """Who may find an answer: `key_id` and `origin` (the Origin header) are empty if there is none."""
+    return f"key {key_id}" if key_id else f"address {client_ip} {origin}"
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -131,7 +137,9 @@ class ResponseStore:
         if not self.settings.is_on:
             return "answers are not kept here (FLEET_RESPONSES_STORE is off)"
         known = self._gone.get((owner, response_id))
-        return known or "it is unknown to this API key, was sent with store: false, or is from before a restart"
+        return (
+            known or "it is unknown to this API key or address, was sent with store: false, or is from before a restart"
+        )
 
     def add(
         self, owner: str, body: bytes, items: tuple[bytes, ...], previous: StoredResponse | None
