@@ -121,7 +121,12 @@ def asked_inventory(node: RealOllama | LlamaEngine | EngineProcess) -> tuple[Eng
     endpoint = EngineEndpoint(
         engine.kind, node.url, found.version, found.slots or slots, found.models_max, abilities=engine.abilities
     )
-    return endpoint, [replace(model_info, engine=endpoint) for model_info in found.models]
+    return endpoint, [replace(_with_details(node, engine, one), engine=endpoint) for one in found.models]
+
+
+def _with_details(node: RealOllama | LlamaEngine | EngineProcess, engine: Engine, model_info: ModelInfo) -> ModelInfo:
+    call = engine.details_request(model_info.name)
+    return model_info if call is None else engine.with_details(model_info, reply_to(node, call))
 
 
 def reply_to(node: RealOllama | LlamaEngine | EngineProcess, call: EngineRequest) -> EngineResponse:

@@ -68,10 +68,7 @@ def ask(fleet: Fleet, path: str, body: dict[str, Any]) -> tuple[int, Any]:
             "does not support images",
         ),
         ("/api/chat", {"model": "plain", "messages": HI, "tools": TOOLS}, "does not support tools"),
-        ("/v1/chat/completions", {"model": "silent", "messages": HI, "tools": TOOLS}, "does not support tools"),
         ("/v1/chat/completions", {"model": "vectors", "messages": HI}, "does not support chat"),
-        ("/v1/embeddings", {"model": "plain", "input": "a"}, "does not support embeddings"),
-        ("/api/embed", {"model": "plain", "input": "a"}, "does not support embeddings"),
         ("/v1/completions", {"model": "plain", "prompt": "a", "suffix": "b"}, "does not support insert"),
     ],
 )
@@ -91,6 +88,25 @@ def test_a_model_that_can_is_asked(fleet: Fleet) -> None:
     assert ask(fleet, "/v1/chat/completions", {"model": "plain-wide", "messages": SEEN})[0] == 200
     assert ask(fleet, "/api/embed", {"model": "vectors", "input": "a"})[0] == 200
     assert ask(fleet, "/v1/chat/completions", {"model": "silent", "messages": HI})[0] == 200
+
+
+def test_whether_a_model_embeds_is_left_to_ollama(fleet: Fleet, nodes: tuple[FakeOllama, ScriptedEngine]) -> None:
+    for path in ("/v1/embeddings", "/api/embed"):
+        before = len(nodes[0].requests)
+        status, answer = ask(fleet, path, {"model": "plain", "input": "a"})
+        assert status == 400 and "embeddings" in str(answer["error"])
+        assert len(nodes[0].requests) > before
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/messages", "/api/chat"])
+def test_tools_that_the_template_drops_are_named(fleet: Fleet, path: str) -> None:
+    tools = [{"name": "f", "input_schema": {"type": "object"}}] if path == "/v1/messages" else TOOLS
+    body = {"model": "silent", "messages": HI, "tools": tools, "max_tokens": 9, "stream": False}
+    with closing(http.client.HTTPConnection("127.0.0.1", fleet.port, timeout=30)) as connection:
+        connection.request("POST", path, json.dumps(body))
+        response = connection.getresponse()
+        assert response.status == 200, response.read()
+        assert response.headers["X-Fleet-Ignored"].split(", ")[-1] == "tools"
 
 
 def test_a_model_that_only_embeds_can_be_loaded_and_unloaded(fleet: Fleet) -> None:

@@ -70,7 +70,7 @@ class LlamaCpp(OpenAICompatible):
     kind = "llamacpp"
     title = "llama.cpp"
     default_port = 8080
-    abilities = EngineAbilities(counts_tokens=True, model_format="gguf", paths=PATHS)
+    abilities = EngineAbilities(counts_tokens=True, model_format="gguf", paths=PATHS, leaves_out=frozenset({"tools"}))
     can_continue = True
     quirks = ServerQuirks(
         repeat_penalty="repeat_penalty",

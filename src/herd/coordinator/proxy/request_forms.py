@@ -16,6 +16,7 @@ from typing import Final
 
 from herd.coordinator.proxy.missing_paths import STATUSES, MissingPaths
 from herd.coordinator.upstream.forwarded_headers import outgoing_headers
+from herd.core.state.capabilities import left_out
 from herd.core.state.commands import Dispatch
 from herd.core.state.request import Failure, FailureKind
 from herd.core.state.served_paths import ServedPath
@@ -73,9 +74,14 @@ class RequestForms:
     def build(self, command: Dispatch, engine: Engine, now: float) -> Outgoing | Failure:
         """The request for this engine, or the failure if this kind of engine cannot serve it."""
         try:
-            return self._build(command, engine, now)
+            outgoing = self._build(command, engine, now)
         except HerdError as error:
             return _failure(engine, error)
+        dropped = left_out(self.parsed.needs, command.model_info)
+        if dropped and isinstance(outgoing, Outgoing):
+            # A capability that an engine leaves out has the name of the field, in every dialect.
+            return replace(outgoing, ignored=named([*outgoing.ignored, *sorted(dropped)]))
+        return outgoing
 
     def _build(self, command: Dispatch, engine: Engine, now: float) -> Outgoing | Failure:
         path, endpoint = self.parsed.route.path, command.model_info.engine

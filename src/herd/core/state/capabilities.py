@@ -24,10 +24,19 @@ _NONE: frozenset[str] = frozenset()
 
 
 def missing(request: Request, model_info: ModelInfo) -> frozenset[str]:
-    """What the request needs and the model is reported to lack; empty for a question about the model."""
+    """What the request needs and its engine would refuse, because the model is reported to lack it.
+
+    Empty for a question about the model.
+    """
     if request.needs.isdisjoint(model_info.lacks) or request.kind is RequestKind.INFO:
         return _NONE
-    return (request.needs & model_info.lacks) - {THINKING}
+    return (request.needs & model_info.lacks) - {THINKING} - model_info.engine.abilities.leaves_out
+
+
+def left_out(needs: frozenset[str], model_info: ModelInfo) -> frozenset[str]:
+    """What the engine would leave out of a request with these needs without an error, because the model lacks it."""
+    leaves_out = model_info.engine.abilities.leaves_out
+    return needs & leaves_out & model_info.lacks if leaves_out else _NONE
 
 
 def has_all(needs: frozenset[str], model_info: ModelInfo) -> bool:

@@ -84,6 +84,8 @@ class EngineAbilities:
     """The namespace of a model whose name has none; empty where names have no namespaces."""
     paths: PathsByName = field(default_factory=dict)
     """The paths of client APIs that it serves itself."""
+    leaves_out: frozenset[str] = frozenset()
+    """Capabilities without which it answers nevertheless, as if the request had no such part."""
 
 
 NO_ABILITIES = EngineAbilities()

@@ -58,10 +58,8 @@ class _ShowAnswer(msgspec.Struct):
 
 
 _SHOW_ANSWER = msgspec.json.Decoder(_ShowAnswer)
-REPORTED = frozenset(("completion", "embedding", "insert", "thinking", "tools", "vision"))
-"""Capabilities that Ollama's /api/show lists for every model that has them."""
-NOT_IN_TAGS = frozenset(("embedding",))
-"""/api/tags has "completion" instead for an embedding model of a family that also has chat models (0.32.15)."""
+CHECKED = frozenset(("completion", "insert", "thinking", "tools", "vision"))
+"""Capabilities without which Ollama refuses a request. It makes embeddings with any model that can."""
 
 _ENTRY = msgspec.json.Decoder(Entry)
 _MODELS = msgspec.json.Decoder(_Models)
@@ -114,15 +112,17 @@ def model_info(entry: Entry, running: Entry | None) -> ModelInfo:
         quantization=details.quantization_level or "",
         context_max_tokens=details.context_length,
         capabilities=capabilities,
-        lacks=lacking(capabilities) - NOT_IN_TAGS,
         modified_at=entry.modified_at or "",
         loaded=None if running is None else _loaded(running),
     )
 
 
 def lacking(capabilities: frozenset[str]) -> frozenset[str]:
-    """What a model with these capabilities cannot do. Unknown without any: /api/tags lists them since 0.30."""
-    return REPORTED - capabilities if capabilities else frozenset()
+    """What a model with these capabilities in /api/show cannot do. Unknown without any: they are shown since 0.6.4.
+
+    /api/tags lists too few: it reads neither the chat template of a GGUF file nor every sign of an embedding model.
+    """
+    return CHECKED - capabilities if capabilities else frozenset()
 
 
 def _loaded(running: Entry) -> Loaded:
@@ -130,15 +130,16 @@ def _loaded(running: Entry) -> Loaded:
 
 
 def with_show_answer(model: ModelInfo, status: int, body: bytes) -> ModelInfo:
-    """The model with its capabilities and cache bytes per token from the /api/show answer; invalid ones are ignored."""
+    """The model with its capabilities and cache bytes per token from the /api/show answer, if the answer is valid."""
     try:
-        shown = _SHOW_ANSWER.decode(body) if status == 200 else _ShowAnswer()
+        shown = _SHOW_ANSWER.decode(body) if status == 200 else None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return model
-    capabilities = frozenset(shown.capabilities or ())
+    if shown is None:
+        return model
+    capabilities, shape = frozenset(shown.capabilities or ()), shape_of(shown.model_info)
     if capabilities:
         model = dataclasses.replace(model, capabilities=capabilities, lacks=lacking(capabilities))
-    shape = shape_of(shown.model_info)
     if shape is None:
         return model
     return dataclasses.replace(

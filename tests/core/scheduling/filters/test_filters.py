@@ -144,6 +144,19 @@ def test_an_engine_that_honors_a_special_field_wins_outright_and_its_absence_ref
     assert decide(world, **several).rejected[0].filter == "special_fields"
 
 
+def test_a_template_with_tools_wins_and_one_without_refuses_nothing() -> None:
+    llama = an_engine(2, "llamacpp")
+    plain = a_model_info(loaded=True, engine=llama, capabilities=TEXT, lacks=frozenset({"tools"}))
+    world = a_world()
+    world.receives(a_report("alpha", models=[plain]))
+    for number in range(2):
+        [sent] = world.arrives(f"r{number}", needs=TEXT | {"tools"})
+        assert isinstance(sent, Dispatch) and sent.node_id == "alpha", "llama.cpp leaves them out, as on its own"
+    world.receives(a_report("beta", models=[a_model_info(engine=llama, capabilities=TEXT | {"tools"})]))
+    decision = decide(world, needs=TEXT | {"tools"})
+    assert decision.chosen == "beta" and decision.rejected[0].filter == "template"
+
+
 @pytest.mark.parametrize(
     ("slots", "most", "window", "fits"),
     [(1, None, 4000, True), (1, None, 8000, False), (4, None, 4000, False), (1, 4000, 1_000_000, True)],
