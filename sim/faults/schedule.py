@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from random import Random
 
 NODES = ("alpha", "beta", "gamma", "delta")
 MODELS = ("m", "n")
+LONG_TOKENS = (45, 90)
+"""Answers with so many tokens take longer than a request may be held for a node."""
 HORIZON_S = 15.0
 """No fault happens after this time; then every request must end."""
 
@@ -60,8 +62,8 @@ class BehaviorChange:
 
 @dataclass(frozen=True)
 class NodeChange:
-    """A node dies (kill -9), starts with `slots` slots, leaves with a goodbye, drains, or is paused or resumed by its
-    owner."""
+    """A node dies (kill -9), starts with `slots` slots, leaves with a goodbye, drains, is paused or resumed by its
+    owner, or is resized: its engine takes `slots` requests at once from now on."""
 
     at: float
     node: str
@@ -100,6 +102,8 @@ def schedule(seed: int) -> list[Action]:
     """The same list for the same seed, in every process."""
     rng = Random(seed)
     actions: list[Action] = [_client_request(rng, number) for number in range(rng.randint(4, 16))]
+    if rng.random() < 0.15:
+        actions += _burst(rng, first_number=len(actions))
     for _ in range(rng.randint(0, 14)):
         actions.append(_random_fault(rng))
     if rng.random() < 0.1:
@@ -109,13 +113,25 @@ def schedule(seed: int) -> list[Action]:
     return sorted(actions, key=lambda action: action.at)
 
 
+def _burst(rng: Random, first_number: int) -> list[Action]:
+    """Many long answers at one time, on a fleet with free slots of which one node may fail."""
+    actions: list[Action] = [NodeChange(0.1, name, "resized", 8) for name in NODES]
+    behavior = rng.choice((NodeBehavior.SERVER_ERROR, NodeBehavior.BUSY, NodeBehavior.RESETS, NodeBehavior.NORMAL))
+    actions.append(BehaviorChange(0.2, rng.choice(NODES), behavior))
+    at = rng.uniform(2.0, 6.0)
+    for number in range(first_number, first_number + rng.randint(8, 20)):
+        wanted = _client_request(rng, number)
+        actions.append(replace(wanted, at=at + rng.uniform(0.0, 0.2), tokens=rng.randint(*LONG_TOKENS)))
+    return actions
+
+
 def _client_request(rng: Random, number: int) -> ClientRequest:
     return ClientRequest(
         at=rng.uniform(0.5, HORIZON_S),
         number=number,
         model=rng.choice(MODELS),
         fallback=rng.choice(("", "", "", *MODELS)),
-        tokens=rng.randint(1, 12),
+        tokens=rng.randint(*LONG_TOKENS) if rng.random() < 0.2 else rng.randint(1, 12),
         is_stream=rng.random() < 0.7,
         is_poison=rng.random() < 0.06,
         may_continue=rng.random() < 0.7,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from random import Random
 
@@ -18,6 +18,7 @@ from herd.core.estimates.forecast import Forecast
 from herd.core.lifecycle.dispatcher import Dispatcher
 from herd.core.lifecycle.dispatcher_parts import DispatcherParts, DispatcherSettings, build_parts
 from herd.core.lifecycle.holding import HoldingSettings
+from herd.core.lifecycle.invariants import held_needlessly
 from herd.core.lifecycle.retries import RetrySettings
 from herd.core.scheduling.completion_time import CompletionTimePolicy, CompletionTimeSettings
 from herd.core.scheduling.filters import Filter
@@ -64,7 +65,7 @@ RETRY_HELD_MAX_S = 2.5
 """Longest time until the core tries a held request again: it does so every half second, sometimes a second late."""
 END_S = 120.0
 HOLDING = HoldingSettings(wait_max_s=4.0, held_max=12, start_grace_s=1.0)
-RETRIES = RetrySettings(retries_max=2, first_byte_s=3.0, whole_answer_s=5.0)
+RETRIES = RetrySettings(retries_max=2, first_byte_s=3.0, whole_answer_s=20.0)
 LIVENESS = LivenessSettings(degraded_after_s=3.5, offline_after_s=6.0, quarantine_s=2.0)
 FAILURES_BEFORE_FIRST_BYTE = {
     NodeBehavior.REFUSES: FailureKind.CONNECT,
@@ -75,6 +76,12 @@ FAILURES_BEFORE_FIRST_BYTE = {
     NodeBehavior.MISSING: FailureKind.MODEL_MISSING,
     NodeBehavior.UNAUTHORIZED: FailureKind.UNAUTHORIZED,
 }
+STRIKES = (FailureKind.SERVER_ERROR, FailureKind.TRUNCATED, FailureKind.STALLED, FailureKind.FIRST_BYTE_TIMEOUT)
+"""What a node may do because of the request: after a few of these a client may get an error."""
+POISON_CRASHES_MIN = 3
+"""Two engines that die under a request are no proof against the request."""
+CRASHES_MAX = len(NODES)
+"""A request that crashes its nodes is stopped by evidence, or when it has tried each node once."""
 FAILURES_MIDSTREAM = {
     NodeBehavior.RESETS_MIDSTREAM: FailureKind.RESET,
     NodeBehavior.TRUNCATES: FailureKind.TRUNCATED,
@@ -135,11 +142,15 @@ class Client:
     arrived_at: float = 0.0
     end: Outcome | None = None
     has_left: bool = False
-    crashed_nodes: set[str] = field(default_factory=set)
-    """Nodes that crashed while processing this request."""
     attempt: SimAttempt | None = None
     startable_since: float | None = None
     dispatches: int = 0
+    strikes: int = 0
+    """Failed attempts for which the request itself may be the reason."""
+    crashes: int = 0
+    """Attempts that ended because the connection was lost."""
+    failed_attempt: int = 0
+    """The newest attempt that was counted as failed: a later row may name it again."""
     refusal: str = ""
 
 
@@ -243,6 +254,8 @@ class FaultWorld:
             boot = f"{node.name}-{node.boot}"
             self._die(now, node)
             self._feed(NodeLeft(now, NodeId(node.name), boot))
+        elif change.what == "resized":
+            node.slots = change.slots
         elif change.what == "drains":
             node.is_draining = node.is_alive
         elif change.what == "pauses":
@@ -309,14 +322,13 @@ class FaultWorld:
                 if behavior in FAILURES_MIDSTREAM
                 else wanted.tokens
             )
+            first_s = pace if wanted.is_stream else pace * stop
             self._later(
-                now + pace, lambda now: self._write(now, client, attempt, pace, max(stop, client.received), behavior)
+                now + first_s, lambda now: self._write(now, client, attempt, pace, max(stop, client.received), behavior)
             )
 
     def _crash(self, now: float, client: Client, attempt: SimAttempt) -> None:
         """The node crashes while processing this request."""
-        if attempt.is_open:
-            client.crashed_nodes.add(attempt.node)
         self._fail(now, client, attempt, FailureKind.RESET)
 
     def _write(
@@ -353,7 +365,7 @@ class FaultWorld:
         forwarded = client.received if client.request.is_stream else 0
         continuation_kinds = frozenset({"llamacpp"}) if forwarded and client.request.may_continue else frozenset[str]()
         retry_after_s = 1.0 if kind is FailureKind.BUSY else None
-        is_crash = kind in (FailureKind.RESET, FailureKind.CLOSED) and not forwarded
+        is_crash = kind in (FailureKind.RESET, FailureKind.CLOSED)
         fingerprint = client.request.number + 1 if is_crash else 0
         failure = Failure(
             kind=kind,
@@ -446,22 +458,16 @@ class FaultWorld:
 
     def _check_held(self, now: float) -> None:
         """No request stays held while a node could take it, for longer than until the core tries it again."""
+        core = self.core
+        needless = dict(held_needlessly(core.live_requests, core.waiting, core.scheduler, now))
         for request_id, client in self._clients.items():
-            live_request = self.core.live_requests.get(request_id)
-            if live_request is None or live_request.state.value != "held" or live_request.needs_budget:
-                client.startable_since = None
-                continue
-            decisions = [
-                self.core.scheduler.decide(live_request.request, model, now, live_request.tried)
-                for model in live_request.models
-            ]
-            if not any(decision.chosen is not None and not decision.is_panic for decision in decisions):
+            if request_id not in needless:
                 client.startable_since = None
             elif client.startable_since is None:
                 client.startable_since = now
             elif now - max(client.startable_since, self._asleep_until) > RETRY_HELD_MAX_S:
                 raise InvariantViolated(
-                    f"{request_id} is held although {decisions[0].chosen} can take it"
+                    f"{request_id} is held although {needless[request_id]} can take it"
                     f" since {client.startable_since:.2f}"
                 )
 
@@ -469,13 +475,19 @@ class FaultWorld:
         client = self._clients[record.request.id]
         if client.end is not None:
             raise InvariantViolated(f"{record.request.id} ended twice: {client.end.value}, then {record.outcome.value}")
+        attempt = record.attempt
+        failed = attempt.failure if attempt is not None else None
+        if attempt is not None and failed is not None and attempt.number > client.failed_attempt:
+            client.failed_attempt = attempt.number
+            client.strikes += failed.kind in STRIKES
+            client.crashes += failed.kind in (FailureKind.RESET, FailureKind.CLOSED)
         if record.outcome is Outcome.RETRIED:
             return
         client.end = record.outcome
         if client.attempt is not None:
             client.attempt.is_open = False
-        if len(client.crashed_nodes) > 2:
-            raise InvariantViolated(f"{record.request.id} crashed {len(client.crashed_nodes)} nodes")
+        if client.crashes > CRASHES_MAX:
+            raise InvariantViolated(f"{record.request.id} was sent on after {client.crashes - 1} crashes")
         is_complete = client.received == client.request.tokens
         if record.outcome is Outcome.COMPLETED and not is_complete:
             raise InvariantViolated(
@@ -487,9 +499,8 @@ class FaultWorld:
     def _check_failure_is_justified(self, now: float, record: Record, client: Client) -> None:
         """A client gets an error only if the fleet could not have served its request."""
         wanted, attempt = client.request, record.attempt
-        strikes = record.retries + 1
         failure = attempt.failure if attempt is not None else None
-        waited_out = now - client.arrived_at >= HOLDING.wait_max_s - 1e-6
+        waited_out = record.held_s >= HOLDING.wait_max_s - 1e-6
         is_over_time = wanted.patience_s is not None and now - client.arrived_at >= wanted.patience_s - 1e-6
         is_rejected_by_node = attempt is not None and failure is None
         tried = {*record.excluded, *((attempt.node_id,) if attempt is not None else ())}
@@ -499,8 +510,9 @@ class FaultWorld:
             is_over_time,
             is_rejected_by_node,
             wanted.is_poison,
-            strikes > RETRIES.retries_max,
-            client.refusal in ("poison_suspected", "queue_full", "tenant_share", "deadline_passed"),
+            client.strikes > RETRIES.retries_max,
+            client.refusal in ("queue_full", "tenant_share", "deadline_passed"),
+            client.refusal == "poison_suspected" and client.crashes >= POISON_CRASHES_MIN,
             record.outcome is Outcome.FAILED_MIDSTREAM and not wanted.may_continue,
             self._capable_nodes(record) <= tried,
         )

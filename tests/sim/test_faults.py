@@ -73,9 +73,11 @@ class TriesForEver(Dispatcher):
     def _retry(
         self, live_request: LiveRequest, attempt: object, failure: Failure, at: float, out: list[Command]
     ) -> None:
-        live_request.crashes = 0
         super()._retry(live_request, attempt, failure, at, out)  # type: ignore[arg-type]
-        live_request.crashes = 0
+        live_request.tried = ()
+
+    def _is_poisonous(self, live_request: LiveRequest, attempt: object, failure: Failure, at: float) -> bool:
+        return False
 
 
 @pytest.mark.parametrize(

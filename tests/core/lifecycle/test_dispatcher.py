@@ -97,15 +97,6 @@ def test_gives_up_after_the_allowed_retries_with_the_last_failure() -> None:
     assert world.rows() == [Outcome.RETRIED, Outcome.FAILED]
 
 
-def test_request_at_which_two_nodes_closed_the_connection_is_not_sent_to_a_third() -> None:
-    world = a_world(retries=RetrySettings(retries_max=5))
-    world.receives(*(a_report(name, [a_model_info(loaded=True)]) for name in ("a", "b", "c")))
-    world.arrives()
-    assert dispatches(world.fails(attempt=1, kind=FailureKind.RESET)) == [("r1", "b", 2)]
-    commands = world.fails(attempt=2, kind=FailureKind.CLOSED)
-    assert [c.refusal.code for c in commands if isinstance(c, Refuse)] == ["poison_suspected"]
-
-
 def test_interrupted_stream_is_continued_by_an_engine_that_supports_it() -> None:
     world = a_world()
     others = a_model_info(loaded=True, engine=an_engine(kind="llamacpp"))

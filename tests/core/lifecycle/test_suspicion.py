@@ -5,14 +5,15 @@ from __future__ import annotations
 import pytest
 
 from builders import World, a_model_info, a_report, a_world
+from herd.core.lifecycle.holding import HoldingSettings
 from herd.core.lifecycle.placement import SLOW_START_S
 from herd.core.lifecycle.poison_requests import BLOCKED_S
 from herd.core.lifecycle.retries import RetrySettings
-from herd.core.state.commands import Dispatch, Hold, Refuse
+from herd.core.state.commands import Command, Dispatch, Hold, Record, Refuse
 from herd.core.state.events import AttemptFailed, NodeLeft, Ticked
 from herd.core.state.fleet import Liveness, NodeId
 from herd.core.state.liveness import HEARTBEATS_TO_TRUST, TRIAL_S, UNAUTHORIZED_S
-from herd.core.state.request import Failure, FailureKind, RequestId
+from herd.core.state.request import Failure, FailureKind, Outcome, RequestId
 
 
 def two_nodes(slots: int = 4, **settings: object) -> World:
@@ -196,28 +197,84 @@ def test_node_that_refuses_connections_is_tried_again_after_a_heartbeat() -> Non
 # --- budget ---
 
 
-def test_retries_beyond_the_budget_wait_and_are_not_lost() -> None:
-    world = a_world(retries=RetrySettings(budget_share=0.2, budget_min=1, retries_max=5))
-    for name in ("alpha", "beta", "gamma"):
-        world.receives(a_report(name, [a_model_info(loaded=True, slots=8)]))
-    for number in range(6):
+def test_a_retry_gets_a_free_slot_whatever_the_budget_and_nothing_waits() -> None:
+    """Four nodes with sixteen slots, one of which fails always; long answers."""
+    world = a_world(retries=RetrySettings(budget_share=0.0, budget_min=0))
+    names = ("alpha", "beta", "gamma", "delta")
+    beat(world, *names, slots=16)
+    for number in range(24):
         world.arrives(f"r{number}")
-    for number in range(6):
-        world.fails(f"r{number}", 1, FailureKind.SERVER_ERROR)
-    places = [place_of(world, f"r{number}") for number in range(6)]
-    running = [number for number, place in enumerate(places) if place != "held"]
-    assert len(running) == 1 and len(world.dispatcher.retrying) == 1
-    while running:
-        for number in running:
-            world.finishes(f"r{number}", 2)
-        pass_time(world, 0.5, "alpha", "beta", "gamma", slots=8)
-        running = [
-            n
-            for n in range(6)
-            if RequestId(f"r{n}") in world.dispatcher.live_requests and place_of(world, f"r{n}") != "held"
-        ]
-        assert len(running) <= 1
-    assert not world.dispatcher.live_requests and not [c for c in world.commands if isinstance(c, Refuse)]
+    for _ in range(90):
+        pass_time(world, 0.5, *names, slots=16)
+        for live_request in list(world.dispatcher.live_requests.values()):
+            attempt = live_request.attempt
+            if attempt is not None and attempt.node_id == "alpha":
+                world.fails(live_request.request.id, attempt.number, FailureKind.SERVER_ERROR)
+        assert not world.dispatcher.waiting
+    for live_request in list(world.dispatcher.live_requests.values()):
+        world.finishes(live_request.request.id, live_request.attempts)
+    rows = [c for c in world.commands if isinstance(c, Record) and c.outcome is not Outcome.RETRIED]
+    assert [(row.outcome, row.held_s) for row in rows] == [(Outcome.COMPLETED, 0.0)] * 24
+    assert any(row.retries for row in rows) and not [c for c in world.commands if isinstance(c, Hold | Refuse)]
+
+
+def test_retries_beyond_the_budget_do_not_queue_while_all_slots_are_busy_and_none_is_lost() -> None:
+    world = a_world(retries=RetrySettings(budget_share=0.0, budget_min=0, retries_max=5))
+    beat(world, "alpha", "beta", slots=1)
+    for request_id in ("r1", "r2"):
+        world.arrives(request_id)
+    failed = "r1" if place_of(world, "r1") == "alpha" else "r2"
+    world.arrives("r3")
+    world.fails(failed, 1, FailureKind.SERVER_ERROR)
+    assert place_of(world, failed) == "held" and len(world.dispatcher.live_requests) == 3
+    pass_time(world, HoldingSettings().wait_max_s + 1.0, "alpha", "beta", slots=1)
+    assert place_of(world, failed) == "pending", "after the longest wait for a node it queues like any other request"
+    for request_id in {"r1", "r2", "r3"} - {failed}:
+        world.finishes(request_id)
+    world.now += 2.0
+    world.finishes(failed, 2)
+    row = [c for c in world.commands if isinstance(c, Record)][-1]
+    assert row.outcome is Outcome.COMPLETED and row.held_s >= HoldingSettings().wait_max_s
+
+
+def test_a_lost_node_is_no_strike() -> None:
+    world = a_world(retries=RetrySettings(retries_max=1))
+    names = [f"n{number}" for number in range(6)]
+    beat(world, *names)
+    world.arrives("r1")
+    for attempt, kind in enumerate((FailureKind.RESET, FailureKind.CLOSED, FailureKind.NODE_LOST, FailureKind.BUSY), 1):
+        forwarded = 100 * attempt
+        world.fails("r1", attempt, kind, forwarded=forwarded, continuation_kinds=frozenset({"ollama"}))
+    assert place_of(world, "r1") in names
+    world.finishes("r1", 5)
+    assert world.rows("r1") == [Outcome.RETRIED] * 4 + [Outcome.COMPLETED]
+
+
+def test_a_request_that_ran_longer_than_the_hold_may_still_wait_for_a_node() -> None:
+    world = two_nodes()
+    world.arrives("r1")
+    place = place_of(world, "r1")
+    other = "beta" if place == "alpha" else "alpha"
+    pass_time(world, 2 * HoldingSettings().wait_max_s, place)
+    world.fails("r1", 1, FailureKind.RESET)
+    assert place_of(world, "r1") == "held"
+    beat(world, other)
+    assert place_of(world, "r1") == other
+
+
+def test_a_queued_request_is_refused_after_the_limit_and_a_running_one_never() -> None:
+    world = a_world(holding=HoldingSettings(queue_max_s=60.0))
+    beat(world, "alpha", slots=1)
+    world.arrives("r1", stream=True)
+    world.first_byte("r1")
+    world.arrives("r2")
+    pass_time(world, 59.0, "alpha", slots=1)
+    assert place_of(world, "r2") == "pending"
+    pass_time(world, 2.0, "alpha", slots=1)
+    [refused] = [c for c in world.commands if isinstance(c, Refuse)]
+    assert (refused.request_id, refused.refusal.status, refused.refusal.code) == ("r2", 503, "queue_timeout")
+    assert refused.refusal.retry_after_s and "FLEET_QUEUE_MAX_SECONDS" in refused.refusal.message
+    assert place_of(world, "r1") == "alpha" and world.rows("r2") == [Outcome.REJECTED]
 
 
 def test_requests_of_a_lost_node_move_at_once_without_the_budget() -> None:
@@ -260,19 +317,66 @@ def test_no_other_node_is_tried_that_could_not_answer_before_the_deadline() -> N
 # --- poison ---
 
 
-def test_request_that_crashed_two_nodes_is_refused_for_ten_minutes_and_counts_half_against_them() -> None:
+def crashes(world: World, request_id: str, attempt: int, forwarded: int = 0) -> list[Command]:
+    kinds = frozenset({"ollama"})
+    failure = Failure(kind=FailureKind.RESET, fingerprint=77, bytes_forwarded=forwarded, continuation_kinds=kinds)
+    return world.feed(AttemptFailed(world.now, RequestId(request_id), attempt, failure))
+
+
+@pytest.mark.parametrize("forwarded", [0, 700])
+def test_two_engines_that_die_under_a_request_are_no_proof_and_the_third_answers(forwarded: int) -> None:
+    world = two_nodes()
+    beat(world, "gamma")
+    world.arrives("r1")
+    crashes(world, "r1", 1, forwarded)
+    world.now += 0.8
+    crashes(world, "r1", 2, forwarded)
+    world.finishes("r1", 3)
+    assert world.rows("r1")[-1] is Outcome.COMPLETED and not len(world.dispatcher.poisons)
+
+
+@pytest.mark.parametrize("forwarded", [0, 700])
+def test_request_at_which_three_engines_died_alone_is_refused_for_ten_minutes_and_says_so(forwarded: int) -> None:
+    world = two_nodes()
+    beat(world, "gamma", "delta")
+    world.arrives("r1")
+    for attempt in (1, 2, 3):
+        commands = crashes(world, "r1", attempt, forwarded)
+    [ended] = [c.refusal for c in commands if isinstance(c, Refuse)]
+    assert (ended.code, ended.status, ended.retry_after_s) == ("poison_suspected", 502, BLOCKED_S)
+    assert "10 min" in ended.message
+    assert not any(world.dispatcher.liveness._records[pair].failed_at for pair in world.dispatcher.liveness._records)
+    world.now += 60.0
+    beat(world, "alpha", "beta", "gamma", "delta")
+    [refused] = [c for c in world.arrives("r2", fingerprint=77) if isinstance(c, Refuse)]
+    assert refused.refusal.code == "poison_suspected" and refused.refusal.retry_after_s == BLOCKED_S - 60.0
+    assert isinstance(world.arrives("r3", fingerprint=78)[0], Dispatch)
+    pass_time(world, BLOCKED_S, "alpha", "beta", "gamma", "delta")
+    assert isinstance(world.arrives("r4", fingerprint=77)[0], Dispatch)
+
+
+def test_a_request_that_got_further_each_time_is_not_poisonous() -> None:
+    world = a_world()
+    names = [f"n{number}" for number in range(8)]
+    beat(world, *names)
+    world.arrives("r1")
+    for attempt in range(1, 8):
+        crashes(world, "r1", attempt, forwarded=100 * attempt)
+    world.finishes("r1", 8)
+    assert world.rows("r1")[-1] is Outcome.COMPLETED
+
+
+def test_evidence_of_several_requests_with_the_same_body_adds_up() -> None:
     world = two_nodes()
     world.arrives("r1")
     for attempt in (1, 2):
-        failure = Failure(kind=FailureKind.RESET, fingerprint=77)
-        commands = world.feed(AttemptFailed(world.now, RequestId("r1"), attempt, failure))
-    assert [c.refusal.code for c in commands if isinstance(c, Refuse)] == ["poison_suspected"]
-    assert not any(world.dispatcher.liveness._records[pair].failed_at for pair in world.dispatcher.liveness._records)
-    [refused] = [c for c in world.arrives("r2", fingerprint=77) if isinstance(c, Refuse)]
-    assert refused.refusal.code == "poison_suspected" and refused.refusal.status == 502
-    assert isinstance(world.arrives("r3", fingerprint=78)[0], Dispatch)
-    pass_time(world, BLOCKED_S, "alpha", "beta")
-    assert isinstance(world.arrives("r4", fingerprint=77)[0], Dispatch)
+        crashes(world, "r1", attempt)
+    world.now += 5.0
+    world.arrives("r2", fingerprint=77)
+    crashes(world, "r2", 1)
+    crashes(world, "r2", 2)
+    [refused] = [c for c in world.arrives("r3", fingerprint=77) if isinstance(c, Refuse)]
+    assert refused.refusal.code == "poison_suspected"
 
 
 # --- alarms ---

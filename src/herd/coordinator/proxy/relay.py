@@ -29,6 +29,7 @@ from herd.coordinator.proxy.wait_comments import WaitNotice
 from herd.coordinator.upstream import forwarded_headers
 from herd.coordinator.upstream.connection import UpstreamRequest
 from herd.coordinator.upstream.contract import UpstreamSink
+from herd.core.lifecycle.poison_requests import is_crash
 from herd.core.state.commands import Abort, Dispatch, Hold, Refuse
 from herd.core.state.events import AnswerRepaired, AttemptFailed, AttemptFinished, ClientLeft, FirstByte
 from herd.core.state.request import Counters, Failure, FailureKind, RequestId
@@ -397,13 +398,12 @@ class Relay:
         if self._step == _ENDED:
             return
         self._step = _OPEN if self._client.forwarded_bytes else _IDLE
-        is_crash = failure.kind in (FailureKind.RESET, FailureKind.CLOSED) and not self._client.forwarded_bytes
         failure = replace(
             failure,
             bytes_forwarded=self._client.forwarded_bytes,
             status=self._status or None,
             continuation_kinds=self._client.continuation_kinds(self._dispatch.fallback or self._parsed.model),
-            fingerprint=hash(self._parsed.body) if is_crash else 0,
+            fingerprint=hash(self._parsed.body) if is_crash(failure) else 0,
         )
         driver = self._dependencies.driver
         driver.feed(AttemptFailed(driver.now(), self._request_id, self._dispatch.attempt, failure))

@@ -11,12 +11,13 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 from herd.core.context.windows import need_tokens, was_truncated
+from herd.core.lifecycle import invariants
 from herd.core.lifecycle.admission import can_waiting_help, last_failure
 from herd.core.lifecycle.dispatcher_parts import DispatcherParts, DispatcherSettings
 from herd.core.lifecycle.fleet_updates import FleetUpdates
 from herd.core.lifecycle.placement import Placement, record
-from herd.core.lifecycle.poison_requests import PoisonRequests
-from herd.core.lifecycle.retries import CRASHES_MAX, STRIKE_FREE, is_crash, may_retry, needs_budget
+from herd.core.lifecycle.poison_requests import BLOCKED_S, PoisonRequests, crash_weight, is_crash
+from herd.core.lifecycle.retries import is_strike, may_retry, needs_budget
 from herd.core.state import refusals
 from herd.core.state.commands import Abort, Alarm, Command
 from herd.core.state.events import (
@@ -44,8 +45,6 @@ Step: TypeAlias = "Callable[..., None]"
 
 AUDIT_EVERY_S = 60.0
 """How often the invariants are checked."""
-OVERDUE_MAX_S = 60.0
-"""A dispatched request that is this far past its time limit was missed by the sweep: a bug."""
 
 SWEEP_EVERY_S = 0.5
 """Deadlines are seconds to minutes; checking all live requests twice a second is cheaper than a timer for each."""
@@ -105,14 +104,7 @@ class Dispatcher:
 
     def problems(self) -> list[str]:
         """Violated invariants; empty when the state is consistent. Tests call this after every event."""
-        found = self.waiting.problems(self.live_requests)
-        if self.retrying != {
-            live_request.request.id
-            for live_request in self.live_requests.values()
-            if live_request.is_running and live_request.attempts > 1
-        }:
-            found.append("the set of running retries is wrong")
-        return found
+        return invariants.inconsistencies(self.live_requests, self.waiting, self.retrying)
 
     # --- a request arrives ---
 
@@ -120,7 +112,6 @@ class Dispatcher:
         request = event.request
         assert request.id not in self.live_requests
         live_request = LiveRequest(request=request, arrived_at=event.at, models=(request.model, *request.fallbacks))
-        live_request.hold_until = event.at + self.waiting.settings.wait_max_s
         self.live_requests[request.id] = live_request
         self.forecast.record_arrival(request, event.at)
         if self._windows is not None:
@@ -130,8 +121,9 @@ class Dispatcher:
         if self.is_draining:
             self.placement.refuse(live_request, Trigger.ARRIVED, event.at, refusals.DRAINING, out)
             return
-        if request.fingerprint and self.poisons.is_suspected(request.fingerprint, event.at):
-            self.placement.refuse(live_request, Trigger.ARRIVED, event.at, refusals.POISON_AGAIN, out)
+        if request.fingerprint and (blocked_s := self.poisons.blocked_s(request.fingerprint, event.at)):
+            refusal = refusals.poisonous(blocked_s, is_repeated=True)
+            self.placement.refuse(live_request, Trigger.ARRIVED, event.at, refusal, out)
             return
         self.placement.place(live_request, Trigger.ARRIVED, event.at, out)
 
@@ -162,6 +154,7 @@ class Dispatcher:
         node = self.fleet.node(attempt.node_id)
         if node is not None:
             self.liveness.record_success(node, attempt.model)
+        self.poisons.acquit(live_request.fingerprint or live_request.request.fingerprint)
         if event.status >= 400:
             # The node rejected the request, which is the client's mistake. The node's own answer was forwarded.
             error = f"the node answered {event.status}"
@@ -192,6 +185,7 @@ class Dispatcher:
         assert attempt is not None and live_request.is_running
         attempt.failure = failure
         node = self.fleet.node(attempt.node_id)
+        is_poisonous = self._is_poisonous(live_request, attempt, failure, now)
         if node is not None:
             self.liveness.record_failure(node, attempt.model, failure, now)
             if failure.kind is FailureKind.MODEL_MISSING:
@@ -203,11 +197,27 @@ class Dispatcher:
             final = record(live_request, now, Outcome.FAILED_MIDSTREAM, error=failure.description)
             self.placement.end(live_request, Trigger.FAILED_FINAL, now, final, out)
             return
+        if is_poisonous:
+            self._refuse_poisonous(live_request, attempt, now, out)
+            return
         self._retry(live_request, attempt, failure, now, out)
+
+    def _is_poisonous(self, live_request: LiveRequest, attempt: Attempt, failure: Failure, now: float) -> bool:
+        """Counts a crash as evidence against the request; True if it is proven now."""
+        if not is_crash(failure):
+            return False
+        live_request.fingerprint = failure.fingerprint
+        weight = crash_weight(attempt, self.waiting.queues, self.liveness)
+        return self.poisons.record_crash(failure.fingerprint, failure.bytes_forwarded, weight, now)
+
+    def _refuse_poisonous(self, live_request: LiveRequest, attempt: Attempt, now: float, out: list[Command]) -> None:
+        for node_id in {*live_request.tried, attempt.node_id}:
+            self.liveness.reduce_penalty(node_id, attempt.model)
+        self.placement.refuse(live_request, Trigger.FAILED_FINAL, now, refusals.poisonous(BLOCKED_S), out)
 
     def _can_continue(self, live_request: LiveRequest, attempt: Attempt, failure: Failure, now: float) -> bool:
         """Whether another node can continue the answer, now or soon."""
-        if not failure.continuation_kinds or self.is_draining:
+        if not failure.continuation_kinds:
             return False
         live_request.request.continuation_kinds = failure.continuation_kinds
         node = self.fleet.node(attempt.node_id)
@@ -234,23 +244,15 @@ class Dispatcher:
         if failure.kind is FailureKind.WINDOW and self._adopt_counted_prompt(live_request, failure):
             live_request.strikes += 1
         elif failure.kind is not FailureKind.CONNECT:
-            live_request.strikes += failure.kind not in STRIKE_FREE
+            live_request.strikes += is_strike(failure)
+            live_request.held_used_s = 0.0
             live_request.tried = (*live_request.tried, attempt.node_id)
-        live_request.crashes += is_crash(failure)
-        if live_request.crashes >= CRASHES_MAX:
-            self.poisons.suspect(failure.fingerprint, now)
-            for node_id in live_request.tried:
-                self.liveness.reduce_penalty(node_id, attempt.model)
-            self.placement.refuse(live_request, Trigger.FAILED_FINAL, now, refusals.POISON, out)
-            return
         if not may_retry(self.settings.retries, failure, live_request.strikes):
             self.placement.refuse(live_request, Trigger.FAILED_FINAL, now, refusals.after_failure(failure), out)
             return
         out.append(record(live_request, now, Outcome.RETRIED, error=failure.description))
         self.placement.leave(live_request, now, out)
         live_request.needs_budget = needs_budget(failure, live_request.attempts)
-        if live_request.needs_budget:
-            live_request.hold_until = max(live_request.hold_until, now + self.waiting.settings.wait_max_s)
         self.placement.place(live_request, Trigger.FAILED_RETRY, now, out)
 
     def _handle_client_left(self, event: ClientLeft, out: list[Command]) -> None:
@@ -351,7 +353,7 @@ class Dispatcher:
         self._retry_held(event.at, out)
         if event.at - self._audited_at >= AUDIT_EVERY_S:
             self._audited_at = event.at
-            out += [Alarm(problem) for problem in (*self.problems(), *self._overdue(event.at))]
+            out += [Alarm(problem) for problem in (*self.problems(), *invariants.overdue(self.live_requests, event.at))]
 
     def _process_was_paused(self, gap_s: float) -> None:
         """This process did not run for `gap_s`: silent nodes and unread answers of that time are not the nodes'
@@ -359,15 +361,6 @@ class Dispatcher:
         self.liveness.process_was_paused(self.fleet, gap_s)
         for live_request in self.live_requests.values():
             live_request.first_byte_deadline_at += gap_s
-
-    def _overdue(self, now: float) -> list[str]:
-        """Attempts that should have timed out long ago, which the sweep has missed."""
-        return [
-            f"request {live_request.request.id} should have timed out {overdue_s:.0f} s ago"
-            for live_request in self.live_requests.values()
-            if live_request.state is RequestState.DISPATCHED
-            and (overdue_s := now - live_request.first_byte_deadline_at) > OVERDUE_MAX_S
-        ]
 
     def _check_deadlines(self, live_request: LiveRequest, now: float, out: list[Command]) -> None:
         deadline_at = live_request.request.deadline_at
@@ -384,8 +377,11 @@ class Dispatcher:
         elif live_request.is_waiting and deadline_at is not None and now >= deadline_at:
             self.placement.refuse(live_request, Trigger.DEADLINE, now, refusals.too_late(live_request.decision), out)
         elif live_request.state is RequestState.HELD and now >= live_request.hold_until:
-            refusal = last_failure(live_request) or refusals.unavailable(live_request.request, live_request.decision)
-            self.placement.refuse(live_request, Trigger.HOLD_TIMEOUT, now, refusal, out)
+            self._end_held(live_request, now, out)
+        elif live_request.state is RequestState.PENDING and self.waiting.is_overdue(live_request, now):
+            waited_s = self.waiting.settings.queue_max_s
+            refusal = refusals.queued_too_long(waited_s, live_request.decision)
+            self.placement.refuse(live_request, Trigger.QUEUE_TIMEOUT, now, refusal, out)
         elif (
             live_request.state is RequestState.DISPATCHED
             and now >= live_request.first_byte_deadline_at
@@ -394,3 +390,13 @@ class Dispatcher:
             waited_s = now - live_request.attempt.started_at
             late = Failure(kind=FailureKind.FIRST_BYTE_TIMEOUT, detail=f"no first byte within {waited_s:.0f} s")
             self._end_failed_attempt(live_request, late, now, out)
+
+    def _end_held(self, live_request: LiveRequest, now: float, out: list[Command]) -> None:
+        """The longest wait for any node is over. A node that could take the request by now is asked once more."""
+        self.waiting.leave(live_request)
+        before = len(out)
+        self.placement.place(live_request, Trigger.RETRIED_HELD, now, out)
+        if live_request.state is RequestState.HELD:
+            del out[before:]
+            refusal = last_failure(live_request) or refusals.unavailable(live_request.request, live_request.decision)
+            self.placement.refuse(live_request, Trigger.HOLD_TIMEOUT, now, refusal, out)

@@ -23,6 +23,14 @@ class HoldingSettings:
             "help": "Seconds a request waits for a node before it is answered with 503.",
         },
     )
+    queue_max_s: float = field(
+        default=600.0,
+        metadata={
+            "env": "FLEET_QUEUE_MAX_SECONDS",
+            "min": 1.0,
+            "help": "Seconds a request waits for busy slots before it is answered with 503 and Retry-After.",
+        },
+    )
     held_max: int = field(
         default=512,
         metadata={"env": "FLEET_HOLD_MAX_REQUESTS", "help": "Maximum number of waiting requests, held or queued."},

@@ -51,17 +51,19 @@ class Placement:
 
     def place(self, live_request: LiveRequest, trigger: Trigger, now: float, out: list[Command]) -> None:
         """Finds a node for the requested model, or for one of its fallbacks; else holds or refuses the request."""
-        running = len(self.live_requests) - len(self._waiting)
-        if live_request.needs_budget and not has_budget(self._settings.retries, len(self.retrying), running):
-            self._hold(live_request, trigger, "too many retries are running", out)
-            return
+        if live_request.state is not RequestState.HELD:
+            live_request.hold_until = now + max(0.0, self._waiting.settings.wait_max_s - live_request.held_used_s)
         first_decision: Decision | None = None
         if live_request.request.prefix and not live_request.request.digest:
             live_request.request.digest = self._digest_of_conversation(live_request.request)
         for model in live_request.models:
             decision = self._scheduler.decide(live_request.request, model, now, live_request.tried)
             if decision.chosen is not None:
-                self._accept(live_request, decision, trigger, now, out)
+                if self._is_over_budget(live_request, decision, now):
+                    live_request.decision = decision
+                    self._hold(live_request, trigger, "too many retries are running", now, out)
+                else:
+                    self._accept(live_request, decision, trigger, now, out)
                 return
             first_decision = first_decision or decision
         substitute_model = (
@@ -80,7 +82,20 @@ class Placement:
         if refusal is not None:
             self.refuse(live_request, trigger, now, refusal, out)
             return
-        self._hold(live_request, trigger, refusals.reasons(live_request.decision), out)
+        self._hold(live_request, trigger, refusals.reasons(live_request.decision), now, out)
+
+    def _is_over_budget(self, live_request: LiveRequest, decision: Decision, now: float) -> bool:
+        """Whether the retry must not queue now: all slots are busy, and too many retries run.
+
+        A free slot is never denied to a retry, and after the longest wait for a node it queues like any other request.
+        """
+        if not live_request.needs_budget or now >= live_request.hold_until:
+            return False
+        if has_budget(self._settings.retries, len(self.retrying), len(self.live_requests) - len(self._waiting)):
+            return False
+        return not any(
+            self._is_slot_free(self._fleet.nodes[scored.node_id], decision.model, now) for scored in decision.scored
+        )
 
     def _digest_of_conversation(self, request: Request) -> str:
         """The model's digest on the node with the longest cached prefix of this conversation. Empty if all nodes have
@@ -116,6 +131,8 @@ class Placement:
         if (refusal := self._waiting.refusal_for(live_request, now)) is not None:
             self.refuse(live_request, trigger, now, refusal, out)
             return
+        self._begin_wait(live_request, now)
+        self._end_hold(live_request, now)
         live_request.move(trigger, RequestState.PENDING)
         position = self._waiting.enqueue(live_request, node_id, live_request.model)
         out.append(Hold(live_request.request.id, position, f"waiting for a free slot on {node_id}"))
@@ -126,10 +143,11 @@ class Placement:
 
     def _has_slot(self, node: Node, live_request: LiveRequest, now: float) -> bool:
         """An INFO request needs no slot. Any other request needs a free slot and no queue before it."""
-        queue = self._waiting.queues.of_node(node.id).get(live_request.model)
-        if queue is None or live_request.request.kind is RequestKind.INFO:
-            return True
-        return not queue.pending and len(queue.in_flight) < self.slots(node, live_request.model, now)
+        return live_request.request.kind is RequestKind.INFO or self._is_slot_free(node, live_request.model, now)
+
+    def _is_slot_free(self, node: Node, model: ModelName, now: float) -> bool:
+        queue = self._waiting.queues.of_node(node.id).get(model)
+        return queue is None or (not queue.pending and len(queue.in_flight) < self.slots(node, model, now))
 
     def slots(self, node: Node, model: ModelName, now: float) -> int:
         """How many requests may run there now: few at first after an absence, while other nodes have the model too."""
@@ -144,6 +162,10 @@ class Placement:
         assert decision is not None
         model_info = node.report.models[decision.model]
         live_request.attempts += 1
+        self._end_hold(live_request, now)
+        if live_request.waiting_since is not None:
+            live_request.waited_s += now - live_request.waiting_since
+            live_request.waiting_since = None
         live_request.move(trigger, RequestState.DISPATCHED)
         live_request.attempt = Attempt(
             number=live_request.attempts, node_id=node.id, model=decision.model, started_at=now
@@ -212,9 +234,22 @@ class Placement:
             return max_timeout_s
         return predicted_timeout_s(max_timeout_s, expected_s["load"] + expected_s["wait"], expected_s["prefill"])
 
-    def _hold(self, live_request: LiveRequest, trigger: Trigger, reason: str, out: list[Command]) -> None:
+    def _hold(self, live_request: LiveRequest, trigger: Trigger, reason: str, now: float, out: list[Command]) -> None:
+        self._begin_wait(live_request, now)
+        if live_request.state is not RequestState.HELD:
+            live_request.held_since = now
         live_request.move(trigger, RequestState.HELD)
         out.append(Hold(live_request.request.id, self._waiting.hold(live_request), reason))
+
+    @staticmethod
+    def _begin_wait(live_request: LiveRequest, now: float) -> None:
+        if live_request.waiting_since is None:
+            live_request.waiting_since = now
+
+    @staticmethod
+    def _end_hold(live_request: LiveRequest, now: float) -> None:
+        if live_request.state is RequestState.HELD:
+            live_request.held_used_s += now - live_request.held_since
 
     # --- the end ---
 
@@ -291,7 +326,7 @@ def record(
     live_request: LiveRequest, now: float, outcome: Outcome, counters: Counters | None = None, error: str = ""
 ) -> Record:
     """The trace row of a request, or of an attempt that is retried."""
-    waited_until = live_request.dispatched_at if live_request.dispatched_at is not None else now
+    waiting_since = live_request.waiting_since if live_request.waiting_since is not None else now
     return Record(
         at=now,
         request=live_request.request,
@@ -306,7 +341,7 @@ def record(
         excluded=live_request.tried,
         error=error,
         first_byte_at=live_request.first_byte_at,
-        held_s=waited_until - live_request.arrived_at,
+        held_s=live_request.waited_s + now - waiting_since,
     )
 
 

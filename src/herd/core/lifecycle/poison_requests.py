@@ -1,31 +1,82 @@
-"""Remembers requests that seem to crash nodes, by a fingerprint, for ten minutes."""
+"""Decides which requests crash engines, from how their attempts ended, and remembers them for ten minutes.
+
+An engine that dies says nothing about the request that it processed: it may have run out of memory for another one, or
+somebody stopped it. So several engines must have died at the same place of the same request. A crash counts in full if
+the request was alone there and nothing else had failed there, else half.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from herd.bounded import BoundedDict
+from herd.core.state.liveness import LivenessTracker
+from herd.core.state.queues import Queues
+from herd.core.state.request import Attempt, Failure, FailureKind
 
 BLOCKED_S = 600.0
+"""How long a request is refused, and how long evidence counts."""
 FINGERPRINTS_MAX = 256
 """Most fingerprints; the oldest are dropped first."""
+PROOF = 6
+"""Weight at which a request is refused: three crashes that count in full."""
+ALONE_WEIGHT = 2
+COMPANY_WEIGHT = 1
+
+_CRASHES = (FailureKind.RESET, FailureKind.CLOSED)
+
+
+def is_crash(failure: Failure) -> bool:
+    """Whether the engine closed the connection, as it does when it dies."""
+    return failure.kind in _CRASHES
+
+
+def crash_weight(attempt: Attempt, queues: Queues, liveness: LivenessTracker) -> int:
+    """How much a crash says about the request. Called before the crash is counted against the node."""
+    running = sum(len(queue.in_flight) for queue in queues.of_node(attempt.node_id).values())
+    is_alone = attempt.is_alone and running <= 1
+    return ALONE_WEIGHT if is_alone and liveness.is_healthy(attempt.node_id, attempt.model) else COMPANY_WEIGHT
+
+
+@dataclass(slots=True)
+class _Evidence:
+    place_bytes: int
+    weight: int
+    until: float
 
 
 class PoisonRequests:
     """A fingerprint is a hash of the body, salted for each process; 0 means none."""
 
     def __init__(self) -> None:
-        self._until = BoundedDict[int, float](FINGERPRINTS_MAX)
+        self._evidence = BoundedDict[int, _Evidence](FINGERPRINTS_MAX)
 
     def __len__(self) -> int:
-        return len(self._until)
+        return len(self._evidence)
 
-    def suspect(self, fingerprint: int, now: float) -> None:
-        """Remembers a request at which two nodes closed the connection before a first byte."""
+    def record_crash(self, fingerprint: int, place_bytes: int, weight: int, now: float) -> bool:
+        """Adds a crash after `place_bytes` of the answer. Returns whether the request is now proven to cause it.
+
+        A crash at another place starts anew: the request got past the place of the earlier ones.
+        """
         if not fingerprint:
-            return
-        self._until[fingerprint] = now + BLOCKED_S
-        self._until.move_to_end(fingerprint)
+            return False
+        known = self._evidence.get(fingerprint)
+        if known is None or known.until <= now or known.place_bytes != place_bytes:
+            known = _Evidence(place_bytes, 0, 0.0)
+        known.weight += weight
+        known.until = now + BLOCKED_S
+        self._evidence[fingerprint] = known
+        self._evidence.move_to_end(fingerprint)
+        return known.weight >= PROOF
 
-    def is_suspected(self, fingerprint: int, now: float) -> bool:
-        for expired in [old for old, until in self._until.items() if until <= now]:
-            del self._until[expired]
-        return fingerprint in self._until
+    def acquit(self, fingerprint: int) -> None:
+        """An engine has answered the request."""
+        self._evidence.pop(fingerprint, None)
+
+    def blocked_s(self, fingerprint: int, now: float) -> float:
+        """For how long the request is still refused; 0 if it is not."""
+        for expired in [old for old, known in self._evidence.items() if known.until <= now]:
+            del self._evidence[expired]
+        known = self._evidence.get(fingerprint)
+        return known.until - now if known is not None and known.weight >= PROOF else 0.0

@@ -22,7 +22,7 @@ class RetrySettings:
             "env": "FLEET_RETRY_BUDGET_SHARE",
             "min": 0.0,
             "max": 1.0,
-            "help": "Maximum share of running requests that may be retries; further retries wait.",
+            "help": "Maximum share of running requests that may be retries; more wait while all slots are busy.",
         },
     )
     budget_min: int = field(
@@ -69,29 +69,30 @@ def first_byte_timeout_s(settings: RetrySettings, stream: bool, prompt_tokens: i
     return settings.first_byte_s + prompt_tokens / SLOW_PREFILL_TOKENS_PER_S + load_bytes / SLOW_LOAD_BYTES_PER_S
 
 
-CRASHES_MAX = 2
-"""A request is not retried after this number of nodes closed its connection before a first byte: it may crash nodes."""
+_STRIKES = (
+    FailureKind.SERVER_ERROR,
+    FailureKind.GARBAGE,
+    FailureKind.TRUNCATED,
+    FailureKind.STALLED,
+    FailureKind.FIRST_BYTE_TIMEOUT,
+    FailureKind.INTERNAL,
+)
 
-_CRASHES = (FailureKind.RESET, FailureKind.CLOSED)
 
+def is_strike(failure: Failure) -> bool:
+    """Whether the request may have caused the failure, so that it counts against the number of retries.
 
-def is_crash(failure: Failure) -> bool:
-    """Whether the node closed the connection before a first byte."""
-    return failure.kind in _CRASHES and not failure.bytes_forwarded
-
-
-STRIKE_FREE = (FailureKind.CANNOT_CONTINUE, FailureKind.WINDOW, FailureKind.UNSUPPORTED)
-"""Failures that do not count against the number of retries: nothing was generated, and the node is not at fault."""
+    A lost node, a busy one, and one that cannot serve the request say nothing about the request. Each node is tried
+    once, so their number is limited by the number of nodes.
+    """
+    return failure.kind in _STRIKES
 
 
 def may_retry(settings: RetrySettings, failure: Failure, strikes: int) -> bool:
-    """Whether nothing was forwarded or another node can continue, and the number of retries is not used up.
-
-    A refused connection costs nothing and does not count as a strike.
-    """
+    """Whether nothing was forwarded or another node can continue, and the number of retries is not used up."""
     if failure.bytes_forwarded and not failure.continuation_kinds:
         return False
-    return failure.kind is FailureKind.CONNECT or strikes <= settings.retries_max
+    return not is_strike(failure) or strikes <= settings.retries_max
 
 
 _LOST = (FailureKind.CONNECT, FailureKind.RESET, FailureKind.CLOSED, FailureKind.NODE_LOST)
@@ -100,8 +101,9 @@ _LOST = (FailureKind.CONNECT, FailureKind.RESET, FailureKind.CLOSED, FailureKind
 def needs_budget(failure: Failure, attempts: int) -> bool:
     """Whether the next attempt counts against the budget.
 
-    The budget prevents retries from overloading a slow fleet. The first retry after a lost node does not count: the
-    request only moves to another node and waits for a slot there like any other. A second failure, or a failure on a
+    The budget prevents retries from overloading a slow fleet: without a free slot, retries beyond it do not queue
+    before other requests. The first retry after a lost node does not count: the request only moves to another node
+    and waits for a slot there like any other. A second failure, or a failure on a
     node that is online, counts. An attempt that was not sent does not count.
     """
     if failure.kind is FailureKind.UNSUPPORTED:

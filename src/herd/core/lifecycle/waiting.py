@@ -63,6 +63,11 @@ class Waiting:
             return None
         return self.wait_estimate.with_retry_after(refusals.OVER_SHARE, own.requests, now)
 
+    def is_overdue(self, live_request: LiveRequest, now: float) -> bool:
+        """Whether it has waited for busy slots as long as the settings allow, since it last ran."""
+        since = live_request.waiting_since
+        return since is not None and now - since >= self.settings.queue_max_s
+
     def start(self, live_request: LiveRequest, node_id: NodeId, model: ModelName, now: float) -> Queue:
         """Lets the request occupy a slot."""
         assert live_request.queue is None
@@ -97,6 +102,12 @@ class Waiting:
             live_request.tried,
             live_request.request.kind,
             live_request.request.only_node,
+            live_request.request.continuation_kinds,
+            live_request.request.digest,
+            live_request.request.path,
+            live_request.request.special_fields,
+            (live_request.request.wanted_window_tokens or 0).bit_length(),
+            live_request.needs_budget,
         )
         return self.holding.add(live_request.request.id, live_request.request.tenant, conditions)
 

@@ -33,6 +33,7 @@ class Trigger(Enum):
     ARRIVED = "`RequestArrived`"
     RETRIED_HELD = "a heartbeat or a tick: held requests are tried again"
     HOLD_TIMEOUT = "the hold timeout (`FLEET_HOLD_MAX_SECONDS`)"
+    QUEUE_TIMEOUT = "the longest wait for busy slots (`FLEET_QUEUE_MAX_SECONDS`)"
     DRAIN = "`DrainStarted`"
     SLOT_FREE = "a slot of its node is free"
     SLOT_FREE_ELSEWHERE = "a slot of another node is free (rebalancing)"
@@ -65,6 +66,7 @@ TRANSITIONS: tuple[Transition, ...] = (
     Transition((RequestState.ARRIVED,), Trigger.ARRIVED, _PLACED, "`Dispatch`, `Hold`, or `Refuse` + `Record`"),
     Transition((RequestState.HELD,), Trigger.RETRIED_HELD, _PLACED, "`Dispatch`, `Hold`, or `Refuse` + `Record`"),
     Transition((RequestState.HELD,), Trigger.HOLD_TIMEOUT, _ENDED, "`Refuse`, `Record`"),
+    Transition((RequestState.PENDING,), Trigger.QUEUE_TIMEOUT, _ENDED, "`Refuse` with 503, `Record`"),
     Transition((RequestState.HELD,), Trigger.DRAIN, _ENDED, "`Refuse`, `Record`"),
     Transition((RequestState.PENDING,), Trigger.SLOT_FREE, (RequestState.DISPATCHED,), "`Dispatch`"),
     Transition((RequestState.PENDING,), Trigger.SLOT_FREE_ELSEWHERE, _PLACED, "`Dispatch` or `Hold`"),
@@ -108,16 +110,24 @@ class LiveRequest:
     attempt: Attempt | None = None
     attempts: int = 0
     strikes: int = 0
-    """Attempts that a node accepted and that then failed."""
-    crashes: int = 0
-    """Number of nodes that closed the connection before a first byte; after two, the request itself is suspected."""
+    """Failed attempts whose failure the request may have caused."""
+    fingerprint: int = 0
+    """A salted hash of its body, once a node closed the connection while it processed the request."""
     tried: tuple[NodeId, ...] = ()
     needs_budget: bool = False
-    """Its next attempt counts against the retry budget: the request waits while too many retries run."""
+    """Its next attempt counts against the retry budget: without a free slot it waits while too many retries run."""
     queue: Queue | None = None
     first_byte_deadline_at: float = 0.0
     """When the running attempt times out if it has no first byte by then."""
     hold_until: float = 0.0
+    """When the wait for any node ends; set when it begins. Waiting for a slot of a node does not count."""
+    held_since: float = 0.0
+    held_used_s: float = 0.0
+    """How much of the longest wait for any node it has used, since a node last accepted it."""
+    waiting_since: float | None = None
+    """Since when it is not running; None while it runs."""
+    waited_s: float = 0.0
+    """All its waits that have ended, before the first attempt and before later ones."""
     has_waited: bool = False
     """It was admitted to a queue once, so the share of its tenant is not checked again."""
     dispatched_at: float | None = None

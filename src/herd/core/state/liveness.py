@@ -105,6 +105,10 @@ class LivenessTracker:
         if record.half_failures % 2:
             record.failed_at.pop()
 
+    def is_healthy(self, node_id: NodeId, model: ModelName) -> bool:
+        """Whether nothing has failed there since the last success."""
+        return (node_id, model) not in self._records
+
     def clear_failures(self, node: Node) -> None:
         """Clears all failures of a node that has restarted."""
         node.unreachable_until, node.connect_failures, node.unauthorized_until = 0.0, 0, 0.0

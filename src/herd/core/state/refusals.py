@@ -16,17 +16,7 @@ FULL = Refusal(503, "queue_full", "too many requests are waiting already; try ag
 OVER_SHARE = Refusal(
     429, "tenant_share", "too many of your requests are waiting already (FLEET_HOLD_TENANT_SHARE); try again later"
 )
-POISON = Refusal(
-    502,
-    "poison_suspected",
-    "two nodes crashed or closed the connection while processing this request; it is not sent to a third node",
-)
-POISON_AGAIN = Refusal(
-    502,
-    "poison_suspected",
-    "within the last ten minutes, two nodes crashed or closed the connection while processing this same request; "
-    "change it, or try again later",
-)
+INTERNAL_ERROR = Refusal(500, "internal_error", "internal error; the coordinator's log has the details")
 RAN_TOO_LONG = Refusal(504, "deadline_passed", "the request's deadline passed while it was being answered")
 
 REASONS_MAX = 4
@@ -82,6 +72,27 @@ def unavailable(request: Request, decision: Decision | None) -> Refusal:
     return Refusal(503, "unavailable", f"no node can serve '{requested}' now: {reasons(decision)}", retry_after_s=5.0)
 
 
+def poisonous(blocked_s: float, is_repeated: bool = False) -> Refusal:
+    """502: engines crashed at the same place of this request. `blocked_s` is for how long it is refused."""
+    minutes = max(1, round(blocked_s / 60.0))
+    when = "before" if is_repeated else "while processing this request"
+    message = (
+        f"engines crashed at the same place of this same request {when}, each time without another cause; it is "
+        f"refused for {minutes} min: change it, or try again then"
+    )
+    return Refusal(502, "poison_suspected", message, retry_after_s=blocked_s)
+
+
+def queued_too_long(waited_s: float, decision: Decision | None) -> Refusal:
+    """503: every slot that the request could use was busy for the whole limit of the wait."""
+    where = f" on {decision.chosen}" if decision is not None and decision.chosen is not None else ""
+    message = (
+        f"the request waited {waited_s:.0f} s for a free slot{where}, which is the limit (FLEET_QUEUE_MAX_SECONDS); "
+        "try again later"
+    )
+    return Refusal(503, "queue_timeout", message)
+
+
 def too_late(decision: Decision | None) -> Refusal:
     """504: the request's deadline passed while it waited."""
     node_id = decision.chosen if decision is not None else None
@@ -111,6 +122,8 @@ def after_failure(failure: Failure) -> Refusal:
         return Refusal(400, "context_length_exceeded", message)
     if failure.kind is FailureKind.UNSUPPORTED:
         return Refusal(400, "unsupported_field", text)
+    if failure.kind is FailureKind.INTERNAL:
+        return INTERNAL_ERROR
     if failure.kind is FailureKind.MODEL_MISSING:
         return Refusal(404, "model_not_found", f"the model is no longer on the node that had it: {text}")
     return Refusal(502, "node_lost", f"the node failed: {text}")

@@ -97,6 +97,8 @@ class FailureKind(Enum):
     """The engine cannot continue an answer that another node has begun; not the node's fault."""
     WINDOW = "window"
     """The prompt does not fit into its context window; not the node's fault. The failure has the number of tokens."""
+    INTERNAL = "internal"
+    """An exception in the coordinator itself, which is a bug: not the node's fault."""
     UNSUPPORTED = "unsupported"
     """This kind of engine cannot serve the request, which was not sent; not the node's fault."""
 
@@ -119,7 +121,7 @@ class Failure:
     continuation_kinds: frozenset[str] = frozenset()
     """Kinds of engines that can continue the forwarded part of the answer; empty if none can."""
     fingerprint: int = 0
-    """A salted hash of the request's body, if the node closed the connection before a first byte."""
+    """A salted hash of the request's body, if the node closed the connection."""
     prompt_tokens: int = 0
     """The engine's token count of the prompt, if it refused the prompt as too long."""
 
@@ -131,8 +133,10 @@ class Failure:
 
     @property
     def is_nodes_fault(self) -> bool:
-        """False for a busy engine, a missing model, and a request that this engine or context window cannot serve."""
+        """False for a busy engine, a missing model, a request that this engine or context window cannot serve, and a
+        bug of the coordinator."""
         return self.kind not in (
+            FailureKind.INTERNAL,
             FailureKind.BUSY,
             FailureKind.MODEL_MISSING,
             FailureKind.CANNOT_CONTINUE,
