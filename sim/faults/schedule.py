@@ -10,7 +10,7 @@ from random import Random
 NODES = ("alpha", "beta", "gamma", "delta")
 MODELS = ("m", "n")
 LONG_TOKENS = (45, 90)
-"""Answers with so many tokens take longer than a request may be held for a node."""
+"""Answers with this many tokens take longer than a request may be held for a node."""
 HORIZON_S = 15.0
 """No fault happens after this time; then every request must end."""
 
@@ -63,7 +63,7 @@ class BehaviorChange:
 @dataclass(frozen=True)
 class NodeChange:
     """A node dies (kill -9), starts with `slots` slots, leaves with a goodbye, drains, is paused or resumed by its
-    owner, or is resized: its engine takes `slots` requests at once from now on."""
+    owner, or is resized: its engine takes `slots` requests at once from this time."""
 
     at: float
     node: str

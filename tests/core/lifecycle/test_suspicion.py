@@ -237,7 +237,7 @@ def test_retries_beyond_the_budget_do_not_queue_while_all_slots_are_busy_and_non
     assert row.outcome is Outcome.COMPLETED and row.held_s >= HoldingSettings().wait_max_s
 
 
-def test_a_lost_node_is_no_strike() -> None:
+def test_a_lost_node_is_not_a_strike() -> None:
     world = a_world(retries=RetrySettings(retries_max=1))
     names = [f"n{number}" for number in range(6)]
     beat(world, *names)

@@ -10,14 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeAlias
 
-from herd.core.context.windows import need_tokens, was_truncated
+from herd.core.context.windows import was_truncated
 from herd.core.lifecycle import invariants
 from herd.core.lifecycle.admission import can_waiting_help, last_failure
 from herd.core.lifecycle.dispatcher_parts import DispatcherParts, DispatcherSettings
 from herd.core.lifecycle.fleet_updates import FleetUpdates
 from herd.core.lifecycle.placement import Placement, record
 from herd.core.lifecycle.poison_requests import BLOCKED_S, PoisonRequests, crash_weight, is_crash
-from herd.core.lifecycle.retries import is_strike, may_retry, needs_budget
+from herd.core.lifecycle.retries import adopt_counted_prompt, is_strike, may_retry, needs_budget
 from herd.core.state import refusals
 from herd.core.state.commands import Abort, Alarm, Command
 from herd.core.state.events import (
@@ -228,20 +228,14 @@ class Dispatcher:
         )
         return decision.chosen is not None or can_waiting_help(decision)
 
-    def _adopt_counted_prompt(self, live_request: LiveRequest, failure: Failure) -> bool:
-        """Replaces the estimated prompt length by the engine's count. Returns whether the count is larger: then a
-        larger window on the same node may be enough."""
-        request, known = live_request.request, live_request.request.wanted_window_tokens or 0
-        need = need_tokens(failure.prompt_tokens, request.output_tokens_max)
-        if self._windows is None or need <= known:
-            return False
-        request.prompt_tokens, request.wanted_window_tokens = failure.prompt_tokens, need
-        return True
-
     def _retry(
         self, live_request: LiveRequest, attempt: Attempt, failure: Failure, now: float, out: list[Command]
     ) -> None:
-        if failure.kind is FailureKind.WINDOW and self._adopt_counted_prompt(live_request, failure):
+        if (
+            failure.kind is FailureKind.WINDOW
+            and self._windows is not None
+            and adopt_counted_prompt(live_request.request, failure)
+        ):
             live_request.strikes += 1
         elif failure.kind is not FailureKind.CONNECT:
             live_request.strikes += is_strike(failure)

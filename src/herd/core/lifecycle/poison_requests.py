@@ -1,7 +1,7 @@
 """Decides which requests crash engines, from how their attempts ended, and remembers them for ten minutes.
 
 An engine that dies says nothing about the request that it processed: it may have run out of memory for another one, or
-somebody stopped it. So several engines must have died at the same place of the same request. A crash counts in full if
+its owner stopped it. So several engines must have died at the same place of the same request. A crash counts in full if
 the request was alone there and nothing else had failed there, else half.
 """
 
@@ -57,7 +57,7 @@ class PoisonRequests:
     def record_crash(self, fingerprint: int, place_bytes: int, weight: int, now: float) -> bool:
         """Adds a crash after `place_bytes` of the answer. Returns whether the request is now proven to cause it.
 
-        A crash at another place starts anew: the request got past the place of the earlier ones.
+        After a crash at another place only that one counts: the request got past the place of the earlier ones.
         """
         if not fingerprint:
             return False

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from herd.core.state.request import Failure, FailureKind
+from herd.core.context.windows import need_tokens
+from herd.core.state.request import Failure, FailureKind, Request
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +94,16 @@ def may_retry(settings: RetrySettings, failure: Failure, strikes: int) -> bool:
     if failure.bytes_forwarded and not failure.continuation_kinds:
         return False
     return not is_strike(failure) or strikes <= settings.retries_max
+
+
+def adopt_counted_prompt(request: Request, failure: Failure) -> bool:
+    """Replaces the estimated prompt length by the engine's count. Returns whether the count is larger: then a larger
+    window on the same node may be enough."""
+    need = need_tokens(failure.prompt_tokens, request.output_tokens_max)
+    if need <= (request.wanted_window_tokens or 0):
+        return False
+    request.prompt_tokens, request.wanted_window_tokens = failure.prompt_tokens, need
+    return True
 
 
 _LOST = (FailureKind.CONNECT, FailureKind.RESET, FailureKind.CLOSED, FailureKind.NODE_LOST)
