@@ -20,7 +20,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 ROOT: Final = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "src"), str(ROOT / "tests")]
 
-from fakes.shown_fleet import ShownFleet, shown_fleet  # noqa: E402
+from fakes.dashboard.shown_fleet import ShownFleet, shown_fleet  # noqa: E402
 
 PICTURES: Final = ROOT / "docs/pictures"
 PAGES: Final = {

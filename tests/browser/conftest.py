@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from fakes.shown_fleet import ShownFleet, shown_fleet
+from fakes.dashboard.shown_fleet import ShownFleet, shown_fleet
 from herd.coordinator.api.dashboard_files import BUILT
 
 if TYPE_CHECKING:

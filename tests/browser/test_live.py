@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from browser.conftest import Open
+from fakes.dashboard.shown_fleet import ShownFleet
 from fakes.fleet import Machine, running_fleet
 from fakes.ollama.server import FakeModel, FakeOllama
-from fakes.shown_fleet import ShownFleet
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from browser.conftest import Open, Visit
+from fakes.dashboard.shown_fleet import ShownFleet
 from fakes.faults import Hang
 from fakes.fleet import Machine, running_fleet
 from fakes.ollama.server import FakeModel, FakeOllama
-from fakes.shown_fleet import ShownFleet
 from herd.coordinator.api.dashboard_files import BUILT
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from fakes.trace_history import Day, write_day
+from fakes.dashboard.trace_history import Day, write_day
 from herd.coordinator.storage import queries, schema
 from herd.dashboard.request_details import attempt_phases, finished_request, request_details, summary_sentence
 

@@ -1,7 +1,7 @@
 """Asks a real Ollama one prompt, with a tiny model that is written here without any package.
 
 `--version` proves little: a llama-server whose instructions the processor lacks dies only when it computes. The result
-is kept beside the installation, for this processor and these files, so that it is found out once.
+is stored beside the installation, for this processor and these files, so that one check is enough.
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ def test_reason_of_a_complete_answer(reason: str | None) -> None:
 
 
 @pytest.mark.parametrize("text", ['"finish_reason":"abort"', "finish_reason: error", '\\"done_reason\\":\\"error\\"'])
-def test_text_of_the_model_is_no_reason(text: str) -> None:
+def test_text_of_the_model_does_not_end_an_answer(text: str) -> None:
     assert not tells_failure(json.dumps({"response": text, "done": False}).encode())
     assert not tells_failure(json.dumps({"choices": [{"delta": {"content": text}, "finish_reason": None}]}).encode())
 

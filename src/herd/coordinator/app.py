@@ -34,14 +34,14 @@ from herd.coordinator.api.keys_and_nodes import AccessApi
 from herd.coordinator.api.live import LiveApi
 from herd.coordinator.api.live_feed import LiveFeed
 from herd.coordinator.api.login import LoginApi
-from herd.coordinator.api.model_creation import STREAMED_PREFIX, CreationApi
-from herd.coordinator.api.models import ModelsApi, job_of
+from herd.coordinator.api.model_routes.model_creation import STREAMED_PREFIX, CreationApi
+from herd.coordinator.api.model_routes.models import ModelsApi, job_of
+from herd.coordinator.api.model_routes.windows import WindowsApi
 from herd.coordinator.api.openapi import OpenApi
 from herd.coordinator.api.overview import DashboardApi
 from herd.coordinator.api.recommendations import RecommendationsApi
 from herd.coordinator.api.settings import SettingsApi
 from herd.coordinator.api.stored_responses import StoredResponsesApi
-from herd.coordinator.api.windows import WindowsApi
 from herd.coordinator.auth.access_control import AccessControl, AccessDependencies
 from herd.coordinator.auth.membership import Membership
 from herd.coordinator.auth.routes import ApiRoute, Rights

@@ -1,7 +1,7 @@
 """The fast path for chunks of a stream that have a text and nothing else, as most chunks do.
 
 To decode such a chunk and to encode its text again costs many times what passing it on costs. So a reader of engines'
-answers and a writer for clients hand over the JSON of the texts instead:
+answers passes the JSON of the texts to a writer for clients instead:
 
 - `plain_texts(chunk)` of a reader returns the texts of all chunks in these bytes, each as JSON without its quotes, if
   the bytes are complete chunks with a text and nothing else; otherwise nothing. It changes nothing in the reader: the
@@ -32,7 +32,7 @@ _KEYS: Final = (b'"content":"', b'"text":"')
 _PROBE: Final = "a text that no model writes \n"
 _PROBE_JSON: Final = rb"a text that no model writes \n"
 _TRIES: Final = 8
-"""After so many chunks in turn that differ in more than their text, no further chunk is compared."""
+"""After this many consecutive chunks that differ in more than their text, no further chunk is compared."""
 
 
 class NoPlainTexts:

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from fakes.asgi_client import send_request
-from fakes.charts import NOW, Charts, charts
+from fakes.dashboard.charts import NOW, Charts, charts
 from herd.coordinator.storage.chart_queries import RANGES
 from herd.dashboard.pages.apps import Apps, AppsDaily
 from herd.dashboard.pages.models import ContextUsage, Models

@@ -9,7 +9,7 @@ from random import Random
 
 import pytest
 
-from fakes.trace_history import Day, write_day
+from fakes.dashboard.trace_history import Day, write_day
 from herd.coordinator.storage import node_history, rollups, schema
 from herd.coordinator.storage.node_history import FleetEvent, StateInterval
 from herd.coordinator.storage.rollups import Measure

@@ -23,7 +23,7 @@ from herd.protocols.resumption import PartialAnswer
 from herd.protocols.streams import DOCUMENT_MAX_BYTES, HeadAndTail, LastLine
 
 _TEXT = "the text"
-"""Marks the place of the text in a prepared line, where it is the last occurrence."""
+"""Marks the place of the text in a prepared line, and is at its end."""
 
 _LOAD_REASONS = ("load", "unload")
 """Answers to requests without a prompt, which have no counters."""

@@ -39,7 +39,7 @@ DONE = b"[DONE]"
 FINGERPRINT = "fp_herd"
 
 _TEXT = "the text"
-"""Marks the place of the text in a prepared event, where it is the last occurrence."""
+"""Marks the place of the text in a prepared event, and is at its end."""
 
 REASONS = frozenset(("stop", "length", "tool_calls", "content_filter"))
 

@@ -14,7 +14,7 @@ from typing import Any
 from starlette.applications import Starlette
 
 from builders import a_model_info, a_report, a_world
-from fakes.trace_history import DAY_S, Day, write_day
+from fakes.dashboard.trace_history import DAY_S, Day, write_day
 from herd.coordinator.api.charts import ChartsApi
 from herd.coordinator.driver import Driver
 from herd.coordinator.storage import rollups, schema

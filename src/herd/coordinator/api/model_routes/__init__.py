@@ -1,0 +1,1 @@
+"""Serves the routes of models: lists, pulls, copies, deletions, creation, and context windows."""

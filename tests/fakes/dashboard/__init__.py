@@ -1,0 +1,1 @@
+"""Provides fleets, histories and charts for the tests of the dashboard."""
