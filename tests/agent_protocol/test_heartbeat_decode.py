@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from builders import a_report
-from herd.agent_protocol.heartbeat_decode import BadHeartbeat, decode, with_node_id
+from herd.agent_protocol.heartbeat_checks import BadHeartbeat
+from herd.agent_protocol.heartbeat_decode import KnownEngines, decode, with_node_id
 from herd.agent_protocol.heartbeat_encode import encode
 from herd.agent_protocol.heartbeat_json import BODY_MAX_BYTES, MODELS_MAX
 from herd.core.state.fleet import (
@@ -448,6 +449,18 @@ def test_model_on_two_engines_is_assigned_to_the_engine_that_has_it_loaded() -> 
 def test_control_characters_are_removed_from_texts() -> None:
     report = decode(body({**OLLAMA_HERD, "chip": "M3\x1b[31m\nUltra\u202e"}), NODE_IP)
     assert report.chip == "M3[31mUltra"
+
+
+def test_repeated_engines_are_the_same_objects_until_they_or_the_address_change() -> None:
+    known, heartbeat = KnownEngines(), OWN
+    first = decode(body(heartbeat), NODE_IP, known=known)
+    again = decode(body(heartbeat | {"timestamp": 5.0}), NODE_IP, known=known)
+    assert again.models is first.models and again.engines is first.engines
+    elsewhere = decode(body(heartbeat), "192.168.1.99", known=known)
+    assert elsewhere.engines != first.engines
+    changed_model = decode(body(changed(heartbeat, "herd.engines.0.version", "0.99")), "192.168.1.99", known=known)
+    assert changed_model.engines[0].version == "0.99"
+    assert decode(body(heartbeat | {"node_id": "another"}), NODE_IP, known=known).models == first.models
 
 
 def test_with_node_id_changes_only_the_name() -> None:

@@ -26,7 +26,7 @@ def encode(report: Report, timestamp: float) -> bytes:
         os=report.os,
         paused=report.paused,
         trend=report.capacity.trend if report.capacity else "stable",
-        engines=[_engine_json(engine, report) for engine in report.engines],
+        engines=msgspec.Raw(msgspec.json.encode([_engine_json(engine, report) for engine in report.engines])),
         gpus=[
             GpuJson(gpu.name, gpu.memory_total_bytes, gpu.memory_used_bytes, gpu.utilization, gpu.temperature_c)
             for gpu in report.gpus

@@ -60,6 +60,9 @@ class GpuJson(_Struct):
     temperature_c: float | None = None
 
 
+NO_ENGINES = msgspec.Raw(b"[]")
+
+
 class OwnJson(_Struct, kw_only=True):
     """The object `herd`, which only our own agents send; `v` is its version."""
 
@@ -68,7 +71,8 @@ class OwnJson(_Struct, kw_only=True):
     os: str = ""
     paused: bool = False
     trend: str = "stable"
-    engines: list[EngineJson] = []
+    engines: msgspec.Raw = NO_ENGINES
+    """A list of `EngineJson`. It is decoded only if it differs from the node's previous one: it is the largest part."""
     gpus: list[GpuJson] = []
     memory: dict[str, int] = {}
     week: list[float | None] = []
@@ -143,6 +147,9 @@ class CapacityJson(_Struct):
     days_observed: int = 0
 
 
+NO_OLLAMA = msgspec.Raw(b"null")
+
+
 class HeartbeatJson(_Struct, kw_only=True):
     node_id: str
     memory: MemoryJson
@@ -158,6 +165,7 @@ class HeartbeatJson(_Struct, kw_only=True):
     cpu: CpuJson | None = None
     thermal: ThermalJson | None = None
     disk: DiskJson | None = None
-    ollama: OllamaJson | None = None
+    ollama: msgspec.Raw = NO_OLLAMA
+    """An `OllamaJson` or null, decoded only if there is no object `herd`."""
     capacity: CapacityJson | None = None
     herd: OwnJson | None = None

@@ -230,7 +230,7 @@ def demo_fleet(port: int) -> Iterator[DemoFleet]:
     """A fleet that is not started yet, on this port or on a free one if it is in use. Always stopped at the end."""
     signals = Signals()
     with signals.caught(), tempfile.TemporaryDirectory(prefix="herd-demo-", ignore_cleanup_errors=True) as folder:
-        fleet = DemoFleet(Path(folder), port if _is_free(port) else _free_port(), signals)
+        fleet = DemoFleet(Path(folder), port if _is_free(port) else free_port(), signals)
         try:
             yield fleet
         finally:
@@ -257,7 +257,8 @@ def _is_free(port: int) -> bool:
     return True
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port that no program uses now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from urllib.parse import urlsplit
 
 import msgspec
 from starlette.requests import Request
@@ -25,6 +24,7 @@ from herd.errors import BadRequest
 from herd.trust.rights import Right
 
 PEERS_MAX = 1024
+"""Addresses of other nodes, which may copy this node's models, in an answer to a heartbeat."""
 
 
 class Goodbye(msgspec.Struct):
@@ -59,6 +59,7 @@ class FleetApi:
         self._capture = capture
         self._heartbeat_received = heartbeat_received
         self._node_names = NodeNames()
+        self._known_engines = heartbeat_decode.KnownEngines()
 
     @property
     def routes(self) -> list[ApiRoute]:
@@ -80,7 +81,7 @@ class FleetApi:
         body = await request.body()
         reporter = self._reporter(request, body)
         source_ip = client_ip(request)
-        report = heartbeat_decode.decode(body, source_ip, self._abilities)
+        report = heartbeat_decode.decode(body, source_ip, self._abilities, self._known_engines)
         claimed = reporter.node_id or report.node_id
         if reporter is UNSIGNED and not self._membership.may_claim(claimed):
             raise NodeNotPaired(f"{claimed} is a paired node, but this report is not signed by that node")
@@ -95,13 +96,9 @@ class FleetApi:
         self._heartbeat_received()
         queues = self._driver.queues.of_node(node_id).values()
         running = sum(len(queue.in_flight) for queue in queues)
-        answer = {"status": "ok", "node_id": node_id, "running": running, "peers": self._peers(node_id)}
+        peers = self._driver.fleet.hosts.of_others(node_id)[:PEERS_MAX]
+        answer = {"status": "ok", "node_id": node_id, "running": running, "peers": peers}
         return _signed(reporter, json_response(answer))
-
-    def _peers(self, node_id: NodeId) -> list[str]:
-        """Addresses of the other nodes, which may copy this node's models."""
-        others = (endpoint.url for node in self._driver.fleet if node.id != node_id for endpoint in node.report.engines)
-        return sorted({urlsplit(url).hostname or "" for url in others})[:PEERS_MAX]
 
     async def goodbye(self, request: Request) -> Response:
         """Removes the node of an agent that shuts down; its queued requests move to other nodes."""

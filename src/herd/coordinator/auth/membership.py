@@ -121,6 +121,8 @@ class Membership:
         self._logged: frozenset[str] = frozenset()
         """Fingerprints of pending nodes that were already logged."""
         self._forwarder_proofs = BoundedDict[str, str](FORWARDERS_MAX)
+        self._allowed_urls = BoundedDict[str, None](FORWARDERS_MAX)
+        """Engine URLs without a forwarder that were already checked: every heartbeat repeats them."""
         self._sessions = Sessions(lambda: secrets(signing.SECRET_BYTES))
 
     # --- reports ---
@@ -155,6 +157,8 @@ class Membership:
         paired node can have one. Raises `NodeNotPaired`.
         """
         for url in urls:
+            if url in self._allowed_urls:
+                continue
             parts = urlsplit(url)
             if parts.scheme == "https":
                 if reporter.node_id is None:
@@ -163,6 +167,8 @@ class Membership:
             problem = node_address_problem(parts.hostname or "", parts.port or 0, self.settings.networks)
             if problem:
                 raise NodeNotPaired(f"engine address {url[:100]} is not allowed: {problem}", code="wrong_address")
+            if parts.scheme != "https":
+                self._allowed_urls[url] = None
 
     def forwarder_proof(self, url: str) -> str:
         """The proof that the coordinator sends first to this forwarder; empty if no node has announced it."""

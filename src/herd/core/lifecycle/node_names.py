@@ -32,6 +32,9 @@ class NodeNames:
 
     def assign(self, claimed: NodeId, boot_id: str, source_ip: str, now: float) -> NodeId:
         """The name of the heartbeat's sender; the same sender always gets the same name."""
+        if self._owned_by(claimed, boot_id):
+            self._owners[claimed] = _Owner(boot_id, source_ip, now)
+            return claimed
         names = [claimed, *(NodeId(f"{claimed}-{n}") for n in range(2, SAME_ID_MAX))]
         current = next((name for name in names if self._owned_by(name, boot_id)), None)
         name = current or next((name for name in names if self._is_free(name, boot_id, source_ip, now)), names[-1])

@@ -14,6 +14,8 @@ from enum import Enum
 from functools import lru_cache
 from typing import NewType
 
+from herd.core.state.engine_hosts import EngineHosts
+from herd.core.state.other_names import with_other_names
 from herd.core.state.served_paths import PathsByName
 
 NodeId = NewType("NodeId", str)
@@ -271,6 +273,8 @@ class Node:
     """A flapping node gets no requests before this time, nor before three heartbeats in a row."""
     free_model_memory_bytes: int = 0
     """Free memory for models, by the newest report."""
+    sent_models: Mapping[ModelName, ModelInfo] = field(default_factory=dict)
+    """The models as the newest heartbeat listed them. While this is the same object, none of them has changed."""
     loaded: dict[ModelName, Loaded] = field(default_factory=dict)
     """Loaded models by the newest report; stored separately because every decision reads them."""
     unloaded_at: dict[ModelName, float] = field(default_factory=dict)
@@ -289,23 +293,6 @@ class Node:
         return model in self.loaded
 
 
-def _with_other_names(report: Report) -> Report:
-    """Marks every name of a loaded file as loaded: engines report only the name used last, and have one runner for all
-    names."""
-    loaded_files = {
-        (model_info.engine.url, model_info.digest): model_info.loaded
-        for model_info in report.models.values()
-        if model_info.loaded is not None and model_info.digest
-    }
-    others = {
-        name: replace(model_info, loaded=replace(loaded, size_bytes=0, vram_bytes=None, is_other_name=True))
-        for name, model_info in report.models.items()
-        if model_info.loaded is None
-        and (loaded := loaded_files.get((model_info.engine.url, model_info.digest))) is not None
-    }
-    return replace(report, models={**report.models, **others}) if others else report
-
-
 class Fleet:
     """All nodes, with an index by model, so that the cost of a decision depends on the number of its candidates."""
 
@@ -313,6 +300,7 @@ class Fleet:
         self.nodes: dict[NodeId, Node] = {}
         self.version = 0
         """Increases with every change; cached answers depend on it."""
+        self.hosts = EngineHosts()
         self._by_model: dict[ModelName, dict[NodeId, Node]] = {}
 
     def __iter__(self) -> Iterator[Node]:
@@ -334,23 +322,37 @@ class Fleet:
 
     def apply_heartbeat(self, report: Report, now: float) -> Node:
         """Replaces the node's report, and updates the index and the unloaded models."""
-        report = _with_other_names(report)
         node = self.nodes.get(report.node_id)
         self.version += 1
+        if node is not None and node.sent_models is report.models and node.report.boot_id == report.boot_id:
+            self._apply_same_models(node, report, now)
+            return node
+        sent_models, report = report.models, with_other_names(report)
         if node is None:
             node = Node(id=report.node_id, report=report, last_heartbeat_at=now, first_heartbeat_at=now)
             self.nodes[node.id] = node
         else:
             self._remember_unloaded(node, report, now)
             self._unindex(node, keep=report.models)
-        node.report, node.last_heartbeat_at = report, now
+        node.report, node.last_heartbeat_at, node.sent_models = report, now, sent_models
         node.free_model_memory_bytes = max(0, report.memory_ceiling_bytes - report.memory_used_bytes)
         node.loaded = {
             name: model_info.loaded for name, model_info in report.models.items() if model_info.loaded is not None
         }
         for model in report.models:
             self._by_model.setdefault(model, {})[node.id] = node
+        self.hosts.replace(node.id, tuple(endpoint.url for endpoint in report.engines))
         return node
+
+    def _apply_same_models(self, node: Node, report: Report, now: float) -> None:
+        """The models and engines are those of the node's last heartbeat: only the readings of the machine are new."""
+        known = node.report.models
+        if report.models is not known:
+            report = replace(report, models=known)
+        if node.unloaded_at or node.loading_until:
+            self._remember_unloaded(node, report, now)
+        node.report, node.last_heartbeat_at = report, now
+        node.free_model_memory_bytes = max(0, report.memory_ceiling_bytes - report.memory_used_bytes)
 
     def replace_models(self, node: Node, models: Mapping[ModelName, ModelInfo], now: float) -> None:
         """Replaces the models of the newest report; everything else in it, and its age, stay as they are."""
@@ -363,11 +365,13 @@ class Fleet:
         nodes = self._by_model.get(model, {})
         if nodes.pop(node.id, None) is not None:
             self.version += 1
+            node.sent_models = {}
 
     def forget(self, node_id: NodeId) -> None:
         node = self.nodes.pop(node_id, None)
         if node is not None:
             self._unindex(node, keep={})
+            self.hosts.forget(node_id)
             self.version += 1
 
     def _unindex(self, node: Node, keep: Mapping[ModelName, ModelInfo]) -> None:

@@ -1,0 +1,191 @@
+"""`python3 dev.py bench scale`: what heartbeats, pages and decisions cost the coordinator of a large fleet.
+
+A coordinator process gets the heartbeats of many pretended nodes; its CPU time is measured by the system. The decisions
+are measured in this process, with the coordinator's own core. The exit status is 1 if a goal is missed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from bench.scale.decisions import decision_ms
+from bench.scale.nodes import bodies, send
+from herd.cli.demo.fleet import free_port
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCUMENT = ROOT / "docs" / "benchmarks" / "scale.md"
+BEGIN, END = "<!-- table: begin -->", "<!-- table: end -->"
+START_MAX_S = 60.0
+HEARTBEAT_EVERY_S = 5.0
+PAGES = (
+    "/fleet/status?detail=summary",
+    "/fleet/status",
+    "/dashboard/api/overview",
+    "/dashboard/api/model-management",
+    "/dashboard/api/health",
+    "/api/tags",
+    "/v1/models",
+)
+CANDIDATES = (1, 100, 1000)
+NODES, SMOKE_NODES = 1000, 60
+SMOKE_FACTOR = 4.0
+"""A machine that runs other tests at the same time is slower; the smoke test finds costs that grow with the fleet."""
+PAGE_REPEATS = 9
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One figure: `value` and its goal have the unit in the name."""
+
+    name: str
+    value: float
+    goal: float | None
+
+    @property
+    def is_missed(self) -> bool:
+        return self.goal is not None and self.value > self.goal
+
+
+def arguments(given: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="dev.py bench scale", description=__doc__)
+    parser.add_argument("--nodes", type=int, default=NODES, help=f"number of pretended nodes (default {NODES})")
+    parser.add_argument("--models", type=int, default=10, help="models on each node (default 10)")
+    parser.add_argument("--rounds", type=int, default=5, help="heartbeats of each node (default 5)")
+    parser.add_argument("--write-docs", action="store_true", help=f"write the table into {DOCUMENT.name}")
+    parser.add_argument("--smoke", action="store_true", help=f"check with {SMOKE_NODES} nodes that the benchmark works")
+    chosen = parser.parse_args(given)
+    if chosen.nodes < 1 or chosen.models < 1 or chosen.rounds < 1:
+        parser.error("--nodes, --models and --rounds must be at least 1")
+    if chosen.smoke:
+        chosen.nodes, chosen.rounds, chosen.write_docs = SMOKE_NODES, 2, False
+    return chosen
+
+
+def main(given: Sequence[str] | None = None) -> int:
+    chosen = arguments(given)
+    found = [*measure_process(chosen), *measure_decisions(chosen)]
+    text = table(found)
+    print(text)
+    if chosen.write_docs:
+        before, _, rest = DOCUMENT.read_text("utf-8").partition(BEGIN)
+        DOCUMENT.write_text(f"{before}{BEGIN}\n{text}\n{END}{rest.partition(END)[2]}", "utf-8")
+    factor = SMOKE_FACTOR if chosen.smoke else 1.0
+    missed = [one for one in found if one.goal is not None and one.value > one.goal * factor]
+    for one in missed:
+        print(f"PROBLEM: {one.name}: {one.value:.3f}, goal {one.goal:g}", file=sys.stderr)
+    return 1 if missed else 0
+
+
+def table(found: Sequence[Measured]) -> str:
+    lines = ["| figure | measured | goal |", "|---|---|---|"]
+    lines += [f"| {one.name} | {one.value:.2f} | {'' if one.goal is None else f'{one.goal:g}'} |" for one in found]
+    return "\n".join(lines)
+
+
+def measure_decisions(chosen: argparse.Namespace) -> list[Measured]:
+    counts = [count for count in CANDIDATES if count <= chosen.nodes]
+    return [
+        Measured(f"CPU of a request, ms, {count:,} nodes with the model", decision_ms(count, chosen.models), 0.3)
+        for count in counts
+    ]
+
+
+def measure_process(chosen: argparse.Namespace) -> list[Measured]:
+    heartbeats = bodies(chosen.nodes, chosen.models)
+    with tempfile.TemporaryDirectory(prefix="herd-scale-") as folder, coordinator(Path(folder)) as (process, port):
+        refused = [status for status in send(port, heartbeats) if status != 200]
+        if refused:
+            raise SystemExit(f"{len(refused)} heartbeats were refused, the first with status {refused[0]}")
+        used_s = _cpu_s(process)
+        began_at = time.monotonic()
+        for _ in range(chosen.rounds):
+            list(send(port, heartbeats))
+        own_s = idle_cpu_s(process) * (time.monotonic() - began_at)
+        each_ms = max(0.0, _cpu_s(process) - used_s - own_s) * 1000.0 / (chosen.rounds * chosen.nodes)
+        share = each_ms / 1000.0 * chosen.nodes / HEARTBEAT_EVERY_S * 100.0
+        found = [
+            Measured("CPU of one heartbeat, ms", each_ms, 0.25),
+            Measured(f"share of a core for {chosen.nodes:,} nodes, %", share, 5.0),
+        ]
+        for page in PAGES:
+            seconds, size_bytes = page_s(port, page)
+            found.append(Measured(f"`GET {page}`, ms ({size_bytes / 1000:,.0f} kB)", seconds * 1000.0, 100.0))
+    return found
+
+
+def idle_cpu_s(process: psutil.Process) -> float:
+    """CPU seconds per second that the coordinator uses between heartbeats, such as for its sweeps."""
+    used_s, began_at = _cpu_s(process), time.monotonic()
+    time.sleep(2.0)
+    return (_cpu_s(process) - used_s) / (time.monotonic() - began_at)
+
+
+def page_s(port: int, path: str) -> tuple[float, int]:
+    """The median time of a page in seconds, and its size."""
+    times: list[float] = []
+    size_bytes = 0
+    for _ in range(PAGE_REPEATS):
+        with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=30.0)) as connection:
+            began_at = time.perf_counter()
+            connection.request("GET", path)
+            response = connection.getresponse()
+            size_bytes = len(response.read())
+            times.append(time.perf_counter() - began_at)
+            if response.status != 200:
+                raise SystemExit(f"GET {path} was answered with status {response.status}")
+    return sorted(times)[len(times) // 2], size_bytes
+
+
+def _cpu_s(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return float(times.user + times.system)
+
+
+@contextmanager
+def coordinator(folder: Path) -> Iterator[tuple[psutil.Process, int]]:
+    """A coordinator with default settings, open to unpaired nodes."""
+    port = free_port()
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("FLEET_")}
+    own = {"FLEET_MDNS": "false", "FLEET_OPEN": "true", "FLEET_ENV_FILE": os.devnull, "PYTHONPATH": str(ROOT / "src")}
+    argv = [sys.executable, "-m", "herd", "serve", "--host", "127.0.0.1", "--port", str(port)]
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [*argv, "--data-dir", str(folder / "data")], stdout=log, stderr=log, env={**inherited, **own}
+        )
+    try:
+        _await_answer(port, process)
+        yield psutil.Process(process.pid), port
+    finally:
+        process.terminate()
+        process.wait(30.0)
+
+
+def _await_answer(port: int, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + START_MAX_S
+    while True:
+        try:
+            with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=5.0)) as connection:
+                connection.request("GET", "/health")
+                if connection.getresponse().status == 200:
+                    return
+        except OSError:
+            pass
+        if process.poll() is not None or time.monotonic() > deadline:
+            raise SystemExit("the coordinator did not start")
+        time.sleep(0.1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
