@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import functools
 import itertools
 import secrets
 import sys
@@ -53,8 +54,14 @@ class SteadyClock:
 def timestamp() -> Timestamp:
     """The current wall-clock time, for answers that the coordinator writes itself."""
     nanoseconds = time.time_ns()
-    at = datetime.datetime.fromtimestamp(nanoseconds // 1_000_000_000, datetime.UTC)
-    return Timestamp(f"{at:%Y-%m-%dT%H:%M:%S}.{nanoseconds % 1_000_000_000:09d}Z", nanoseconds // 1_000_000_000)
+    unix_s, rest = divmod(nanoseconds, 1_000_000_000)
+    return Timestamp(f"{_second_text(unix_s)}.{rest:09d}Z", unix_s)
+
+
+@functools.lru_cache(maxsize=2)
+def _second_text(unix_s: int) -> str:
+    """Formatting takes longer than everything else that is done with a time, and many requests share a second."""
+    return f"{datetime.datetime.fromtimestamp(unix_s, datetime.UTC):%Y-%m-%dT%H:%M:%S}"
 
 
 def month_start_unix_s(now: float) -> float:

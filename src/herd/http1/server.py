@@ -10,6 +10,7 @@ import ssl
 from collections.abc import Callable
 from typing import Final
 
+from herd.http1.accepting import BurstAcceptor
 from herd.http1.connection import HttpConnection
 from herd.http1.connections import ClientConnections, HttpSettings, RenderError
 from herd.http1.exchange import HttpExchange
@@ -32,6 +33,7 @@ class Server:
         self.port = 0
         """The actual port, also if the setting was 0."""
         self._listener: asyncio.Server | None = None
+        self._acceptor: BurstAcceptor | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._ticked_at = clients.loop.time()
 
@@ -39,7 +41,7 @@ class Server:
         loop = self.clients.loop
         try:
             self._listener = await loop.create_server(
-                lambda: HttpConnection(self.clients),
+                self._accepted,
                 host,
                 port,
                 backlog=_BACKLOG,
@@ -52,6 +54,7 @@ class Server:
                 raise
             hint = "stop the other program, or choose another port with FLEET_PORT"
             raise PortInUse(f"port {port} is in use on {host}; {hint}") from error
+        self._acceptor = BurstAcceptor(self._listener, loop, lambda: HttpConnection(self.clients), tls)
         self.port = int(self._listener.sockets[0].getsockname()[1])
         self._timer = loop.call_later(SWEEP_EVERY_S, self._on_timer)
 
@@ -67,6 +70,8 @@ class Server:
         """Accepts no more connections or requests. Idle connections close; answers in progress continue."""
         if self._listener is not None:
             self._listener.close()
+        if self._acceptor is not None:
+            self._acceptor.close()
         self.clients.drain()
 
     async def drained(self, timeout_s: float) -> int:
@@ -85,6 +90,12 @@ class Server:
             self._timer.cancel()
         for connection in list(self.clients.connections):
             connection.abort()
+
+    def _accepted(self) -> HttpConnection:
+        """Called by the loop for a connection that it has accepted."""
+        if self._acceptor is not None:
+            self._acceptor.accept_waiting()
+        return HttpConnection(self.clients)
 
     def _on_timer(self) -> None:
         loop = self.clients.loop

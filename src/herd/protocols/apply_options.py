@@ -11,7 +11,7 @@ import msgspec
 from herd.core.state.engine_options import EngineOptions
 from herd.core.state.fleet import ModelInfo
 from herd.core.state.served_paths import ServedPath
-from herd.protocols.conversation import Conversation
+from herd.protocols.conversation import Conversation, copied
 
 RUNNER_OPTIONS = frozenset({"num_batch", "num_gpu", "main_gpu", "use_mmap", "num_thread", "draft_num_predict"})
 """Options other than `num_ctx` that make Ollama reload the model if they differ (server/sched.go, needsReload)."""
@@ -31,13 +31,12 @@ def with_engine_options(conversation: Conversation, options: EngineOptions | Non
     stream = conversation.stream or options.output_tokens_max is not None
     window_tokens = options.window_tokens if options.window_tokens is not None else sampling.window_tokens
     truncate = False if options.forbids_truncation and conversation.truncate is None else conversation.truncate
-    sampling = dataclasses.replace(
-        sampling,
-        window_tokens=window_tokens,
-        extra=_retained(sampling.extra, options),
-        output_tokens_max=options.output_tokens_max or sampling.output_tokens_max,
-    )
-    return dataclasses.replace(conversation, sampling=sampling, truncate=truncate, think=think, stream=stream)
+    changed, changed.sampling = copied(conversation), copied(sampling)
+    changed.sampling.window_tokens = window_tokens
+    changed.sampling.extra = _retained(sampling.extra, options)
+    changed.sampling.output_tokens_max = options.output_tokens_max or sampling.output_tokens_max
+    changed.truncate, changed.think, changed.stream = truncate, think, stream
+    return changed
 
 
 def as_own_endpoint(conversation: Conversation, served: ServedPath) -> Conversation:
@@ -46,11 +45,11 @@ def as_own_endpoint(conversation: Conversation, served: ServedPath) -> Conversat
     missing: dict[str, Any] = {
         name: value for name, value in served.defaults.items() if getattr(sampling, name) is None
     }
-    return dataclasses.replace(
-        conversation,
-        raw=conversation.raw and not served.has_template,
-        sampling=dataclasses.replace(sampling, **missing) if missing else sampling,
-    )
+    understood = copied(conversation)
+    understood.raw = conversation.raw and not served.has_template
+    if missing:
+        understood.sampling = dataclasses.replace(sampling, **missing)
+    return understood
 
 
 def retry_prompt_tokens(prompt_tokens: int, options: EngineOptions | None, model: ModelInfo) -> int:

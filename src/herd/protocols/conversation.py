@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -185,6 +185,17 @@ class Conversation:
         """Adds a field to `ignored`, once."""
         if path not in self.ignored:
             self.ignored.append(path)
+
+
+RecordT = TypeVar("RecordT", Conversation, Sampling)
+
+
+def copied(record: RecordT) -> RecordT:
+    """A shallow copy. `copy.copy` and `dataclasses.replace` take three times as long, for each translated request."""
+    copy: RecordT = object.__new__(type(record))
+    for name in record.__slots__:
+        setattr(copy, name, getattr(record, name))
+    return copy
 
 
 @dataclass(slots=True)

@@ -25,7 +25,7 @@ from herd.engines import Engine, EngineRequest
 from herd.errors import HerdError
 from herd.http1.contract import Header
 from herd.protocols.apply_options import as_own_endpoint, with_engine_options
-from herd.protocols.conversation import Conversation, ParsedRequest
+from herd.protocols.conversation import Conversation, ParsedRequest, copied
 
 FIELDS_NAMED_MAX: Final = 16
 """Most fields that a header, an error or a trace names."""
@@ -142,9 +142,10 @@ class RequestForms:
         if self._conversation is None:
             self._conversation = self.dialect.read_conversation(self.parsed)
         read = self._conversation
-        return replace(
-            read, model=command.model_info.name, ignored=list(read.ignored), unsupported=list(read.unsupported)
-        )
+        attempt = copied(read)
+        attempt.model = command.model_info.name
+        attempt.ignored, attempt.unsupported = list(read.ignored), list(read.unsupported)
+        return attempt
 
 
 def _failure(engine: Engine, error: HerdError) -> Failure:

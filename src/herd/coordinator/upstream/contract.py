@@ -15,7 +15,7 @@ class UpstreamSettings:
         default=3.0, metadata={"env": "FLEET_CONNECT_TIMEOUT", "help": "Timeout in seconds for connecting to a node."}
     )
     idle_max: int = field(
-        default=64,
+        default=256,
         metadata={
             "env": "FLEET_UPSTREAM_IDLE_CONNECTIONS",
             "help": "Maximum number of idle connections to keep open to each node.",
