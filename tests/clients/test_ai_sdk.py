@@ -62,3 +62,9 @@ def test_the_sdk_does_the_task_against_the_engine_itself(stage: Stage, kind: str
 )
 def test_the_sdk_does_the_same_task_through_herd(stage: Stage, kind: str, provider: str, streams: bool) -> None:
     check(stage.through_herd(ai_sdk(provider, streams), kind))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_sdk_leaves_earlier_answers_to_the_server(stage: Stage, kind: str) -> None:
+    """By default its OpenAI provider replaces earlier items of a conversation by references to them."""
+    check(stage.through_herd(ai_sdk("openai-responses", True, stores=True), kind))

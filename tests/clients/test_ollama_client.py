@@ -142,6 +142,21 @@ def test_show(target: Target) -> None:
     assert shown.details.family == "llama"
 
 
+def test_models_are_copied_made_and_deleted(target: Target) -> None:
+    with ollama.Client(target.url) as client:
+        assert client.copy("talker", "copied").status == "success"
+        assert client.create("made", from_="talker", system="Be brief.").status == "success"
+        assert client.generate("made", "Say hi.").response
+        names = {model.model for model in client.list().models}
+        assert {"copied:latest", "made:latest"} <= names
+        for name in ("copied", "made"):
+            assert client.delete(name).status == "success"
+        with pytest.raises(ollama.ResponseError) as gone:
+            client.show("copied")
+        assert gone.value.status_code == 404
+        assert {model.model for model in client.list().models} == names - {"copied:latest", "made:latest"}
+
+
 def assert_not_found(error: ollama.ResponseError) -> None:
     assert error.status_code == 404
     assert "nope" in error.error

@@ -22,6 +22,7 @@ Json = dict[str, Any]
 
 LIMIT_S = 240.0
 AI_SDK = Path(__file__).with_name("ai_sdk.mjs")
+NODE_CLIENTS = Path(__file__).with_name("node_clients.mjs")
 PROVIDERS = ("openai-chat", "openai-compatible", "openai-responses", "anthropic", "ollama")
 """The providers of the AI SDK in ai_sdk.mjs."""
 
@@ -102,11 +103,19 @@ CLAUDE_CODE = {
 
 
 def claude_code(place: Place, ask: Ask) -> Ended:
+    return run_claude_code(place, ask, ())
+
+
+def claude_code_with_few_tools(place: Place, ask: Ask) -> Ended:
+    return run_claude_code(place, ask, ("--tools", "Read,Edit,Bash"))
+
+
+def run_claude_code(place: Place, ask: Ask, more: Sequence[str]) -> Ended:
     program = place.agents.package("@anthropic-ai/claude-code") / "bin" / "claude.exe"
     models = dict.fromkeys(("ANTHROPIC_MODEL", "ANTHROPIC_SMALL_FAST_MODEL"), ask.model)
     flags = ("--output-format", "json", "--permission-mode", "bypassPermissions")
     settings = {**CLAUDE_CODE, **models, "ANTHROPIC_BASE_URL": ask.url}
-    status, out, err = start(place, ask, [program, "-p", ask.prompt, *flags], settings)
+    status, out, err = start(place, ask, [program, "-p", ask.prompt, *flags, *more], settings)
     results = [line for line in json_lines(out) if line.get("type") == "result"]
     return Ended(status, str(results[-1].get("result")) if results else "", out + err)
 
@@ -183,6 +192,20 @@ def ai_sdk(provider: str, streams: bool, stores: bool = False, wants_shape: bool
         asked = {"url": ask.url, "model": ask.model, "provider": provider, "prompt": ask.prompt}
         how = {"streams": streams, "stores": stores, "shape": wants_shape}
         command = [place.agents.node, AI_SDK, json.dumps(asked | how)]
+        status, out, err = start(place, ask, command, {"HERD_AGENTS": str(place.agents.folder)})
+        answers = json_lines(out)
+        answer = answers[-1] if answers else {}
+        return Ended(status, answer.get("text", ""), out + err, answer)
+
+    return run
+
+
+def node_client(client: str, embedder: str = "") -> Agent:
+    """The libraries `openai` and `ollama` for Node with one of the clients in node_clients.mjs."""
+
+    def run(place: Place, ask: Ask) -> Ended:
+        asked = {"url": ask.url, "model": ask.model, "client": client, "prompt": ask.prompt, "embedder": embedder}
+        command = [place.agents.node, NODE_CLIENTS, json.dumps(asked)]
         status, out, err = start(place, ask, command, {"HERD_AGENTS": str(place.agents.folder)})
         answers = json_lines(out)
         answer = answers[-1] if answers else {}
