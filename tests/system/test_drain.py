@@ -6,12 +6,13 @@ import asyncio
 import http.client
 import json
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from random import Random
 
@@ -179,6 +180,15 @@ def test_a_second_signal_stops_it_at_once_and_no_cut_stream_looks_complete(tmp_p
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals as of POSIX")
+def statuses_in(folder: Path) -> list[tuple[str, int]]:
+    """The final rows of all requests, counted by their status."""
+    (path,) = folder.rglob("latency.db")
+    with closing(sqlite3.connect(path)) as connection:
+        return connection.execute(
+            "SELECT status, COUNT(*) FROM request_traces WHERE status <> 'retried' GROUP BY status ORDER BY status"
+        ).fetchall()
+
+
 def test_a_killed_coordinator_leaves_no_client_hanging_and_serves_again_after_a_restart(tmp_path: Path) -> None:
     with FakeOllama(["m"], FakeSettings(num_parallel=STREAMS)) as engine:
         with coordinator(tmp_path) as (process, port), streams(engine, port) as (_, answers):
@@ -188,3 +198,4 @@ def test_a_killed_coordinator_leaves_no_client_hanging_and_serves_again_after_a_
         with coordinator(tmp_path) as (_, port):
             ask(port, "POST", "/heartbeat", heartbeat_encode.encode(report_of("alpha", engine, Machine()), time.time()))
             assert is_whole(ask(port, "POST", "/api/chat", CHAT))
+    assert ("coordinator_lost", STREAMS) in statuses_in(tmp_path)

@@ -41,6 +41,7 @@ STATUS_STYLES = MappingProxyType(
         "failed_midstream": "red",
         "rejected": "yellow",
         "client_cancelled": "yellow",
+        "coordinator_lost": "red",
         "retried": "yellow",
     }
 )

@@ -33,6 +33,7 @@ OUTCOMES = MappingProxyType(
         "failed_midstream": "failed mid-stream on",
         "retried": "failed on",
         "client_cancelled": "cancelled by its client on",
+        "coordinator_lost": "interrupted by the end of the coordinator",
         "rejected": "rejected",
     }
 )

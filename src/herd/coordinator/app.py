@@ -115,7 +115,7 @@ class Coordinator:
 
         # Storage and trust
         self.clock = SteadyClock()
-        self.store = TraceStore(settings.store, self.data_dir, rules=rules(settings))
+        self.store = TraceStore(settings.store, self.data_dir, rules=rules(settings), call_soon=loop.call_soon)
         self.credentials = CredentialStore(self.data_dir)
         self.allowances = Allowances()
         self.logins = Logins()
@@ -126,7 +126,7 @@ class Coordinator:
             self.credentials, settings.membership, core.fleet, secrets.token_bytes, loop.time, time.time
         )
         self.pool = Pool(settings.upstream, loop, self.membership.forwarder_proof)
-        self.driver = Driver(core, self._record, loop, ModelWarmer(self.pool, self.engines))
+        self.driver = Driver(core, self._record, loop, ModelWarmer(self.pool, self.engines), self.store.admitted)
         self.view = FleetView(self.driver, self.store, loop)
 
         self._build_models()

@@ -44,8 +44,12 @@ class Driver:
         record: Callable[[Record], None],
         loop: asyncio.AbstractEventLoop,
         load_model: Callable[[LoadModel], None] = lambda _: None,
+        admitted: Callable[[Request, float], None] = lambda *_: None,
     ) -> None:
-        """`record` takes every trace row; `load_model` performs the core's `LoadModel` commands."""
+        """`admitted` is called with each request and the time of its arrival.
+
+        `record` takes every trace row; `load_model` performs the core's `LoadModel` commands.
+        """
         self.dispatcher = dispatcher
         self.fleet = dispatcher.fleet
         self.forecast = dispatcher.forecast
@@ -59,6 +63,7 @@ class Driver:
         self._loop = loop
         self._record = record
         self._load_model = load_model
+        self._admitted = admitted
         self._observers: tuple[Observer, ...] = ()
         self._inbox: deque[Event] = deque()
         self._is_feeding = False
@@ -84,7 +89,9 @@ class Driver:
     def admit(self, request: Request, run: RequestRunner) -> None:
         """Admits a request. `run` performs its commands until its final row was recorded."""
         self.runs[request.id] = run
-        self.feed(RequestArrived(self.now(), request))
+        now = self.now()
+        self._admitted(request, now)
+        self.feed(RequestArrived(now, request))
 
     def feed(self, event: Event) -> None:
         """Handles one event, performs its commands, and does the same for every event that these commands caused."""

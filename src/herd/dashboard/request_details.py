@@ -38,6 +38,7 @@ OUTCOMES = MappingProxyType(
         "failed_midstream": "failed mid-stream",
         "retried": "failed",
         "client_cancelled": "cancelled by the client",
+        "coordinator_lost": "interrupted by the end of the coordinator",
     }
 )
 """The statuses of a row as they are shown."""

@@ -618,9 +618,11 @@ def test_only_the_owner_can_access_folder_and_files(folder: Path) -> None:
     store = a_store(folder)
     store.record(a_record())
     assert store.flush()
-    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()}
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in folder.rglob("*") if path.is_file()}
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     assert {"latency.db", "latency.db-wal", "latency.db-shm", "coordinator.lock"} <= set(modes)
+    assert stat.S_IMODE((folder / "journal").stat().st_mode) == 0o700
+    assert any(name.endswith(".journal") for name in modes)
     assert set(modes.values()) == {0o600}, modes
     store.close()
 

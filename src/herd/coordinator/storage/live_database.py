@@ -40,6 +40,7 @@ _ADD_MISSING_TRACES = f"""INSERT INTO request_traces ({_COLUMNS}) SELECT {_COLUM
 _ADD_MISSING_ROWS = (
     "INSERT OR IGNORE INTO decision_rules SELECT * FROM moved.decision_rules",
     "INSERT OR IGNORE INTO learnt SELECT * FROM moved.learnt",
+    "INSERT OR IGNORE INTO journal_progress SELECT * FROM moved.journal_progress",
 )
 
 Identity = tuple[int, int] | None

@@ -141,7 +141,8 @@ _FIND_BINS = f"""INSERT INTO temp.fresh_bins SELECT minute, hour, key, measure,
 def _upserts(size: str) -> tuple[str, str]:
     """The two statements that add the fresh traces to the tables of one bucket size."""
     sums = f"""INSERT INTO rollup_{size}s SELECT {size}, key,
-            SUM(status <> 'retried'), SUM(status = 'completed'), SUM(status IN ('failed', 'failed_midstream')),
+            SUM(status <> 'retried'), SUM(status = 'completed'),
+            SUM(status IN ('failed', 'failed_midstream', 'coordinator_lost')),
             SUM(status = 'rejected'), SUM(status = 'client_cancelled'), SUM(status = 'retried'),
             SUM(fallback_used AND status <> 'retried'), SUM(status = 'completed' AND finish_reason = 'length'),
             SUM(load_ms >= {COLD_LOAD_MS}), SUM(CASE WHEN load_ms >= {COLD_LOAD_MS} THEN load_ms ELSE 0 END),

@@ -3,8 +3,9 @@
 Step 1: the schema of ollama-herd 0.11; older ones (`user_version` 0) get its missing columns. Step 2: more columns of
 traces. Step 3: decision rules and learned estimates. Step 4: the audit, and the key of a request. Step 5: roll-ups
 per minute and per hour, and the history of nodes. Step 6: changed settings. Step 7: whether a prompt was truncated.
-Step 8: fields of a request without effect. Step 9: what was repaired in tool calls. Each step only adds tables,
-columns and indexes: ollama-herd can still open the file.
+Step 8: fields of a request without effect. Step 9: what was repaired in tool calls. Step 10: how far the
+journal of a run was written to the traces. Each step only adds tables, columns and indexes: ollama-herd can still open
+the file.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ import sqlite3
 from dataclasses import dataclass
 
 from herd.coordinator.storage import node_history, rollups, setting_changes
+from herd.coordinator.storage.journal import progress
 
-SCHEMA_VERSION = 9
+SCHEMA_VERSION = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,6 +196,7 @@ STEPS = (
         indexes=(),
         set_version="PRAGMA user_version = 9",
     ),
+    MigrationStep(version=10, tables=progress.TABLES, columns=(), indexes=(), set_version="PRAGMA user_version = 10"),
 )
 
 COLUMN_NAMES = "SELECT name FROM pragma_table_info(?)"

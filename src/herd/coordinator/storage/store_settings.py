@@ -48,6 +48,14 @@ class StoreSettings:
             "max": 1_000_000,
         },
     )
+    journal_bytes_max: int = field(
+        default=64 * 1024 * 1024,
+        metadata={
+            "env": "FLEET_JOURNAL_MAX_BYTES",
+            "help": "Maximum size of the journal, from which traces are recovered after a crash, in bytes.",
+            "min": 1024 * 1024,
+        },
+    )
     candidates_max: int = field(
         default=256,
         metadata={

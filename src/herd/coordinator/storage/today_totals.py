@@ -6,7 +6,8 @@ import sqlite3
 
 SELECT_SINCE = """SELECT COALESCE(SUM(requests), 0), COALESCE(SUM(failed), 0) FROM (
     SELECT requests, failed FROM rollup_minutes WHERE bucket >= ?1
-    UNION ALL SELECT status <> 'retried', status IN ('failed', 'failed_midstream') FROM request_traces
+    UNION ALL SELECT status <> 'retried', status IN ('failed', 'failed_midstream', 'coordinator_lost')
+        FROM request_traces
         WHERE id > (SELECT trace_id FROM rollup_progress) AND timestamp >= ?1 AND COALESCE(kind, '') <> 'info')"""
 
 

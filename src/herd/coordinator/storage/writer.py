@@ -8,6 +8,7 @@ restart.
 from __future__ import annotations
 
 import logging
+import secrets
 import sqlite3
 import threading
 import time
@@ -24,6 +25,7 @@ from herd.coordinator.clock_and_ids import since_boot_s
 from herd.coordinator.storage import audit_log, learned_state, rollups
 from herd.coordinator.storage.data_dir import DataDirLock, lock_folder, make_private
 from herd.coordinator.storage.database import DATABASE_NAME, Damaged, NewerSchema, is_damage
+from herd.coordinator.storage.journal import files, progress, recovery
 from herd.coordinator.storage.live_database import CopyFailed, LiveDatabase
 from herd.coordinator.storage.reader import Parameters, Result, TraceReader
 from herd.coordinator.storage.retention import Retention
@@ -40,15 +42,18 @@ from herd.coordinator.storage.trace_rows import (
 from herd.core.planning.replay import DecisionRules
 from herd.core.state.commands import Record
 from herd.core.state.learned_values import LearnedValue
+from herd.core.state.request import Outcome, Request
 
 WriteJob = Callable[[sqlite3.Connection], None]
 """Writes something other than traces. A job begins and commits its own transaction."""
+RUN_BYTES = 6
+"""Random bytes that identify a run of the coordinator in the names of its journal."""
 JOBS_MAX = 1_000
 """Maximum number of waiting jobs; the oldest are dropped first."""
 
-PendingRecord = tuple[Record, float, str]
-"""A record to write, the unix time at which the store received it, and the fingerprint of the decision rules that
-were active then."""
+PendingRecord = tuple[Record, float, str, int]
+"""A record to write, the unix time at which the store received it, the fingerprint of the decision rules that were
+active then, and its number in the journal."""
 
 WRITE_ERRORS = (sqlite3.Error, OSError, Damaged, NewerSchema, CopyFailed)
 
@@ -66,11 +71,13 @@ class TraceStore:
         wall: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = since_boot_s,
         rules: DecisionRules | None = None,
+        call_soon: Callable[[Callable[[], None]], object] = lambda write: write(),
     ) -> None:
         """`wall()` gives the time of each row, in unix seconds. `monotonic()` also counts while the machine sleeps; it
         times roll-ups and deletions, on the writer's thread.
 
-        `rules` are the active decision rules until `set_rules` is called; each row has their fingerprint.
+        `rules` are the active decision rules until `set_rules` is called; each row has their fingerprint. `call_soon`
+        calls a function at the end of the event loop's turn: the journal is written then.
         """
         self._settings = settings
         self.path = data_dir / DATABASE_NAME
@@ -80,6 +87,10 @@ class TraceStore:
         self._ring_rows = settings.ring_rows
         self._batch: list[PendingRecord] = []
         self._rules, self._fingerprint = rules, rules.fingerprint if rules is not None else ""
+        self._journal = files.Journal(
+            data_dir / files.FOLDER, secrets.token_hex(RUN_BYTES), settings.journal_bytes_max, call_soon
+        )
+        self._is_recovered = False
         self._audit_entries: deque[audit_log.AuditEntry] = deque(maxlen=audit_log.ROWS_MAX)
         self._jobs: deque[WriteJob] = deque(maxlen=JOBS_MAX)
         self._learned: deque[LearnedValue] = deque(maxlen=learned_state.ROWS_MAX)
@@ -90,7 +101,7 @@ class TraceStore:
         self._lock: DataDirLock | None = None
         self._writer: threading.Thread | None = None
         self._database = LiveDatabase(self.path, settings.busy_timeout_s, self.reader, self._prepare)
-        self._saved = self._dropped = self._unusable = self._unconfirmed = 0
+        self._saved = self._dropped = self._unusable = self._unconfirmed = self._committed_number = 0
         self._failing_since: float | None = None
         self._problem = ""
         self._is_newer = False
@@ -109,7 +120,7 @@ class TraceStore:
         try:
             make_private(self.path.parent)
             self._lock = lock_folder(self.path.parent)
-            self._database.connection()
+            self._recover_journals()
         except WRITE_ERRORS as error:
             self._fail(error)
         self._writer = threading.Thread(target=self._write_forever, name="herd-store", daemon=True)
@@ -117,8 +128,13 @@ class TraceStore:
 
     # --- called on the event loop ---
 
+    def admitted(self, request: Request, at: float) -> None:
+        """Notes that a request was admitted at this loop time: if the process is killed, the next start finds it."""
+        if not self._is_newer:
+            self._journal.admitted(request, at, self._wall())
+
     def record(self, record: Record) -> None:
-        """Queues a trace. Takes about half a microsecond."""
+        """Queues a trace, and notes it in the journal."""
         ring = self._ring
         waiting = len(ring)
         if self._is_newer:
@@ -126,7 +142,9 @@ class TraceStore:
             return
         if waiting >= self._ring_rows:
             self._drop_oldest()
-        ring.append((record, self._wall(), self._fingerprint))
+        wall_s = self._wall()
+        number = self._journal.ended(record, wall_s, record.outcome is not Outcome.RETRIED)
+        ring.append((record, wall_s, self._fingerprint, number))
         if waiting == 0:
             self._has_work.set()
         elif waiting == self._settings.batch_rows:
@@ -185,11 +203,12 @@ class TraceStore:
     def close(self, timeout_s: float = 10.0) -> None:
         """Writes what can be written, stops the thread, unlocks the folder. The log counts the records that were
         lost."""
-        writer = self._writer
+        writer, is_saved = self._writer, False
         if self._closing.is_set():
             return
         if writer is not None:
-            if not self.flush(timeout_s):
+            is_saved = self.flush(timeout_s)
+            if not is_saved:
                 log.warning(
                     "traces were lost at shutdown", extra={"count": self.state.waiting, "problem": self._problem}
                 )
@@ -198,6 +217,7 @@ class TraceStore:
             self._flush_now.set()
             writer.join(timeout_s)
         self._closing.set()
+        self._journal.close(is_saved)
         self.reader.close(timeout_s)
         if writer is None or not writer.is_alive():
             self._database.disconnect()
@@ -252,6 +272,13 @@ class TraceStore:
 
     def _drain(self) -> None:
         """Writes batch after batch until the ring is empty or a write fails."""
+        if not self._is_recovered:
+            try:
+                self._recover_journals()
+            except WRITE_ERRORS as error:
+                self._fail(error)
+                return
+            self._recover()
         while self._ring or self._batch:
             ring, free = self._ring, self._settings.batch_rows - len(self._batch)
             self._batch.extend(ring.popleft() for _ in range(min(free, len(ring))))
@@ -261,6 +288,7 @@ class TraceStore:
                 self._fail(error)
                 return
             self._unconfirmed += len(self._batch)
+            self._committed_number = self._batch[-1][3]
             self._batch.clear()
             if not self._confirm():
                 return
@@ -282,8 +310,19 @@ class TraceStore:
         if self._unconfirmed:
             self._saved += self._unconfirmed
             self._unconfirmed = 0
+            self._journal.saved(self._committed_number)
             self._recover()
         return True
+
+    def _recover_journals(self) -> None:
+        """Adds the traces that earlier runs could not write. Raises `WRITE_ERRORS`."""
+        ended, lost = recovery.recover(self._database.connection(), self._journal.folder, self._journal.run)
+        self._is_recovered = True
+        if ended or lost:
+            log.warning(
+                "the coordinator was killed: its last traces were recovered from the journal",
+                extra={"ended": ended, "lost": lost},
+            )
 
     def _insert_batch(self, batch: list[PendingRecord]) -> None:
         """One transaction. Rows are made a few at a time between SQLite's statements, so that the event
@@ -296,11 +335,12 @@ class TraceStore:
             connection.execute(INSERT_TRACES, tuple(chain.from_iterable(some)))
         connection.executemany(INSERT_TRACE, some)
         connection.execute(INSERT_LATENCIES, newest_before)
+        progress.advance(connection, self._journal.run, batch[-1][3])
         connection.execute("COMMIT")
 
     def _rows(self, batch: Iterable[PendingRecord]) -> Iterator[TraceRow]:
         candidates_max = self._settings.candidates_max
-        for record, wall_at, rules in batch:
+        for record, wall_at, rules, _ in batch:
             try:
                 yield trace_row(record, wall_at, candidates_max, rules)
             except (ValueError, TypeError, OverflowError) as error:

@@ -1,0 +1,1 @@
+"""The journal of requests, from which traces are recovered after a crash."""
