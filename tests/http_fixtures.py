@@ -11,8 +11,9 @@ from dataclasses import dataclass, field, replace
 
 from herd.errors import Refusal
 from herd.http1.connection import HttpConnection
-from herd.http1.connections import ClientConnections, HttpSettings
+from herd.http1.connections import ClientConnections
 from herd.http1.exchange import HttpExchange
+from herd.http1.http_settings import HttpSettings
 from herd.http1.server import Server, serve
 from herd.http1.write_batching import WriteBatcher
 

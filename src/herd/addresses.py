@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 
 ADDRESS_MAX_CHARS = 64
+_HOST_BITS = 64
 
 IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -31,6 +32,18 @@ def plain_address(text: str) -> str:
 def is_loopback(text: str) -> bool:
     address = parse_address(text)
     return address is not None and address.is_loopback
+
+
+def address_group(text: str) -> str:
+    """Whose address this is: a network (/64) of IPv6 has one owner, and all loopback addresses are this machine's."""
+    address = parse_address(text)
+    if address is None:
+        return text
+    if address.is_loopback:
+        return "this machine"
+    if isinstance(address, ipaddress.IPv4Address):
+        return str(address)
+    return str(ipaddress.IPv6Network((int(address) >> _HOST_BITS << _HOST_BITS, _HOST_BITS)))
 
 
 def bracketed(host: str) -> str:

@@ -10,9 +10,22 @@ from collections.abc import Callable
 
 import pytest
 
-from herd.http1.connections import HttpSettings
+from herd.http1.connection import HttpConnection
 from herd.http1.exchange import HttpExchange
-from http_fixtures import GET, a_memory, a_server, a_socket, echo, read_until, read_until_close, replies, run
+from herd.http1.http_settings import HttpSettings
+from http_fixtures import (
+    GET,
+    FakeTransport,
+    Memory,
+    a_memory,
+    a_server,
+    a_socket,
+    echo,
+    read_until,
+    read_until_close,
+    replies,
+    run,
+)
 
 POST = b"POST /p HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello"
 
@@ -377,34 +390,54 @@ def test_all_uploads_together_have_a_limit_and_release_their_bytes() -> None:
     assert memory.clients.uploading_bytes == 0
 
 
+def asking(memory: Memory, ip: str) -> tuple[HttpConnection, FakeTransport]:
+    """A connection whose request is not answered, so that it is not closed for another one."""
+    connection, transport = memory.connect(ip)
+    connection.data_received(GET)
+    return connection, transport
+
+
 def test_one_address_cannot_take_all_connections() -> None:
-    memory = a_memory(echo, connections_per_ip_max=2)
-    connections = [memory.connect("192.0.2.1") for _ in range(3)]
+    memory = a_memory(connections_per_ip_max=2)
+    connections = [asking(memory, "192.0.2.1") for _ in range(3)]
     assert [codes(bytes(transport.sent)) for _, transport in connections] == [[], [], [429]]
-    other, transport = memory.connect("192.0.2.2")
-    other.data_received(GET)
-    assert codes(bytes(transport.sent)) == [200]
+    other, _ = asking(memory, "192.0.2.2")
+    memory.exchanges[-1].respond(200, (), b"")
+    assert other in memory.clients.connections and len(memory.exchanges) == 3
     connections[2][0].connection_lost(None)
     connections[0][0].connection_lost(None)
     _, transport = memory.connect("192.0.2.1")
     assert not transport.sent
     for connection in list(memory.clients.connections):
         connection.connection_lost(None)
-    assert memory.clients._per_ip == {}
+    assert memory.clients._places._groups == {}
 
 
 def test_a_local_proxy_may_open_more_connections_than_a_remote_client() -> None:
-    memory = a_memory(echo, connections_per_ip_max=1, connections_loopback_max=2)
-    for ip in ("127.0.0.1", "::1"):
-        assert [bool(memory.connect(ip)[1].sent) for _ in range(3)] == [False, False, True]
+    memory = a_memory(connections_per_ip_max=1, connections_loopback_max=2)
+    assert [bool(asking(memory, ip)[1].sent) for ip in ("127.0.0.1", "::1", "127.0.0.1")] == [False, False, True]
+    assert [bool(asking(memory, "192.0.2.1")[1].sent) for _ in range(2)] == [False, True]
 
 
 def test_all_connections_have_a_limit_and_a_flood_gets_no_answers() -> None:
-    memory = a_memory(echo, connections_max=2)
-    transports = [memory.connect(f"192.0.2.{n}")[1] for n in range(40)]
+    memory = a_memory(connections_max=2)
+    transports = [asking(memory, f"192.0.2.{n}")[1] for n in range(40)]
     assert [codes(bytes(t.sent)) for t in transports[:3]] == [[], [], [503]]
     assert transports[-1].is_aborted and not transports[-1].sent
     assert replies(bytes(transports[2].sent))[0].headers["retry-after"] == "1"
+
+
+def test_a_half_open_connection_is_closed_for_a_new_one() -> None:
+    memory = a_memory(echo, connections_max=2)
+    idle, idle_transport = asking(memory, "192.0.2.1")
+    half, half_transport = memory.connect("192.0.2.1")
+    half.data_received(GET[:-3])
+    memory.clients.now += 2.0
+    other, _ = asking(memory, "192.0.2.2")
+    assert half_transport.is_aborted and not idle_transport.is_aborted
+    assert memory.clients.connections == {idle, half, other}, "the transport reports the end of the half-open one"
+    half.connection_lost(None)
+    assert memory.clients.connections == {idle, other}
 
 
 # Time limits

@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
-from herd.http1.connections import HttpSettings
 from herd.http1.exchange import HttpExchange
+from herd.http1.http_settings import HttpSettings
 from herd.http1.server import PortInUse, serve
 from http_fixtures import GET, a_server, a_socket, echo, read_until, read_until_close, render_error, replies, run
 

@@ -17,7 +17,7 @@ import pytest
 from fakes.faults import Gate
 from fakes.fleet import Fleet, running_fleet, settings_for_tests
 from fakes.ollama.server import FakeModel, FakeOllama, FakeSettings
-from herd.http1.connections import HttpSettings
+from herd.http1.http_settings import HttpSettings
 
 resource = pytest.importorskip(
     "resource", reason="the limit of open files and the peak memory are available on Unix only"

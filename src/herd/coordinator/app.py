@@ -88,6 +88,7 @@ from herd.discover import discover
 from herd.engines import Engine
 from herd.health import Check
 from herd.http1 import server, tls
+from herd.http1.places import Places
 from herd.http1.server import Server
 from herd.trust import pairing
 from herd.trust.allowances import Allowances
@@ -307,9 +308,12 @@ class Coordinator:
         self.loop_lag.start()
         listen = (settings.http, general.host)
         answer = (self.access_control, self.errors.render)
-        self.server = await server.serve(*listen, general.port, *answer, streamed_prefix=STREAMED_PREFIX)
+        places = Places(settings.http, self.membership.is_node_address)
+        self.server = await server.serve(*listen, general.port, *answer, None, STREAMED_PREFIX, places)
         if certificate is not None:
-            self.tls_server = await server.serve(*listen, settings.tls.port, *answer, certificate, STREAMED_PREFIX)
+            self.tls_server = await server.serve(
+                *listen, settings.tls.port, *answer, certificate, STREAMED_PREFIX, places
+            )
         if settings.membership.open:
             log.warning("FLEET_OPEN is set: any machine on this network can join and receive requests with prompts")
         if settings.capture.is_on:

@@ -28,7 +28,7 @@ from herd.core.scheduling.completion_time import CompletionTimeSettings
 from herd.core.scheduling.signals import Weights
 from herd.core.scheduling.substitutes import SubstituteSettings
 from herd.core.state.liveness import LivenessSettings
-from herd.http1.connections import HttpSettings
+from herd.http1.http_settings import HttpSettings
 from herd.http1.tls import TlsSettings
 from herd.logs import LogSettings
 

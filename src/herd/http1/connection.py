@@ -15,7 +15,6 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
-import sys
 from typing import Final, cast
 
 from herd.errors import HeadersTooLarge, HerdError, Refusal, TooLarge
@@ -23,8 +22,10 @@ from herd.http1.chunked import ChunkedBody
 from herd.http1.connections import ClientConnections
 from herd.http1.contract import ClientTransport, Header, UpgradedProtocol
 from herd.http1.exchange import HttpExchange, render_head
+from herd.http1.places import NEW_S, Activity
 from herd.http1.request_head import CHUNKED, RequestHead, can_never_complete, path_hint, read_head
 from herd.http1.streamed_body import StreamedBody
+from herd.http1.tcp_state import has_closed, peer_ip
 
 _IDLE: Final = 0
 _HEAD: Final = 1
@@ -38,7 +39,6 @@ _REQUESTS_PER_TURN: Final = 32
 # At most this many refused connections get an answer with the reason. Further ones are only closed: otherwise the
 # answers themselves could exhaust this process.
 _REFUSED_MAX: Final = 32
-_TCP_CLOSE_WAIT: Final = 8
 _RESET: Final = struct.pack("ii", 1, 0)
 
 
@@ -101,7 +101,7 @@ class HttpConnection(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)
         settings = self._clients.settings
         self._transport.set_write_buffer_limits(high=settings.write_buffer_bytes, low=settings.write_buffer_bytes // 4)
-        self.client_ip = _peer_ip(transport.get_extra_info("peername"))
+        self.client_ip = peer_ip(transport.get_extra_info("peername"))
         self.is_encrypted = transport.get_extra_info("sslcontext") is not None
         excess = self._clients.join(self)
         if excess > _REFUSED_MAX:
@@ -452,6 +452,17 @@ class HttpConnection(asyncio.Protocol):
         self._clients.outbox.flush()
         self._transport.abort()
 
+    def activity(self) -> Activity:
+        phase = self._phase
+        if phase <= _HEAD:
+            if phase == _IDLE and self._is_used:
+                return Activity.IDLE
+            return Activity.NEW if self._clients.now - self._since < NEW_S else Activity.HALF_OPEN
+        if phase == _LINGERING:
+            is_sent = not self._transport.is_closing() and not self._transport.get_write_buffer_size()
+            return Activity.IDLE if is_sent else Activity.WORKING
+        return Activity.SENDING if phase == _BODY else Activity.WORKING
+
     def close_if_idle(self) -> None:
         if self._phase == _IDLE and not self._tail:
             self._finish()
@@ -476,7 +487,7 @@ class HttpConnection(asyncio.Protocol):
         elif self._phase == _UPGRADED:
             return
         elif self._phase == _BUSY:
-            if self._is_read_paused and _has_closed(self._transport):
+            if self._is_read_paused and has_closed(self._transport.get_extra_info("socket")):
                 self._transport.abort()
         elif now - self._since > self._clients.settings.linger_s and not self._transport.get_write_buffer_size():
             self._transport.abort()
@@ -499,17 +510,3 @@ class HttpConnection(asyncio.Protocol):
             self._refuse(path, Refusal(408, "request_timeout", "the request body arrives too slowly"))
         self._mark_at = now
         self._mark_bytes = self._received
-
-
-def _peer_ip(peer: object) -> str:
-    if not isinstance(peer, tuple) or not peer:
-        return ""
-    return str(peer[0]).removeprefix("::ffff:")
-
-
-def _has_closed(transport: asyncio.Transport) -> bool:
-    """Whether the client has closed a connection that is not read at present; only Linux reports this."""
-    if sys.platform != "linux":
-        return False
-    state: bytes = transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)
-    return state[0] == _TCP_CLOSE_WAIT

@@ -12,8 +12,10 @@ from typing import Final
 
 from herd.http1.accepting import BurstAcceptor
 from herd.http1.connection import HttpConnection
-from herd.http1.connections import ClientConnections, HttpSettings, RenderError
+from herd.http1.connections import ClientConnections, RenderError
 from herd.http1.exchange import HttpExchange
+from herd.http1.http_settings import HttpSettings
+from herd.http1.places import Places
 
 SWEEP_EVERY_S: Final = 1.0
 # If a sweep is this late, the process was stopped or the machine slept.
@@ -48,6 +50,7 @@ class Server:
                 # On Windows this option would allow two processes to share a port.
                 reuse_address=os.name == "posix",
                 ssl=tls,
+                ssl_handshake_timeout=self.clients.settings.header_timeout_s if tls is not None else None,
             )
         except OSError as error:
             if error.errno != errno.EADDRINUSE:
@@ -111,8 +114,10 @@ async def serve(
     render_error: RenderError,
     tls: ssl.SSLContext | None = None,
     streamed_prefix: str = "",
+    places: Places | None = None,
 ) -> Server:
     """Listens on host:port (0: a free port). Raises PortInUse, or OSError for any other reason."""
-    server = Server(ClientConnections(settings, on_request, render_error, asyncio.get_running_loop(), streamed_prefix))
+    loop = asyncio.get_running_loop()
+    server = Server(ClientConnections(settings, on_request, render_error, loop, streamed_prefix, places))
     await server.listen(host, port, tls)
     return server

@@ -105,6 +105,17 @@ def test_an_agent_with_the_coordinators_data_folder_is_paired_at_once(tmp_path: 
     run_scenario(tmp_path, scenario)
 
 
+def test_the_address_of_a_paired_node_has_reserved_connections(tmp_path: Path) -> None:
+    async def scenario(coordinator: Coordinator, machines: Machines) -> None:
+        assert not coordinator.membership.is_node_address("127.0.0.1")
+        agent = await machines.agent(folder="herd")
+        await agent.beat()
+        assert coordinator.membership.is_node_address("::ffff:127.0.0.1")
+        assert not coordinator.membership.is_node_address("192.0.2.1")
+
+    run_scenario(tmp_path, scenario)
+
+
 def test_a_join_code_pairs_a_node_and_the_pairing_survives_restarts(tmp_path: Path) -> None:
     async def scenario(coordinator: Coordinator, machines: Machines) -> None:
         _, invited = await machines.ask("POST", "/fleet/nodes/invite", {})

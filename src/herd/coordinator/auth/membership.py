@@ -16,7 +16,7 @@ from ipaddress import ip_network
 from types import MappingProxyType
 from urllib.parse import parse_qs, urlsplit
 
-from herd.addresses import parse_address
+from herd.addresses import parse_address, plain_address
 from herd.agent_protocol.join import JoinAnswer, JoinRequest
 from herd.bounded import BoundedDict
 from herd.coordinator.storage.credential_store import CredentialStore, PairedNode
@@ -32,6 +32,7 @@ log = logging.getLogger("herd.membership")
 SAME_NAMES_MAX = 100
 ADDRESSES_MAX = 32
 FORWARDERS_MAX = 4096
+NODE_ADDRESSES_MAX = 4096
 _INVITE = "on the coordinator run: herd nodes invite"
 _INVALID: Mapping[Verification, str] = MappingProxyType(
     {
@@ -123,6 +124,7 @@ class Membership:
         self._forwarder_proofs = BoundedDict[str, str](FORWARDERS_MAX)
         self._allowed_urls = BoundedDict[str, None](FORWARDERS_MAX)
         """Engine URLs without a forwarder that were already checked: every heartbeat repeats them."""
+        self._node_addresses = BoundedDict[str, None](NODE_ADDRESSES_MAX)
         self._sessions = Sessions(lambda: secrets(signing.SECRET_BYTES))
 
     # --- reports ---
@@ -148,7 +150,12 @@ class Membership:
             )
             raise NodeNotPaired(_INVALID[verification])
         _check_address(query, ip)
+        self._node_addresses[plain_address(ip)] = None
         return Reporter(stamp.node_id, stamp, key)
+
+    def is_node_address(self, ip: str) -> bool:
+        """Whether a paired node has reported from this address since the start."""
+        return plain_address(ip) in self._node_addresses
 
     def check_engine_urls(self, urls: Iterable[str], reporter: Reporter = UNSIGNED) -> None:
         """Checks that the coordinator may connect to these engines (http://ADDRESS:PORT, https://ADDRESS:PORT#PIN).

@@ -15,7 +15,7 @@ import pytest
 from fakes.faults import Cut, How
 from fakes.fleet import Fleet, Machine, running_fleet, settings_for_tests
 from fakes.ollama.server import FakeOllama
-from herd.http1.connections import HttpSettings
+from herd.http1.http_settings import HttpSettings
 from herd.http1.streamed_body import WINDOW_BYTES
 
 FILE = b"weights " * 1000

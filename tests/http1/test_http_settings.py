@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import fields
 
-from herd.http1.connections import HttpSettings
+from herd.http1.http_settings import HttpSettings
 
 
 def test_the_published_limits_have_their_names_and_defaults() -> None:
