@@ -57,7 +57,7 @@ def by_tens(number: int) -> str:
 
 
 @pytest.mark.parametrize("activity", [Activity.HALF_OPEN, Activity.IDLE, Activity.SENDING, Activity.NEW])
-def test_a_machine_with_many_addresses_locks_nobody_out(activity: Activity) -> None:
+def test_a_machine_with_many_addresses_locks_no_client_out(activity: Activity) -> None:
     places = Places(SETTINGS, lambda ip: ip == NODE)
     taken = fill(places, STRANGERS_MAX, activity, by_tens)
     for ip in ("192.168.2.1", NODE, "127.0.0.1", "fd00::7"):
@@ -164,7 +164,7 @@ def test_a_connection_with_a_request_is_not_closed_for_another() -> None:
 
 
 @pytest.mark.parametrize("new_loop", LOOPS)
-def test_a_thousand_incomplete_heads_of_a_local_proxy_keep_nobody_out(
+def test_a_thousand_incomplete_heads_of_a_local_proxy_keep_no_client_out(
     new_loop: Callable[[], asyncio.AbstractEventLoop],
 ) -> None:
     with asyncio.Runner(loop_factory=new_loop) as runner:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from herd.core.state.fleet import NodeId
@@ -110,15 +112,44 @@ def test_two_nodes_with_the_same_name_have_different_fingerprints() -> None:
     assert found.public == public_of(STRANGER)
 
 
-def test_the_number_of_pending_nodes_is_limited_and_each_keeps_its_time() -> None:
+def pending_node(number: int, ip: str, at: float = 0.0) -> PendingNode:
+    return PendingNode(f"n{number}", f"{number:064x}", ip, at, at)
+
+
+def test_one_address_has_few_pending_nodes_and_each_keeps_its_time() -> None:
     pending = PendingNodes()
-    for number in range(pairing.PENDING_MAX):
-        assert pending.add(PendingNode("n", f"{number:064x}", "10.0.0.1", float(number)))
-    assert not pending.add(PendingNode("n", "f" * 64, "10.0.0.1", 0.0))
-    assert pending.add(PendingNode("renamed", f"{5:064x}", "10.0.0.2", 99.0))
-    assert next(node for node in pending if node.public == f"{5:064x}").since == 5.0
-    pending.reject(f"{5:064x}")
-    assert pending.add(PendingNode("n", "f" * 64, "10.0.0.1", 0.0))
+    for number in range(pairing.PENDING_PER_ADDRESS_MAX):
+        assert pending.add(pending_node(number, "10.0.0.1", float(number)))
+    assert not pending.add(pending_node(99, "10.0.0.1", 9.0))
+    assert pending.add(pending_node(99, "10.0.0.2", 9.0))
+    assert pending.add(replace(pending_node(3, "10.0.0.1", 9.0), name="renamed"))
+    assert [(node.name, node.since) for node in pending][3] == ("renamed", 3.0)
+    pending.reject(f"{0:064x}")
+    assert pending.add(pending_node(98, "10.0.0.1", 9.0))
+
+
+def test_a_pending_node_that_no_longer_asks_is_dropped() -> None:
+    pending = PendingNodes()
+    pending.add(pending_node(1, "10.0.0.1", 0.0))
+    pending.add(pending_node(2, "10.0.0.2", 0.0))
+    pending.add(pending_node(1, "10.0.0.1", 599.0))
+    pending.drop_old(600.0)
+    assert [node.name for node in pending] == ["n1"]
+
+
+@pytest.mark.parametrize("network", ["192.168.{0}.1", "2001:db8::{0:x}"])
+def test_a_stranger_with_many_addresses_cannot_keep_a_node_off_the_list(network: str) -> None:
+    pending = PendingNodes()
+    for number in range(3 * pairing.PENDING_MAX):
+        assert pending.add(pending_node(number, network.format(number), float(number)))
+    assert len(pending) == pairing.PENDING_MAX
+    for second in range(200, 300, 5):
+        real = pending_node(9999, "10.0.0.5", float(second))
+        assert pending.add(real)
+        for number in range(5):
+            pending.add(pending_node(1000 + second * 10 + number, network.format(number), second + 1.0))
+        assert pending.find("n9999", FLEET_PUBLIC), "a node that repeats its request stays on the list"
+    assert len(pending) == pairing.PENDING_MAX
 
 
 def test_fingerprints_ids_and_proofs_are_short_and_distinct() -> None:

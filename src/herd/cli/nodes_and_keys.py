@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Sequence
 
@@ -59,7 +60,7 @@ def node_lines(state: Json, width: int, now: float) -> list[Text]:
         lines += [
             Text(),
             Text("Compare the fingerprint with the one that herd-node prints on that machine, then run:"),
-            Text(f"  herd nodes approve {first}", "bold"),
+            Text(f"  herd nodes approve {shlex.quote(first)}", "bold"),
         ]
     if state["is_open"]:
         lines += [Text(), Text("FLEET_OPEN is set: every machine on this network can join without pairing.", "yellow")]

@@ -62,15 +62,16 @@ class Logins:
 
 
 class LoginAttempts:
-    """Counts wrong keys for each address. A key cannot be guessed; the limit keeps the audit log short."""
+    """Counts wrong keys or codes for each address. They cannot be guessed; the limit keeps the logs short."""
 
-    def __init__(self) -> None:
+    def __init__(self, tries_max: int = TRIES_MAX) -> None:
+        self._tries_max = tries_max
         self._wrong = BoundedDict[str, tuple[float, int]](TRIERS_MAX)
 
     def wait_s(self, ip: str, at: float) -> float:
         """Seconds until this address may try again; 0 if it may try now."""
         since, count = self._wrong.get(ip, (at, 0))
-        return max(0.0, since + TRIES_WITHIN_S - at) if count >= TRIES_MAX else 0.0
+        return max(0.0, since + TRIES_WITHIN_S - at) if count >= self._tries_max else 0.0
 
     def record_failure(self, ip: str, at: float) -> None:
         since, count = self._wrong.pop(ip, (at, 0))

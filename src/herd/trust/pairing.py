@@ -16,6 +16,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -23,6 +24,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+from herd.addresses import address_group
 from herd.bounded import BoundedDict
 from herd.core.state.fleet import NodeId
 from herd.trust.signing import is_same, signature
@@ -33,7 +35,11 @@ CODE_LIFE_S = 600.0
 CODES_MAX = 16
 """Valid codes at the same time; a further code ends the oldest."""
 PENDING_MAX = 64
-"""Maximum number of pending nodes; further nodes are rejected until one is approved or rejected."""
+"""Maximum number of pending nodes; a further node replaces one of the network that has the most."""
+PENDING_PER_ADDRESS_MAX = 4
+"""Maximum number of pending nodes of one address."""
+PENDING_LIFE_S = 600.0
+"""A pending node that has not asked for this time is dropped."""
 NODE_NAME_MAX_CHARS = 64
 
 _CODE = re.compile(r"(?:(?P<address>[\w.\-\[\]:]{1,255})/)?(?P<code>[A-Za-z2-7]{4}(?:-?[A-Za-z2-7]{4}){3})", re.ASCII)
@@ -145,10 +151,17 @@ class PendingNode:
     public: str
     ip: str
     since: float
+    """Unix time of its first request."""
+    asked_at: float = 0.0
+    """Loop time of its last request; agents repeat it with each heartbeat."""
 
 
 class PendingNodes:
-    """The nodes that wait for approval, by public key: any machine can claim a name, but not a key."""
+    """The nodes that wait for approval, by public key: any machine can claim a name, but not a key.
+
+    A node that stops asking is dropped. If the list is full, a new node replaces one of the network that has the most
+    nodes on it: of these, the one that has not asked for the longest time.
+    """
 
     def __init__(self) -> None:
         self._pending: dict[str, PendingNode] = {}
@@ -158,16 +171,32 @@ class PendingNodes:
         return len(self._pending)
 
     def __iter__(self) -> Iterator[PendingNode]:
-        return iter(self._pending.values())
+        """The nodes in a copy: requests to join run in other threads."""
+        return iter(tuple(self._pending.values()))
 
     def add(self, node: PendingNode) -> bool:
         """Whether the node is on the list now. A node that was on it before keeps its time and position."""
+        self.drop_old(node.asked_at)
         known = self._pending.get(node.public)
-        if known is None and len(self._pending) >= PENDING_MAX:
-            return False
+        if known is None:
+            if sum(other.ip == node.ip for other in self) >= PENDING_PER_ADDRESS_MAX:
+                return False
+            if len(self._pending) >= PENDING_MAX:
+                self._drop_one()
         since = known.since if known is not None else node.since
         self._pending[node.public] = replace(node, since=since)
         return True
+
+    def drop_old(self, at: float) -> None:
+        """Drops the nodes that no longer ask."""
+        for node in self:
+            if at - node.asked_at >= PENDING_LIFE_S:
+                self._pending.pop(node.public, None)
+
+    def _drop_one(self) -> None:
+        counts = Counter(address_group(node.ip) for node in self)
+        last = min(self, key=lambda node: (-counts[address_group(node.ip)], node.asked_at))
+        self._pending.pop(last.public, None)
 
     def find(self, name_or_fingerprint: str, fleet_public: str) -> list[PendingNode]:
         """One node by its fingerprint, or all nodes with this name."""

@@ -25,11 +25,20 @@ from herd.agent.coordinator_link import LinkSettings
 from herd.agent.inventory import EngineSettings
 from herd.agent.node_identity import JoinSettings
 from herd.agent_protocol import heartbeat_encode
+from herd.agent_protocol.join import JoinRequest
 from herd.coordinator.app import Coordinator
-from herd.coordinator.auth.membership import FORWARDERS_MAX, Membership, MembershipSettings, Reporter
+from herd.coordinator.auth.membership import (
+    FORWARDERS_MAX,
+    STRANGERS_LOGGED_MAX,
+    WRONG_CODES_MAX,
+    Membership,
+    MembershipSettings,
+    Reporter,
+)
 from herd.coordinator.settings import GeneralSettings, Settings
 from herd.coordinator.storage.credential_store import CredentialStore
 from herd.core.state.fleet import Fleet, NodeId
+from herd.trust import pairing
 
 Scenario = Callable[[Coordinator, "Machines"], Awaitable[None]]
 
@@ -326,6 +335,56 @@ def test_an_invalid_join_request_is_refused(tmp_path: Path, body: object) -> Non
     async def scenario(coordinator: Coordinator, machines: Machines) -> None:
         assert (await machines.ask("POST", "/fleet/join", body))[0] == 400
         assert len(coordinator.membership.pending_nodes) == 0
+
+    run_scenario(tmp_path, scenario)
+
+
+def a_join(number: int, name: str = "x", proof: str = "") -> dict[str, str]:
+    private = number.to_bytes(pairing.KEY_BYTES, "big")
+    return {"name": name, "public": pairing.public_of(private), "proof": proof}
+
+
+def test_wrong_join_codes_of_one_address_are_limited_but_not_this_machines_own_code(tmp_path: Path) -> None:
+    async def scenario(coordinator: Coordinator, machines: Machines) -> None:
+        for _ in range(WRONG_CODES_MAX):
+            assert (await machines.ask("POST", "/fleet/join", a_join(1, proof="00" * 32)))[0] == 401
+        invitation = coordinator.membership.invite("127.0.0.1:1")
+        right = pairing.code_proof(invitation.code, "x", a_join(1)["public"])
+        for proof in ("00" * 32, right):
+            status, answer = await machines.ask("POST", "/fleet/join", a_join(1, proof=proof))
+            assert status == 429 and "wrong join codes" in str(answer["error"])
+        agent = await machines.agent(folder="herd")
+        reply = await agent.beat()
+        assert reply is not None and reply.is_accepted
+
+    run_scenario(tmp_path, scenario)
+
+
+def test_a_flood_of_join_requests_keeps_no_node_out_and_the_log_short(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scenario(coordinator: Coordinator, machines: Machines) -> None:
+        statuses = [(await machines.ask("POST", "/fleet/join", a_join(number + 1)))[0] for number in range(20)]
+        assert statuses == [202] * pairing.PENDING_PER_ADDRESS_MAX + [429] * (20 - pairing.PENDING_PER_ADDRESS_MAX)
+        membership = coordinator.membership
+        for number in range(100):
+            request = JoinRequest("x", a_join(100 + number)["public"])
+            assert membership.join(request, f"192.168.9.{number}").status == "pending"
+        assert membership.join(JoinRequest("mac", a_join(999)["public"]), "192.168.1.5").status == "pending"
+        assert [node.ip for node in membership.pending_nodes.find("mac", coordinator.credentials.public)] == [
+            "192.168.1.5"
+        ]
+        assert len(membership.pending_nodes) == pairing.PENDING_MAX
+
+    run_scenario(tmp_path, scenario)
+    lines = [record for record in caplog.records if "waiting for approval" in record.message]
+    assert len(lines) == STRANGERS_LOGGED_MAX
+
+
+def test_the_command_for_approval_is_safe_to_paste(tmp_path: Path) -> None:
+    async def scenario(coordinator: Coordinator, machines: Machines) -> None:
+        _, answer = await machines.ask("POST", "/fleet/join", a_join(1, name="mac; reboot"))
+        assert str(answer["next"]).endswith("herd nodes approve 'mac; reboot'")
 
     run_scenario(tmp_path, scenario)
 

@@ -101,6 +101,7 @@ class AccessApi:
     async def nodes(self, _: Request) -> Response:
         """Lists paired nodes and nodes waiting for approval."""
         public = self._credentials.public
+        self._membership.pending_nodes.drop_old(self._driver.now())
         paired = [
             {
                 "node_id": node.node_id,

@@ -10,6 +10,8 @@ them, so that a machine in between cannot redirect requests to itself.
 from __future__ import annotations
 
 import logging
+import shlex
+import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_network
@@ -24,6 +26,7 @@ from herd.core.state.fleet import Fleet, Liveness, NodeId
 from herd.errors import BadRequest, HerdError
 from herd.trust import pairing, signing
 from herd.trust.addresses import node_address_problem
+from herd.trust.logins import LoginAttempts
 from herd.trust.pairing import Invitation, JoinCodes, PendingNode, PendingNodes
 from herd.trust.signing import Sessions, Stamp, Verification
 
@@ -33,6 +36,10 @@ SAME_NAMES_MAX = 100
 ADDRESSES_MAX = 32
 FORWARDERS_MAX = 4096
 NODE_ADDRESSES_MAX = 4096
+WRONG_CODES_MAX = 30
+"""Wrong join codes of one address in a minute. An agent with two old codes sends 24."""
+STRANGERS_LOGGED_MAX = 20
+"""Log lines in a minute about machines outside the fleet."""
 _INVITE = "on the coordinator run: herd nodes invite"
 _INVALID: Mapping[Verification, str] = MappingProxyType(
     {
@@ -70,6 +77,13 @@ class NodeNotPaired(HerdError):
 
     status = 401
     code = "not_paired"
+
+
+class TooManyJoins(HerdError):
+    """This address has asked to join too often."""
+
+    status = 429
+    code = "too_many_joins"
 
 
 class NewSessionRequired(HerdError):
@@ -119,8 +133,12 @@ class Membership:
         self._secrets = secrets
         self._now = now
         self._unix_s = unix_s
-        self._logged: frozenset[str] = frozenset()
+        self._logged = BoundedDict[str, None](pairing.PENDING_MAX)
         """Fingerprints of pending nodes that were already logged."""
+        self._join_lock = threading.Lock()
+        self._wrong_codes = LoginAttempts(WRONG_CODES_MAX)
+        self._strangers_logged = LoginAttempts(STRANGERS_LOGGED_MAX)
+        """Counts log lines that machines outside the fleet cause."""
         self._forwarder_proofs = BoundedDict[str, str](FORWARDERS_MAX)
         self._allowed_urls = BoundedDict[str, None](FORWARDERS_MAX)
         """Engine URLs without a forwarder that were already checked: every heartbeat repeats them."""
@@ -144,10 +162,11 @@ class Membership:
         if verification is Verification.STALE:
             raise NewSessionRequired(self._sessions.session_for(key, stamp.node_id, stamp.boot_id))
         if verification is not Verification.GENUINE:
-            log.warning(
-                "a message with an invalid signature was ignored",
-                extra={"node_id": stamp.node_id, "ip": ip, "verdict": verification.value},
-            )
+            if self._may_log():
+                log.warning(
+                    "a message with an invalid signature was ignored",
+                    extra={"node_id": stamp.node_id, "ip": ip, "verdict": verification.value},
+                )
             raise NodeNotPaired(_INVALID[verification])
         _check_address(query, ip)
         self._node_addresses[plain_address(ip)] = None
@@ -198,15 +217,27 @@ class Membership:
         return invitation
 
     def join(self, request: JoinRequest, ip: str) -> JoinAnswer:
-        """Raises `BadRequest`, `NodeNotPaired` for an invalid code, `CredentialStoreFull`, `OSError`."""
+        """Raises `BadRequest`, `NodeNotPaired` for an invalid code, `TooManyJoins`, `CredentialStoreFull`, `OSError`.
+
+        May be called from any thread.
+        """
+        with self._join_lock:
+            return self._join(request, ip)
+
+    def _join(self, request: JoinRequest, ip: str) -> JoinAnswer:
         if not 0 < len(request.name) <= pairing.NODE_NAME_MAX_CHARS or not request.name.isprintable():
             raise BadRequest(f"a node's name must have 1 to {pairing.NODE_NAME_MAX_CHARS} printable characters")
         if not request.proof:
             return self._join_by_approval(request, ip)
         # Only a user of this machine can read the file with the local code, so the sender's address does not matter.
         local = self.credentials.local_code
-        code = self.codes.find(request.proof, request.name, request.public, self._now(), local)
+        now = self._now()
+        wait_s = self._wrong_codes.wait_s(ip, now)
+        code = self.codes.find(request.proof, request.name, request.public, now, local)
+        if wait_s and code != local:
+            raise TooManyJoins(f"more than {WRONG_CODES_MAX} wrong join codes from {ip}", retry_after_s=wait_s)
         if not code:
+            self._wrong_codes.record_failure(ip, now)
             raise NodeNotPaired(f"the join code is invalid or older than ten minutes; {_INVITE}", code="wrong_code")
         return self._paired(request, code, "this machine" if code == local else "code")
 
@@ -220,25 +251,30 @@ class Membership:
             is None
         ):
             raise BadRequest("invalid public key")
-        if not self.pending_nodes.add(PendingNode(request.name, request.public, ip, self._unix_s())):
-            raise NodeNotPaired(
-                f"{pairing.PENDING_MAX} nodes are already waiting for approval", code="too_many_pending"
-            )
+        if not self.pending_nodes.add(PendingNode(request.name, request.public, ip, self._unix_s(), self._now())):
+            message = f"{pairing.PENDING_PER_ADDRESS_MAX} nodes with the address {ip} are already waiting for approval"
+            raise TooManyJoins(message, retry_after_s=pairing.PENDING_LIFE_S)
         fingerprint = pairing.fingerprint(request.public, self.credentials.public)
-        if fingerprint not in self._logged:
-            logged = self._logged if len(self._logged) < pairing.PENDING_MAX else frozenset()
-            self._logged = frozenset((*logged, fingerprint))
+        # Anyone can choose the name, and people paste the command into a shell.
+        command = f"herd nodes approve {shlex.quote(request.name)}"
+        if fingerprint not in self._logged and self._may_log():
+            self._logged[fingerprint] = None
             log.warning(
-                "a node is waiting for approval; approve it with: herd nodes approve %s",
-                request.name,
+                "a node is waiting for approval; approve it with: %s",
+                command,
                 extra={"ip": ip, "fingerprint": fingerprint},
             )
         return JoinAnswer(
-            "pending",
-            self.credentials.public,
-            fingerprint=fingerprint,
-            next=f"on the coordinator run: herd nodes approve {request.name}",
+            "pending", self.credentials.public, fingerprint=fingerprint, next=f"on the coordinator run: {command}"
         )
+
+    def _may_log(self) -> bool:
+        """Whether another log line about machines outside the fleet fits into this minute."""
+        now = self._now()
+        if self._strangers_logged.wait_s("", now):
+            return False
+        self._strangers_logged.record_failure("", now)
+        return True
 
     def _paired(self, request: JoinRequest, code: str, how: str) -> JoinAnswer:
         key = pairing.shared_key(
