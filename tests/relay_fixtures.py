@@ -98,6 +98,8 @@ class Client:
         self._end(is_whole=True)
 
     def cut(self, last: bytes = b"") -> None:
+        if self.over.done():
+            return
         assert self.status
         self.last = last
         self._end(is_whole=False)
@@ -124,6 +126,12 @@ class RelaySetup:
     clients: list[Client] = field(default_factory=list)
     beats: dict[str, Report] = field(default_factory=dict)
     """Each node's last heartbeat report."""
+    expected_alarms: int = 0
+    """How many exceptions and violations the test causes on purpose."""
+
+    @staticmethod
+    def request_id(number: int) -> RequestId:
+        return RequestId(f"r{number}")
 
     def ask(
         self,
@@ -205,7 +213,9 @@ async def a_relay_setup(
     pool = Pool(upstream or UpstreamSettings(), loop)
     engines: dict[str, Engine] = {engine.kind: engine for engine in discover(herd.engines, Engine, "ENGINE")}  # type: ignore[type-abstract]
     engines["other"] = TranslatedEngine()
-    wait_comments = WaitComments(WaitCommentSettings(), loop, lambda: queue_positions(dispatcher, loop.time()))
+    wait_comments = WaitComments(
+        WaitCommentSettings(), loop, lambda: queue_positions(dispatcher, loop.time()), driver.contain
+    )
     dependencies = RelayDependencies(
         driver=driver,
         pool=pool,
@@ -221,6 +231,8 @@ async def a_relay_setup(
     yield setup
     driver.stop()
     assert not wait_comments and wait_comments._timer is None, "no request waits, so no timer runs"
+    driver.audit()
+    assert driver.alarms == setup.expected_alarms, "an exception reached the loop, or an invariant was violated"
     assert not driver.runs and not dispatcher.live_requests and dispatcher.problems() == []
     assert all(connection._request is None for connection in pool.connections)
     assert all(client.on_disconnect is None and client.on_writable is None for client in setup.clients)

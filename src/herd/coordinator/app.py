@@ -192,7 +192,7 @@ class Coordinator:
         listen_address = (settings.general.host, settings.general.port)
         self.bridge = Bridge(application, self.errors.render, listen_address, self.live.accept)
         self.wait_comments = WaitComments(
-            settings.wait_comments, loop, lambda: views.queue_positions(driver.dispatcher, driver.now())
+            settings.wait_comments, loop, lambda: views.queue_positions(driver.dispatcher, driver.now()), driver.contain
         )
         grace_s, started_at = settings.holding.start_grace_s, loop.time()
         self.auto_pull = AutoPull(
@@ -376,10 +376,10 @@ class Coordinator:
 
     def _record(self, row: Record) -> None:
         """Stores every trace row. The final row of a request releases its share of the API key's allowance."""
+        self.store.record(row)
         if row.request.key_id and row.outcome is not Outcome.RETRIED:
             tokens = (row.counters.prompt_tokens or 0) + (row.counters.completion_tokens or 0)
             self.allowances.finish_request(row.request.key_id, tokens)
-        self.store.record(row)
         self.view.ended(row)
 
     def _invalidate_decisions(self) -> None:

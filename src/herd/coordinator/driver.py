@@ -11,13 +11,14 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Protocol
 
 from herd.core.lifecycle.dispatcher import Dispatcher
 from herd.core.state.commands import Abort, Alarm, Command, Dispatch, Hold, LoadModel, Record, Refuse
 from herd.core.state.events import AttemptFailed, AttemptFinished, ClientLeft, Event, FirstByte, RequestArrived, Ticked
-from herd.core.state.request import Outcome, Request, RequestId
-from herd.errors import Refusal
+from herd.core.state.refusals import INTERNAL_ERROR as _INTERNAL
+from herd.core.state.request import Failure, FailureKind, Outcome, Request, RequestId
 
 log = logging.getLogger("herd.driver")
 
@@ -35,6 +36,19 @@ class RequestRunner(Protocol):
     def refuse(self, command: Refuse) -> None: ...
 
     def abort(self, command: Abort) -> None: ...
+
+    def break_off(self) -> None:
+        """Gives up the attempt after an exception: cancels its call. If the answer has ended, cuts the client off."""
+
+    @property
+    def is_calling(self) -> bool:
+        """Whether a call to a node is open."""
+
+    @property
+    def forwarded_bytes(self) -> int: ...
+
+
+AUDIT_EVERY_S = 5.0
 
 
 class Driver:
@@ -57,7 +71,7 @@ class Driver:
         self.live_requests = dispatcher.live_requests
         """Every request that has not ended yet, by its id."""
         self.alarms = 0
-        """How often the core reported a violated invariant."""
+        """How often an invariant was violated or an exception was contained; each is a bug."""
         self.runs: dict[RequestId, RequestRunner] = {}
         self.now = loop.time
         self._loop = loop
@@ -67,6 +81,7 @@ class Driver:
         self._observers: tuple[Observer, ...] = ()
         self._inbox: deque[Event] = deque()
         self._is_feeding = False
+        self._audited_at = loop.time()
         self._timer: asyncio.TimerHandle | None = None
         self._idle: asyncio.Future[None] | None = None
 
@@ -109,33 +124,103 @@ class Driver:
             self._arm()
 
     def _handle(self, event: Event) -> None:
-        # A bug in the handling of one request must not stop the other requests.
+        # A bug in the handling of one request must not stop the other requests: neither those whose commands follow
+        # from the same event.
+        commands: list[Command] = []
         try:
-            if not self._observers:
-                for command in self.dispatcher.handle(event):
-                    self._perform(command)
-            else:
-                self._perform_observed(event)
+            self.dispatcher.handle(event, commands)
         except Exception:  # noqa: BLE001 - see above
-            self._contain(event)
-
-    def _perform_observed(self, event: Event) -> None:
-        commands = self.dispatcher.handle(event)
+            self._report_exception(f"{type(event).__name__} could not be handled", _request_id(event))
+            self._end_broken(event, _request_id(event), commands)
         for observer in self._observers:
             for message in (event, *commands):
-                observer(message)
+                self._succeeds("an observer failed", None, partial(observer, message))
         for command in commands:
-            self._perform(command)
+            try:
+                self._perform(command)
+            except Exception:  # noqa: BLE001 - see above
+                self._contain_command(command)
 
-    def _contain(self, event: Event) -> None:
-        """Handles a bug: logs it with the request id that the client also gets, and ends the affected request."""
-        request_id = _request_id(event)
-        log.exception("event could not be handled: %s", type(event).__name__, extra={"request_id": request_id})
-        run = self.runs.pop(request_id, None) if request_id else None
-        if run is not None and request_id is not None:
-            self.dispatcher.drop(request_id)
-            message = f"internal error; the coordinator's log has the details under request id {request_id}"
-            run.refuse(Refuse(request_id, Refusal(500, "internal_error", message)))
+    def _succeeds(self, what: str, request_id: RequestId | None, action: Callable[[], None]) -> bool:
+        """Performs an action whose failure must not prevent what follows it."""
+        try:
+            action()
+        except Exception:  # noqa: BLE001 - see above
+            self._report_exception(what, request_id)
+            return False
+        return True
+
+    # --- bugs ---
+
+    def contain(self, request_id: RequestId, where: str) -> None:
+        """Called while an exception in a callback of this request is handled: its attempt fails.
+
+        Another node may answer if nothing was forwarded. Otherwise the client gets an error in the format of its API.
+        """
+        self._report_exception(f"a callback failed: {where}", request_id)
+        self._fail_attempt(request_id, "an exception in the coordinator")
+
+    def audit(self) -> None:
+        """Finds requests without an owner or without an open call, which would never end, and ends them."""
+        for request_id, live_request in list(self.live_requests.items()):
+            run = self.runs.get(request_id)
+            if run is None:
+                self._report_violation("a request has no owner", request_id)
+                self._end_now(request_id)
+            elif live_request.is_running and not run.is_calling:
+                self._report_violation(f"a request is {live_request.state.value} without an open call", request_id)
+                self._fail_attempt(request_id, "its call to the node was lost")
+        for request_id in [request_id for request_id in self.runs if request_id not in self.live_requests]:
+            self._report_violation("a client waits for a request that has ended", request_id)
+            self._end_now(request_id)
+
+    def _report_exception(self, what: str, request_id: RequestId | None) -> None:
+        self.alarms += 1
+        log.exception("internal invariant violated: %s", what, extra={"request_id": request_id})
+
+    def _report_violation(self, what: str, request_id: RequestId) -> None:
+        self.alarms += 1
+        log.error("internal invariant violated: %s", what, extra={"request_id": request_id})
+
+    def _fail_attempt(self, request_id: RequestId, detail: str) -> None:
+        live_request, run = self.live_requests.get(request_id), self.runs.get(request_id)
+        attempt = live_request.attempt if live_request is not None else None
+        if live_request is None or run is None or attempt is None or not live_request.is_running:
+            self._end_now(request_id)
+            return
+        self._succeeds("an attempt could not be broken off", request_id, run.break_off)
+        failure = Failure(kind=FailureKind.INTERNAL, detail=detail, bytes_forwarded=run.forwarded_bytes)
+        self.feed(AttemptFailed(self.now(), request_id, attempt.number, failure))
+
+    def _end_now(self, request_id: RequestId) -> None:
+        """Ends a request that no event can end any more: its client gets an error, and its row is recorded."""
+        commands: list[Command] = []
+        self._end_broken(None, request_id, commands)
+        run = self.runs.get(request_id)
+        if run is not None and not commands:
+            commands.append(Refuse(request_id, _INTERNAL))
+        for command in commands:
+            what = f"{type(command).__name__} could not be performed"
+            self._succeeds(what, request_id, partial(self._perform, command))
+        self.runs.pop(request_id, None)
+
+    def _end_broken(self, event: Event | None, request_id: RequestId | None, commands: list[Command]) -> None:
+        if request_id is None:
+            return
+        end = partial(self.dispatcher.placement.end_broken, request_id, event, self.now(), commands)
+        if not self._succeeds("a request could not be ended in order", request_id, end):
+            self.dispatcher.placement.drop(request_id)
+
+    def _contain_command(self, command: Command) -> None:
+        """A command could not be performed. Its request ends, or continues elsewhere; its row is never lost."""
+        request_id = command.request.id if isinstance(command, Record) else getattr(command, "request_id", None)
+        self._report_exception(f"{type(command).__name__} could not be performed", request_id)
+        if isinstance(command, Dispatch):
+            self._fail_attempt(command.request_id, "an exception in the coordinator")
+        elif isinstance(command, Hold):
+            self._end_now(command.request_id)
+        elif isinstance(command, Refuse | Abort) and (run := self.runs.get(command.request_id)) is not None:
+            self._succeeds("a client could not be cut off", request_id, run.break_off)
 
     def _perform(self, command: Command) -> None:
         if isinstance(command, Record):
@@ -161,12 +246,14 @@ class Driver:
             run.abort(command)
 
     def _finish(self, record: Record) -> None:
-        self._record(record)
-        if record.outcome is Outcome.RETRIED:
-            return
-        self.runs.pop(record.request.id, None)
-        if self._idle is not None and not self.runs and not self._idle.done():
-            self._idle.set_result(None)
+        """The request is no longer live, whatever happens while its row is recorded."""
+        if record.outcome is not Outcome.RETRIED:
+            self.runs.pop(record.request.id, None)
+        try:
+            self._record(record)
+        finally:
+            if self._idle is not None and not self.runs and not self._idle.done():
+                self._idle.set_result(None)
 
     async def idle(self) -> None:
         """Returns as soon as every request has ended."""
@@ -188,7 +275,11 @@ class Driver:
 
     def _wake(self) -> None:
         self._timer = None
-        self.feed(Ticked(self.now()))
+        now = self.now()
+        self.feed(Ticked(now))
+        if now - self._audited_at >= AUDIT_EVERY_S:
+            self._audited_at = now
+            self.audit()
 
 
 def _request_id(event: Event) -> RequestId | None:

@@ -13,6 +13,7 @@ answer instead. The core chooses the node and decides about retries. `relaying/p
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
@@ -26,6 +27,7 @@ from herd.coordinator.proxy.template_rendering import TemplateRendering
 from herd.coordinator.proxy.thinking_usage import thinking_headers
 from herd.coordinator.proxy.translation import Translation
 from herd.coordinator.proxy.wait_comments import WaitNotice
+from herd.coordinator.request_guard import RequestGuard, guarded
 from herd.coordinator.upstream import forwarded_headers
 from herd.coordinator.upstream.connection import UpstreamRequest
 from herd.coordinator.upstream.contract import UpstreamSink
@@ -74,7 +76,7 @@ class Relay:
         self._outgoing = NOTHING_SENT
         self._preparation = Preparation(exchange.headers, parsed, dialect, request_id, dependencies)
         self._client = ClientAnswer(exchange, parsed, dialect, request_id, dependencies, wait)
-        exchange.on_disconnect = self._client_disconnected
+        exchange.on_disconnect = lambda: self._guarded("on_disconnect", self._client_disconnected)
 
     # --- commands of the driver ---
 
@@ -113,6 +115,19 @@ class Relay:
             self._send_refusal(command.refusal)
         else:
             self._close()
+
+    def break_off(self) -> None:
+        self._cancel_upstream()
+        if self._step == _ENDED:
+            self._client.exchange.cut()
+
+    @property
+    def is_calling(self) -> bool:
+        return self._upstream is not None and self._upstream.is_open
+
+    @property
+    def forwarded_bytes(self) -> int:
+        return self._client.forwarded_bytes
 
     # --- sending ---
 
@@ -156,7 +171,8 @@ class Relay:
         self._preparation.tool_repairs.begin_attempt(request, lines)
         url, silence_s = self._dispatch.model_info.engine.url, self._dispatch.silence_s
         method, path = request.method.encode("ascii"), request.path.encode("ascii")
-        self._upstream = self._dependencies.pool.send(url, method, path, lines, request.body, sink, silence_s)
+        guard = RequestGuard(self._request_id, sink, self._dependencies.driver.contain)
+        self._upstream = self._dependencies.pool.send(url, method, path, lines, request.body, guard, silence_s)
 
     @property
     def _engine(self) -> Engine:
@@ -410,6 +426,9 @@ class Relay:
 
     # --- the client ---
 
+    def _guarded(self, name: str, callback: Callable[[], None]) -> None:
+        guarded(self._request_id, name, callback, self._dependencies.driver.contain)
+
     def _client_disconnected(self) -> None:
         """Cancels the upstream request first, so that the engine stops at once; then reports to the core."""
         if self._step == _ENDED:
@@ -422,8 +441,7 @@ class Relay:
 
     def _on_client_writable(self, is_reading: bool) -> None:
         if self._upstream is not None:
-            act = self._upstream.resume if is_reading else self._upstream.pause
-            act()
+            self._guarded("on_writable", self._upstream.resume if is_reading else self._upstream.pause)
 
     def _send_refusal(self, refusal: Refusal) -> None:
         """Sends the refusal as an answer. If an answer has begun, ends it so that the client sees it is incomplete."""

@@ -11,6 +11,7 @@ from herd.coordinator.proxy.missing_paths import MissingPaths
 from herd.coordinator.proxy.wait_comments import WaitComments
 from herd.coordinator.upstream.pool import Pool
 from herd.core.state.events import Event
+from herd.core.state.request import RequestId
 from herd.dialects import Timestamp
 from herd.engines import Engine
 
@@ -61,6 +62,8 @@ class EventFeed(Protocol):
     def now(self) -> Callable[[], float]: ...
 
     def feed(self, event: Event) -> None: ...
+
+    def contain(self, request_id: RequestId, where: str) -> None: ...
 
 
 @dataclass(slots=True, kw_only=True)

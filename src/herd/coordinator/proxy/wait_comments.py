@@ -11,8 +11,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
+from herd.coordinator.request_guard import Contain, guarded
 from herd.core.lifecycle.queue_positions import QueuePosition
 from herd.core.state.commands import Hold
 from herd.core.state.request import RequestId
@@ -111,7 +113,10 @@ class WaitComments:
         settings: WaitCommentSettings,
         loop: asyncio.AbstractEventLoop,
         positions: Callable[[], Mapping[RequestId, QueuePosition]],
+        contain: Contain,
     ) -> None:
+        """`contain` ends a request whose comment could not be written; the others get theirs."""
+        self._contain = contain
         self._settings = settings
         self._loop = loop
         self._positions = positions
@@ -144,7 +149,7 @@ class WaitComments:
         for wait in due:
             position = positions.get(wait.request_id)
             if position is not None:
-                wait.write_position(position, at)
+                guarded(wait.request_id, "comment", partial(wait.write_position, position, at), self._contain)
 
     def stop(self) -> None:
         if self._timer is not None:
@@ -157,9 +162,11 @@ class WaitComments:
 
     def _on_timer(self) -> None:
         self._timer = None
-        self.write_due(self._loop.time())
-        if self._commented:
-            self._arm()
+        try:
+            self.write_due(self._loop.time())
+        finally:
+            if self._commented:
+                self._arm()
 
 
 def wants_comments(exchange: Exchange) -> bool:

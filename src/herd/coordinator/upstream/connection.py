@@ -40,6 +40,12 @@ class UpstreamRequest:
         self.silence_s = 0.0
         """How long the answer may pause, if longer than the settings allow."""
 
+    @property
+    def is_open(self) -> bool:
+        """Whether the sink will get the end of the answer or an error."""
+        is_failing = not self._node.url  # an invalid address, which the loop reports next
+        return not self._is_over and (self._connection is not None or self._connecting is not None or is_failing)
+
     def cancel(self) -> None:
         """Closes the connection at once, so that the engine stops working on this request."""
         connection, connecting = self._connection, self._connecting

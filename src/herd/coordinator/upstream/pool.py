@@ -116,7 +116,7 @@ class Pool:
                 )
         except TimeoutError:
             problem = f"no connection within {self.settings.connect_timeout_s:g} s"
-        except (OSError, UnicodeError) as error:
+        except (OSError, ValueError, OverflowError) as error:  # an invalid host name or port is a ValueError
             problem = f"cannot connect: {error}"
         finally:
             request._connecting = None

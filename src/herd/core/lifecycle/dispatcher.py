@@ -83,9 +83,12 @@ class Dispatcher:
             Ticked: self._handle_tick,
         }
 
-    def handle(self, event: Event) -> list[Command]:
-        """All commands that follow from this event, in the order in which they must be performed."""
-        out: list[Command] = []
+    def handle(self, event: Event, out: list[Command] | None = None) -> list[Command]:
+        """All commands that follow from this event, in the order in which they must be performed.
+
+        They are added to `out`, so that the caller has those before an exception, too.
+        """
+        out = [] if out is None else out
         if not self.live_requests and not self.fleet.nodes:
             self._swept_at = event.at  # there was nothing to check until now, so no sweep was missed
         self._steps[type(event)](event, out)
@@ -97,10 +100,6 @@ class Dispatcher:
 
     def slots(self, node: Node, model: ModelName, now: float) -> int:
         return self.placement.slots(node, model, now)
-
-    def drop(self, request_id: RequestId) -> None:
-        """Removes a request whose handling raised an exception, so that it does not keep its slot."""
-        self.placement.drop(request_id)
 
     def problems(self) -> list[str]:
         """Violated invariants; empty when the state is consistent. Tests call this after every event."""

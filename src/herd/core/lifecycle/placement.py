@@ -20,7 +20,7 @@ from herd.core.state.capabilities import THINKING
 from herd.core.state.commands import Command, Dispatch, Hold, Record, Refuse
 from herd.core.state.decision import Decision
 from herd.core.state.engine_options import EngineOptions
-from herd.core.state.events import AnswerRepaired
+from herd.core.state.events import AnswerRepaired, AttemptFinished, ClientLeft, Event, RequestArrived
 from herd.core.state.fleet import Fleet, Liveness, ModelInfo, ModelName, Node, NodeId
 from herd.core.state.live_request import LiveRequest, RequestState, Trigger
 from herd.core.state.queues import Queue
@@ -295,6 +295,28 @@ class Placement:
                 assert decision.chosen is not None
                 moved.decision = decision
                 self._assign(moved, decision.chosen, Trigger.SLOT_FREE_ELSEWHERE, now, out)
+
+    def end_broken(self, request_id: RequestId, event: Event | None, now: float, out: list[Command]) -> None:
+        """Ends a request after an exception. What the client got is recorded, whatever could not be learned from it."""
+        live_request = self.live_requests.get(request_id)
+        if live_request is None:
+            if isinstance(event, RequestArrived):
+                out.append(Refuse(request_id, refusals.INTERNAL_ERROR))
+                request = event.request
+                out.append(
+                    Record(at=now, request=request, outcome=Outcome.FAILED, arrived_at=event.at, model=request.model)
+                )
+            return
+        error, counters = refusals.INTERNAL_ERROR.message, None
+        outcome = Outcome.FAILED if live_request.first_byte_at is None else Outcome.FAILED_MIDSTREAM
+        if isinstance(event, AttemptFinished) and event.status < 400:
+            outcome, counters, error = Outcome.COMPLETED, event.counters, ""
+        elif isinstance(event, ClientLeft):
+            outcome, counters = Outcome.CLIENT_CANCELLED, event.counters
+        else:
+            out.append(Refuse(request_id, refusals.INTERNAL_ERROR))
+        trigger = Trigger.FINISHED if outcome is Outcome.COMPLETED else Trigger.BROKEN
+        self.end(live_request, trigger, now, record(live_request, now, outcome, counters, error), out)
 
     def drop(self, request_id: RequestId) -> None:
         """Removes a request whose handling raised an exception, so that it does not keep its slot."""

@@ -34,6 +34,7 @@ class Trigger(Enum):
     RETRIED_HELD = "a heartbeat or a tick: held requests are tried again"
     HOLD_TIMEOUT = "the hold timeout (`FLEET_HOLD_MAX_SECONDS`)"
     QUEUE_TIMEOUT = "the longest wait for busy slots (`FLEET_QUEUE_MAX_SECONDS`)"
+    BROKEN = "an exception in the coordinator"
     DRAIN = "`DrainStarted`"
     SLOT_FREE = "a slot of its node is free"
     SLOT_FREE_ELSEWHERE = "a slot of another node is free (rebalancing)"
@@ -84,6 +85,7 @@ TRANSITIONS: tuple[Transition, ...] = (
     Transition(_RUNNING, Trigger.FAILED_FINAL, _ENDED, "`Refuse`, or `Abort` with an error frame; `Record`"),
     Transition(_WAITING, Trigger.DEADLINE, _ENDED, "`Refuse` with 504, `Record`"),
     Transition(_RUNNING, Trigger.DEADLINE, _ENDED, "`Abort` with 504 or an error frame, `Record`"),
+    Transition((RequestState.ARRIVED, *_WAITING, *_RUNNING), Trigger.BROKEN, _ENDED, "`Refuse`, `Record`"),
     Transition((*_WAITING, *_RUNNING), Trigger.CLIENT_LEFT, _ENDED, "`Abort` if it runs, `Record`"),
 )
 
