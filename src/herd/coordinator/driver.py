@@ -188,7 +188,7 @@ class Driver:
         if live_request is None or run is None or attempt is None or not live_request.is_running:
             self._end_now(request_id)
             return
-        self._succeeds("an attempt could not be broken off", request_id, run.break_off)
+        self._succeeds("the call of an attempt could not be cancelled", request_id, run.break_off)
         failure = Failure(kind=FailureKind.INTERNAL, detail=detail, bytes_forwarded=run.forwarded_bytes)
         self.feed(AttemptFailed(self.now(), request_id, attempt.number, failure))
 
@@ -213,7 +213,10 @@ class Driver:
 
     def _contain_command(self, command: Command) -> None:
         """A command could not be performed. Its request ends, or continues elsewhere; its row is never lost."""
-        request_id = command.request.id if isinstance(command, Record) else getattr(command, "request_id", None)
+        if isinstance(command, Record):
+            request_id: RequestId | None = command.request.id
+        else:
+            request_id = None if isinstance(command, LoadModel | Alarm) else command.request_id
         self._report_exception(f"{type(command).__name__} could not be performed", request_id)
         if isinstance(command, Dispatch):
             self._fail_attempt(command.request_id, "an exception in the coordinator")

@@ -1,4 +1,4 @@
-"""Stands between the callbacks of one request and its relay: an exception in one ends the attempt, and nothing else.
+"""Guards the callbacks of one request: an exception in one of them ends the attempt, and nothing else.
 
 Sockets and timers call back outside of every other frame. An exception that escaped there would leave the request
 without an owner that ends it: its client waits for ever, and its slot is never free. So each of these calls goes
