@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from herd.coordinator.storage import queries
+from herd.coordinator.storage.database import open_for_writing
 from herd.coordinator.storage.queries import (
     TraceFilter,
     latencies_to_restore,
@@ -21,6 +23,7 @@ from herd.coordinator.storage.queries import (
     usage_by_tag_and_day,
 )
 from herd.coordinator.storage.store_settings import StoreSettings
+from herd.coordinator.storage.trace_rows import INSERT_LATENCIES
 from herd.coordinator.storage.writer import TraceStore
 from herd.core.state.commands import Record
 from herd.core.state.fleet import NodeId
@@ -233,10 +236,43 @@ def test_frequent_queries_use_an_index(store: TraceStore) -> None:
     plans = {
         "idx_traces_timestamp": connection.execute("EXPLAIN QUERY PLAN " + queries.RECENT_TRACES, nothing).fetchall(),
         "idx_traces_request_id": connection.execute("EXPLAIN QUERY PLAN " + queries.REQUEST_ROWS, ("r", 10)).fetchall(),
-        "idx_latency_pair_newest": connection.execute(
+        "idx_latency_values": connection.execute(
             "EXPLAIN QUERY PLAN " + queries.NEWEST_LATENCIES, ("n", "m", 10)
         ).fetchall(),
     }
     connection.close()
     for index, plan in plans.items():
         assert index in str(plan) and "TEMP B-TREE" not in str(plan), plan
+
+
+FILL = """INSERT INTO request_traces (request_id, model, original_model, node_id, status, timestamp, attempt_ms, kind,
+        fallback_used)
+    WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i + 1 < 50000)
+    SELECT i, 'm' || (i % 5), 'm', 'n' || (i % 4), CASE WHEN i % 9 THEN 'completed' ELSE 'failed' END, i, i % 977,
+        'chat', 0 FROM n"""
+
+
+@pytest.mark.parametrize("query", [queries.latency_percentiles, queries.last_used])
+def test_a_page_by_node_and_model_reads_few_of_many_rows(
+    tmp_path: Path, query: Callable[[sqlite3.Connection], object]
+) -> None:
+    with closing(open_for_writing(tmp_path / "latency.db", 1.0)) as connection:
+        connection.execute(FILL)
+        connection.execute(INSERT_LATENCIES, (0,))
+        expected = connection.execute(
+            "SELECT node_id, model, MAX(timestamp) FROM request_traces WHERE status = 'completed' GROUP BY 1, 2"
+        ).fetchall()
+        steps = 0
+
+        def count() -> int:
+            nonlocal steps
+            steps += 100
+            return 0
+
+        connection.set_progress_handler(count, 100)
+        result = query(connection)
+    assert len(result) == len(expected) == 20  # type: ignore[arg-type]
+    if isinstance(result, dict):
+        assert result == {(node_id, model): at for node_id, model, at in expected}
+    # 20 pairs with at most 500 values each; a scan would take several steps for each of 50 000 rows.
+    assert steps < 100_000

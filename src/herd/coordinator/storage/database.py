@@ -125,7 +125,12 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
         result = str(connection.execute("PRAGMA quick_check(1)").fetchone()[0])
         if result != "ok":
             raise Damaged(result.splitlines()[0])
-    _migrate(connection, path)
+    try:
+        _migrate(connection, path)
+    except sqlite3.OperationalError as error:
+        if "no such column" not in str(error):
+            raise
+        raise Damaged(f"its tables are not those of herd: {error}") from error
     for insert, width in EXPLAINED_INSERTS:
         try:
             connection.execute(insert, (None,) * width)

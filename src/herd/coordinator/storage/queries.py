@@ -51,7 +51,10 @@ RULES_TABLE = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'deci
 RECORDED_DECISIONS = """SELECT request_id, estimated_tokens, candidates FROM request_traces
     WHERE timestamp >= ? ORDER BY timestamp DESC, id DESC LIMIT ?"""
 
-PAIRS = "SELECT DISTINCT node_id, model_name FROM latency_observations ORDER BY node_id, model_name LIMIT ?"
+NEXT_NODE = "SELECT MIN(node_id) FROM latency_observations WHERE node_id > ?"
+NEXT_MODEL = "SELECT MIN(model_name) FROM latency_observations WHERE node_id = ? AND model_name > ?"
+NEXT_USED_NODE = "SELECT MIN(node_id) FROM request_traces WHERE status = 'completed' AND node_id > ?"
+NEXT_USED_MODEL = "SELECT MIN(model) FROM request_traces WHERE status = 'completed' AND node_id = ? AND model > ?"
 NEWEST_LATENCIES = """SELECT latency_ms FROM latency_observations WHERE node_id = ? AND model_name = ?
     ORDER BY id DESC LIMIT ?"""
 
@@ -130,9 +133,7 @@ class TraceFilter:
 
 MOST_USED = """SELECT model FROM request_traces WHERE status = 'completed' AND timestamp >= ?
     GROUP BY model ORDER BY COUNT(*) DESC, model LIMIT ?"""
-LAST_USED = (
-    "SELECT node_id, model, MAX(timestamp) FROM request_traces WHERE status = 'completed' GROUP BY node_id, model"
-)
+LAST_USED = "SELECT MAX(timestamp) FROM request_traces WHERE status = 'completed' AND node_id = ? AND model = ?"
 
 
 def recent_traces(connection: sqlite3.Connection, limit: int = 50, wanted: TraceFilter | None = None) -> list[Row]:
@@ -158,7 +159,10 @@ def ended_traces(connection: sqlite3.Connection, limit: int) -> list[Row]:
 
 def last_used(connection: sqlite3.Connection) -> dict[tuple[str, str], float]:
     """When each model last completed a request on each node, in unix seconds, by node and model."""
-    return {(row[0], row[1]): row[2] for row in connection.execute(LAST_USED)}
+    return {
+        pair: connection.execute(LAST_USED, pair).fetchone()[0]
+        for pair in _pairs(connection, NEXT_USED_NODE, NEXT_USED_MODEL)
+    }
 
 
 def most_used(connection: sqlite3.Connection, since: float, limit: int) -> list[str]:
@@ -259,8 +263,19 @@ def _request_rows(connection: sqlite3.Connection, request_id: str) -> list[Row]:
     return [_decoded(row) for row in _rows(connection.execute(REQUEST_ROWS, (request_id, TRACES_MAX)))]
 
 
-def _pairs(connection: sqlite3.Connection) -> list[tuple[str, str]]:
-    return [(str(node_id), str(model)) for node_id, model in connection.execute(PAIRS, (PAIRS_MAX,))]
+def _pairs(
+    connection: sqlite3.Connection, next_node: str = NEXT_NODE, next_model: str = NEXT_MODEL
+) -> list[tuple[str, str]]:
+    """Each node with each of its models. Goes from one to the next in an index, and reads no rows between them."""
+    pairs = list[tuple[str, str]]()
+    (node_id,) = connection.execute(next_node, ("",)).fetchone()
+    while node_id is not None and len(pairs) < PAIRS_MAX:
+        (model,) = connection.execute(next_model, (node_id, "")).fetchone()
+        while model is not None and len(pairs) < PAIRS_MAX:
+            pairs.append((str(node_id), str(model)))
+            (model,) = connection.execute(next_model, (node_id, model)).fetchone()
+        (node_id,) = connection.execute(next_node, (node_id,)).fetchone()
+    return pairs
 
 
 def _newest(connection: sqlite3.Connection, node_id: str, model: str, limit: int) -> list[float]:

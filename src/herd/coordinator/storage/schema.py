@@ -4,8 +4,8 @@ Step 1: the schema of ollama-herd 0.11; older ones (`user_version` 0) get its mi
 traces. Step 3: decision rules and learned estimates. Step 4: the audit, and the key of a request. Step 5: roll-ups
 per minute and per hour, and the history of nodes. Step 6: changed settings. Step 7: whether a prompt was truncated.
 Step 8: fields of a request without effect. Step 9: what was repaired in tool calls. Step 10: how far the
-journal of a run was written to the traces. Each step only adds tables, columns and indexes: ollama-herd can still open
-the file.
+journal of a run was written to the traces. Step 11: indexes for pages of the dashboard. Each step only adds tables,
+columns and indexes: ollama-herd can still open the file.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from herd.coordinator.storage import node_history, rollups, setting_changes
 from herd.coordinator.storage.journal import progress
 
-SCHEMA_VERSION = 10
+SCHEMA_VERSION = 11
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +197,20 @@ STEPS = (
         set_version="PRAGMA user_version = 9",
     ),
     MigrationStep(version=10, tables=progress.TABLES, columns=(), indexes=(), set_version="PRAGMA user_version = 10"),
+    MigrationStep(
+        version=11,
+        tables=(),
+        columns=(),
+        indexes=(
+            "CREATE INDEX IF NOT EXISTS idx_latency_values "
+            "ON latency_observations(node_id, model_name, id, latency_ms)",
+            "CREATE INDEX IF NOT EXISTS idx_traces_last_used ON request_traces(node_id, model, timestamp) "
+            "WHERE status = 'completed'",
+            "CREATE INDEX IF NOT EXISTS idx_traces_fallbacks ON request_traces(timestamp, original_model, model) "
+            "WHERE fallback_used = 1",
+        ),
+        set_version="PRAGMA user_version = 11",
+    ),
 )
 
 COLUMN_NAMES = "SELECT name FROM pragma_table_info(?)"
