@@ -16,7 +16,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-from bench.gateway import gateways, table
+from bench.gateway import gateways, stages, table
 from bench.gateway.gateways import Assignment, Gateway, Start
 from bench.gateway.instruments import Tools, compiled, compiler, measured, stub
 from bench.gateway.machine import BenchmarkError, Cores, cores, facts, pin, usage
@@ -55,6 +55,9 @@ def arguments(given: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--smoke", action="store_true", help="check every path in a few seconds; exit status 1 on an error"
     )
+    parser.add_argument(
+        "--stages", action="store_true", help="measure only how long each stage of a request takes in herd"
+    )
     chosen = parser.parse_args(given)
     if chosen.rounds < 1 or not 0.1 <= chosen.seconds <= 60:
         parser.error("--rounds must be at least 1 and --seconds between 0.1 and 60")
@@ -75,6 +78,8 @@ def main(given: Sequence[str] | None = None) -> int:
         print("SKIPPED: the gateway benchmark needs Linux and a C compiler (cc, gcc or clang)")
         return 0
     try:
+        if chosen.stages:
+            return stages.measure_stages(chosen.smoke)
         result = measure(chosen)
     except BenchmarkError as error:
         print(f"bench gateway: {error}", file=sys.stderr)

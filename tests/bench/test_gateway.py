@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -20,8 +21,11 @@ from bench.gateway.instruments import CHUNKS, Load, Reading, Tools, compiled, co
 from bench.gateway.machine import BenchmarkError
 from bench.gateway.probe import probe
 from bench.gateway.scenarios import MODEL, OPENAI, OPENAI_URL_PATH, SCENARIOS, TRANSLATED, Scenario, body
+from bench.gateway.stages import STAGES
 from bench.gateway.table import Cell
 from herd.agent_protocol.heartbeat_decode import decode
+
+ROOT = Path(__file__).resolve().parents[2]
 
 needs_instruments = pytest.mark.skipif(
     compiler() is None or sys.platform != "linux",
@@ -224,3 +228,11 @@ def test_tables_have_a_row_for_every_gateway_even_with_cells_missing() -> None:
 def test_a_translated_answer_is_compared_with_a_direct_one() -> None:
     found = {"direct": {"c32": a_cell(1500.0)}, "herd": {"translated-c32": a_cell(1000.0, core_share=0.5)}}
     assert ["generator's limit" in warning for warning in table.warnings(found)] == [True]
+
+
+@needs_instruments
+def test_every_stage_is_passed_by_every_kind_of_request() -> None:
+    argv = [sys.executable, "-m", "bench.gateway", "--stages", "--smoke"]
+    done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert all(title in done.stdout for title, _, _ in STAGES)
