@@ -66,14 +66,25 @@ def test_empty_partial_answer_repeats_the_original_request() -> None:
         (a_chat(), PartialAnswer("text", thinking="Hmm")),
         (a_chat(), PartialAnswer("all of it", is_finished=True)),
         (a_chat(format="json"), PartialAnswer('{"a":')),
-        (a_chat(logprobs=True), PartialAnswer("text")),
+        (a_chat(tools=[Tool("f", "", {})], tool_choice="required"), PartialAnswer("text")),
+        (a_chat(), PartialAnswer("half a character: \ufffd")),
         (
             Conversation(kind=RequestKind.GENERATE, model="m", stream=True, prompt="def f(", suffix="return"),
             PartialAnswer("x"),
         ),
         (Conversation(kind=RequestKind.EMBED, model="m", stream=False, inputs=["x"]), PartialAnswer("x")),
     ],
-    ids=["tool call begun", "still thinking", "has thought", "finished", "json", "logprobs", "fill in", "embeddings"],
+    ids=[
+        "tool call begun",
+        "still thinking",
+        "has thought",
+        "finished",
+        "json",
+        "forced call",
+        "half a character",
+        "fill in",
+        "embeddings",
+    ],
 )
 def test_unreliable_continuation_is_none(conversation: Conversation, partial_answer: PartialAnswer) -> None:
     assert continuation_request(conversation, partial_answer) is None

@@ -230,7 +230,16 @@ def test_an_ollama_answer_with_possible_thinking_or_tools_is_not_continued() -> 
 
 
 @pytest.mark.parametrize(
-    "more", [{"response_format": {"type": "json_object"}}, {"logprobs": True}], ids=["format", "logprobs"]
+    "more",
+    [
+        {"response_format": {"type": "json_object"}},
+        {"grammar": "root ::= [a-z]*"},
+        {"json_schema": {"type": "object"}},
+        {"guided_regex": "[a-z]*"},
+        {"structured_outputs": {"choice": ["a", "b"]}},
+        {"n": 2},
+    ],
+    ids=lambda more: next(iter(more)),
 )
 def test_a_stream_that_cannot_be_continued_exactly_ends_with_an_error(more: dict[str, object]) -> None:
     body = {"model": "m", "messages": QUESTION, "stream": True, "seed": 7, **more}

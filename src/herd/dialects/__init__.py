@@ -29,7 +29,7 @@ from herd.errors import Refusal
 from herd.protocols import request_fields
 from herd.protocols.answer_ends import Unterminated
 from herd.protocols.conversation import Conversation, Delta, ParsedRequest, Route
-from herd.protocols.resumption import PartialAnswer
+from herd.protocols.resumption import PartialAnswer, SentStream
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,14 +72,6 @@ class Writer(Protocol):
 
     def write(self, delta: Delta) -> bytes:
         """The body bytes for this chunk. Empty if there is nothing to send yet, as in an answer without streaming."""
-
-
-@dataclass(frozen=True, slots=True)
-class Resumption:
-    """What is needed to continue an interrupted answer: the part that the client has, and a writer for the rest."""
-
-    partial_answer: PartialAnswer
-    writer: Writer
 
 
 class Dialect(ABC):
@@ -157,20 +149,35 @@ class Dialect(ABC):
         """The header with the id of the request, for every answer including errors."""
         return ((self.request_id_header, request_id.encode("ascii", "replace")),) if self.request_id_header else ()
 
-    def resume(  # a dialect without continuation needs none of the arguments
-        self,
-        request: ParsedRequest,  # noqa: ARG002
-        model: str,  # noqa: ARG002
-        request_id: str,  # noqa: ARG002
-        timestamp: Timestamp,  # noqa: ARG002
-        forwarded: bytes,  # noqa: ARG002
-        note: str,  # noqa: ARG002
-    ) -> Resumption | None:
-        """How to continue a stream after `forwarded`, which are complete lines; None if the dialect cannot.
+    def sent_stream(self, request: ParsedRequest) -> SentStream | None:  # noqa: ARG002 - for dialects that override it
+        """A reader of what the client has received of a stream; None if this stream cannot be continued."""
+        return None
 
-        The writer continues with the stream's own identity (id, time, role), so that the client sees one answer.
-        Its last frame contains `note`, so that a client can detect the continuation.
+    def resumed_writer(
+        self, request: ParsedRequest, model: str, request_id: str, timestamp: Timestamp, sent: SentStream, note: str
+    ) -> Writer:
+        """A writer that continues the stream `sent`, which `sent_stream` has read.
+
+        It keeps the stream's own identity (id, time, role), so that the client sees one answer. The last frame contains
+        `note`, so that a client can detect the continuation.
         """
+        raise NotImplementedError
+
+    def continued_body(
+        self,
+        request: ParsedRequest,  # noqa: ARG002 - for dialects that override it
+        model: str,  # noqa: ARG002
+        partial_answer: PartialAnswer,  # noqa: ARG002
+        sent_tokens: int,  # noqa: ARG002
+    ) -> bytes | None:
+        """The client's body with the partial answer in its messages or prompt and smaller limits, else unchanged.
+
+        None if the answer cannot be continued so.
+        """
+        return None
+
+    def ending(self, request: ParsedRequest, sent: SentStream) -> bytes | None:  # noqa: ARG002
+        """What completes a stream that has everything except its terminator; None if more than that is missing."""
         return None
 
     def describe(

@@ -21,7 +21,6 @@ from herd.dialects import (
     AnswerWatcher,
     Dialect,
     HttpResponse,
-    Resumption,
     Timestamp,
     Writer,
     created_s,
@@ -40,8 +39,10 @@ from herd.protocols.anthropic.client_answers import (
     error_body,
 )
 from herd.protocols.anthropic.model_page import model_page
+from herd.protocols.anthropic.sent_message import SentMessage
 from herd.protocols.conversation import Conversation, ParsedRequest, Route
 from herd.protocols.lenient_json import parse_valid_text
+from herd.protocols.resumption import SentStream
 from herd.protocols.streams import event
 
 MESSAGES = "/v1/messages"
@@ -118,17 +119,26 @@ class Anthropic(Dialect):
         kind = StreamWriter if request.stream else DocumentWriter
         return kind(model, request_id, request.prompt_tokens, request.output_tokens_max)
 
-    def resume(
+    def sent_stream(self, request: ParsedRequest) -> SentStream | None:
+        return SentMessage() if request.route.kind is RequestKind.CHAT else None
+
+    def resumed_writer(
         self,
         request: ParsedRequest,
         model: str,
         request_id: str,
         timestamp: Timestamp,  # noqa: ARG002
-        forwarded: bytes,
+        sent: SentStream,
         note: str,
-    ) -> Resumption | None:
+    ) -> Writer:
         writer = StreamWriter(model, request_id, request.prompt_tokens, request.output_tokens_max)
-        return Resumption(writer.resume_from(forwarded, note), writer)
+        if isinstance(sent, SentMessage):
+            writer.resume(sent, note)
+        return writer
+
+    def ending(self, request: ParsedRequest, sent: SentStream) -> bytes | None:  # noqa: ARG002
+        """The stop reason has been sent."""
+        return event(b'{"type":"message_stop"}', b"message_stop") if sent.partial_answer.is_finished else None
 
     def error(self, refusal: Refusal, request_id: str = "") -> HttpResponse:
         body = error_body(_error_type(refusal.status), refusal.message) | {"request_id": request_id or None}

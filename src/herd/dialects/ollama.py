@@ -22,7 +22,6 @@ from herd.dialects import (
     AnswerWatcher,
     Dialect,
     HttpResponse,
-    Resumption,
     Timestamp,
     Writer,
     json_response,
@@ -33,13 +32,9 @@ from herd.protocols.answer_ends import decode
 from herd.protocols.conversation import Conversation, ParsedRequest, Route
 from herd.protocols.lenient_json import parse_valid_text
 from herd.protocols.ollama import chat_json, client_requests
-from herd.protocols.ollama.client_answers import (
-    AnswerWriter,
-    DocumentWatcher,
-    EmbedWriter,
-    LineWatcher,
-    read_partial_answer,
-)
+from herd.protocols.ollama.client_answers import AnswerWriter, DocumentWatcher, EmbedWriter, LineWatcher
+from herd.protocols.ollama.sent_lines import SentLines
+from herd.protocols.resumption import SentStream
 
 VERSION_ASSUMED = "0.32.15"
 """The version in /api/version for a fleet without Ollama: the version whose protocol is implemented here."""
@@ -97,20 +92,20 @@ class Ollama(Dialect):
             return EmbedWriter(model, is_single=request.route.path == "/api/embeddings")
         return AnswerWriter(model, timestamp.rfc3339, request.stream, is_chat=request.route.kind is RequestKind.CHAT)
 
-    def resume(
+    def sent_stream(self, request: ParsedRequest) -> SentStream | None:
+        return SentLines() if request.route.kind in (RequestKind.CHAT, RequestKind.GENERATE) else None
+
+    def resumed_writer(
         self,
         request: ParsedRequest,
         model: str,
         request_id: str,  # noqa: ARG002
         timestamp: Timestamp,
-        forwarded: bytes,
+        sent: SentStream,  # noqa: ARG002 - every line is complete in itself
         note: str,
-    ) -> Resumption | None:
-        if request.route.kind not in (RequestKind.CHAT, RequestKind.GENERATE):
-            return None
+    ) -> Writer:
         is_chat = request.route.kind is RequestKind.CHAT
-        writer = AnswerWriter(model, timestamp.rfc3339, request.stream, is_chat, note)
-        return Resumption(read_partial_answer(forwarded), writer)
+        return AnswerWriter(model, timestamp.rfc3339, request.stream, is_chat, note)
 
     def error(self, refusal: Refusal, request_id: str = "") -> HttpResponse:
         return json_response({"error": message_with_request_id(refusal, request_id)}, refusal.status)

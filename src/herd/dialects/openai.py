@@ -19,7 +19,6 @@ from herd.dialects import (
     AnswerWatcher,
     Dialect,
     HttpResponse,
-    Resumption,
     Timestamp,
     Writer,
     created_s,
@@ -33,9 +32,20 @@ from herd.protocols.answer_ends import decode
 from herd.protocols.conversation import Conversation, ParsedRequest, Route
 from herd.protocols.lenient_json import parse_valid_text
 from herd.protocols.openai import client_requests, responses_watchers
-from herd.protocols.openai.client_answers import AnswerWriter, DocumentWatcher, EmbedWriter, StreamWatcher, error_body
+from herd.protocols.openai.client_answers import (
+    DONE,
+    AnswerWriter,
+    DocumentWatcher,
+    EmbedWriter,
+    StreamWatcher,
+    error_body,
+)
 from herd.protocols.openai.client_requests import CHAT, COMPLETIONS, EMBEDDINGS, RESPONSES
+from herd.protocols.openai.continued_body import continued_body
 from herd.protocols.openai.responses_answers import ResponsesWriter
+from herd.protocols.openai.sent_chat import SentChat
+from herd.protocols.openai.sent_response import SentResponse
+from herd.protocols.resumption import PartialAnswer, SentStream
 from herd.protocols.streams import event
 
 MODELS = "/v1/models"
@@ -104,13 +114,35 @@ class OpenAI(Dialect):
         is_chat = request.route.kind is RequestKind.CHAT
         return AnswerWriter(model, request_id, timestamp.unix_s, request.stream, is_chat, request.include_usage)
 
-    def resume(
-        self, request: ParsedRequest, model: str, request_id: str, timestamp: Timestamp, forwarded: bytes, note: str
-    ) -> Resumption | None:
-        writer = self.writer(request, model, request_id, timestamp)
-        if not isinstance(writer, AnswerWriter):
+    def sent_stream(self, request: ParsedRequest) -> SentStream | None:
+        if request.route.kind is RequestKind.EMBED:
             return None
-        return Resumption(writer.resume_from(forwarded, note), writer)
+        return SentResponse() if request.route.path == RESPONSES else SentChat()
+
+    def resumed_writer(
+        self, request: ParsedRequest, model: str, request_id: str, timestamp: Timestamp, sent: SentStream, note: str
+    ) -> Writer:
+        if isinstance(sent, SentResponse):
+            response_writer = ResponsesWriter(request, model, request_id, timestamp.unix_s)
+            response_writer.resume(sent, note)
+            return response_writer
+        is_chat = request.route.kind is RequestKind.CHAT
+        writer = AnswerWriter(model, request_id, timestamp.unix_s, request.stream, is_chat, request.include_usage)
+        if isinstance(sent, SentChat):
+            writer.resume(sent, note)
+        return writer
+
+    def continued_body(
+        self, request: ParsedRequest, model: str, partial_answer: PartialAnswer, sent_tokens: int
+    ) -> bytes | None:
+        if request.route.path not in (CHAT, COMPLETIONS):
+            return None
+        return continued_body(request, model, partial_answer, sent_tokens)
+
+    def ending(self, request: ParsedRequest, sent: SentStream) -> bytes | None:
+        """The finish reason of the only choice has been sent; the counters that may follow it are lost."""
+        is_told = isinstance(sent, SentChat) and sent.partial_answer.is_finished and "n" not in request.special_fields
+        return event(DONE) if is_told else None
 
     def error(self, refusal: Refusal, request_id: str = "") -> HttpResponse:
         message = message_with_request_id(refusal, request_id)

@@ -138,6 +138,18 @@ class Engine(ABC):
         """The rendered prompt in the response to `render_request`, or None if the response does not contain it."""
         return None
 
+    def continues_path(self, path: str) -> bool:  # noqa: ARG002
+        """Whether a client's body for this path continues an answer that is appended to its messages or prompt."""
+        return False
+
+    def count_request(self, model: str, text: str) -> EngineRequest | None:  # noqa: ARG002
+        """The request for the number of tokens in a text, or None if not supported."""
+        return None
+
+    def read_count(self, response: EngineResponse) -> int | None:  # noqa: ARG002
+        """The number of tokens in the response to `count_request`, or None if the response does not contain it."""
+        return None
+
     def load(self, model: str) -> EngineRequest | None:  # noqa: ARG002 - for engines that override it
         """The request that loads this model without generating text, or None. The engine listed `model`."""
         return None

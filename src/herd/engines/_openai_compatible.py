@@ -29,6 +29,10 @@ class OpenAICompatible(Engine):
     def reader(self, conversation: Conversation) -> Reader:
         return engine_answers.reader(conversation)
 
+    def continues_path(self, path: str) -> bool:
+        """A text completion goes on after a longer prompt. What follows an assistant's turn differs between servers."""
+        return path == engine_requests.COMPLETIONS
+
     def is_model_missing(self, status: int, body: bytes) -> bool:
         return engine_answers.is_model_missing(status, body)
 

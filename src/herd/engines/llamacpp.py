@@ -16,7 +16,7 @@ from herd.core.state.served_paths import EVERY_FIELD, PathsByName, ServedPath
 from herd.engines import NO_RESPONSE, EngineRequest, EngineResponse, Inventory
 from herd.engines._openai_compatible import BASIC_PATHS, OpenAICompatible
 from herd.protocols.answer_ends import decode
-from herd.protocols.openai import model_list
+from herd.protocols.openai import engine_requests, model_list
 from herd.protocols.openai.engine_requests import ServerQuirks
 
 _ENDPOINT = EngineEndpoint("llamacpp", "")
@@ -62,6 +62,11 @@ class _Slot(msgspec.Struct):
     is_processing: bool = False
 
 
+class _Tokens(msgspec.Struct):
+    tokens: list[msgspec.Raw]
+
+
+_TOKENS = msgspec.json.Decoder(_Tokens)
 _PROPS = msgspec.json.Decoder(_Props)
 _SLOTS = msgspec.json.Decoder(list[_Slot])
 
@@ -108,6 +113,18 @@ class LlamaCpp(OpenAICompatible):
             model_list.positive(props.max_instances) if props is not None and is_router else None,
             None if slots is None else sum(slot.is_processing for slot in slots),
         )
+
+    def continues_path(self, path: str) -> bool:
+        """It continues a trailing assistant's turn, except where its template can think: then it answers 400."""
+        return path in (engine_requests.CHAT, engine_requests.COMPLETIONS)
+
+    def count_request(self, model: str, text: str) -> EngineRequest | None:
+        body = {"model": model, "content": text, "add_special": False}
+        return EngineRequest("POST", "/tokenize", msgspec.json.encode(body))
+
+    def read_count(self, response: EngineResponse) -> int | None:
+        answer = decode(response.body, _TOKENS) if response.status == 200 else None
+        return len(answer.tokens) if answer is not None else None
 
     def is_request_invalid(self, status: int, body: bytes) -> bool:
         """llama.cpp reports an unsupported feature (images without a projector) as 500 where other engines send 501."""

@@ -25,6 +25,13 @@ SLOTS_ASSUMED = 32
 _ENDPOINT = EngineEndpoint("vllm", "")
 
 
+class _Count(msgspec.Struct):
+    count: int
+
+
+_COUNT = msgspec.json.Decoder(_Count)
+
+
 class _Version(msgspec.Struct):
     version: str
 
@@ -45,6 +52,14 @@ class VLlm(OpenAICompatible):
 
     def recognizes(self, response: EngineResponse) -> bool:
         return any(entry.owned_by == "vllm" for entry in model_list.entries(response.status, response.body))
+
+    def count_request(self, model: str, text: str) -> EngineRequest | None:
+        body = {"model": model, "prompt": text, "add_special_tokens": False}
+        return EngineRequest("POST", "/tokenize", msgspec.json.encode(body))
+
+    def read_count(self, response: EngineResponse) -> int | None:
+        answer = decode(response.body, _COUNT) if response.status == 200 else None
+        return answer.count if answer is not None and answer.count >= 0 else None
 
     def inventory_requests(self) -> tuple[EngineRequest, ...]:
         return (EngineRequest("GET", "/v1/models"), EngineRequest("GET", "/version"))

@@ -198,6 +198,11 @@ def copied(record: RecordT) -> RecordT:
     return copy
 
 
+def streamed_answer(kind: RequestKind, model: str) -> Conversation:
+    """A conversation for the reader of a streamed answer to a request that is not known in neutral form."""
+    return Conversation(kind=kind, model=model, stream=True, messages=[Message("user")], prompt=" ")
+
+
 @dataclass(slots=True)
 class Usage:
     """What an engine reports about one answer, in neutral form: token counts, and durations in seconds.

@@ -2,38 +2,94 @@
 
 The other node gets the conversation with the partial answer as the beginning of the assistant's turn, and continues
 the generation from there. An answer is not continued if the two parts might not fit together: after a tool call has
-begun, inside a JSON format, during thinking, and for requests with images or log probabilities.
+begun, during or after thinking, and where a grammar binds the answer, because an engine begins a grammar anew at the
+join (measured with llama.cpp: a schema after `{"a" ` continues with `{"a" : ...`).
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Collection
-from dataclasses import dataclass
+from typing import Any, Final, Protocol
 
 from herd.core.state.request import RequestKind
-from herd.protocols.conversation import Conversation, Message, Sampling
+from herd.protocols.conversation import Conversation, Delta, Message, Sampling
+
+SENT_MAX_BYTES: Final = 64 << 20
+"""An answer with a longer text cannot be continued: all of it is kept in memory while it is sent."""
+
+_REPLACEMENT: Final = "\ufffd".encode()
 
 
-@dataclass(slots=True)
 class PartialAnswer:
     """The part of the answer that the client has. `chunks` approximates tokens: engines send one token per chunk."""
 
-    text: str = ""
-    thinking: str = ""
-    chunks: int = 0
-    has_calls: bool = False
-    is_finished: bool = False
-    """Whether a finish reason was sent, so that only the end of the stream is missing."""
+    __slots__ = ("_text", "_thinking", "chunks", "finish_reason", "has_calls", "is_finished")
+
+    def __init__(
+        self, text: str = "", thinking: str = "", chunks: int = 0, has_calls: bool = False, is_finished: bool = False
+    ) -> None:
+        self._text = bytearray(text.encode())
+        self._thinking = bytearray(thinking.encode())
+        self.chunks = chunks
+        self.has_calls = has_calls
+        self.is_finished = is_finished
+        """Whether a finish reason was sent, so that only the end of the stream is missing."""
+        self.finish_reason: str | None = None
+
+    def add(self, text: str = "", thinking: str = "") -> None:
+        """Adds one chunk of the answer."""
+        self._text += text.encode("utf-8", "replace")
+        self._thinking += thinking.encode("utf-8", "replace")
+        self.chunks += bool(text or thinking)
+
+    def add_delta(self, delta: Delta) -> None:
+        self.add(delta.text, delta.thinking)
+        self.has_calls = self.has_calls or bool(delta.tool_calls)
+        if delta.finish_reason is not None:
+            self.is_finished, self.finish_reason = True, delta.finish_reason
+
+    @property
+    def text(self) -> str:
+        return self._text.decode()
+
+    @property
+    def thinking(self) -> str:
+        return self._thinking.decode()
+
+    @property
+    def size_bytes(self) -> int:
+        return len(self._text) + len(self._thinking)
 
     @property
     def is_empty(self) -> bool:
         """Whether the client has only the start of a stream without content, so that any engine can answer."""
-        return not (self.text or self.thinking or self.has_calls or self.is_finished)
+        return not (self._text or self._thinking or self.has_calls or self.is_finished)
+
+    @property
+    def is_text(self) -> bool:
+        """Whether the client has a text and nothing else, to which the rest of a text can be added.
+
+        A text that ends in U+FFFD ends in a part of a character, which no other node can complete.
+        """
+        return not (self._thinking or self.has_calls or self.is_finished or self._text.endswith(_REPLACEMENT))
+
+
+class SentStream(Protocol):
+    """Reads the stream that a client has received, in parts of complete lines."""
+
+    partial_answer: PartialAnswer
+
+    def feed(self, lines: bytes) -> None:
+        """Takes the next lines. Raises `ValueError` for a line that is too long to read."""
 
 
 def raw_continuation_request(
-    conversation: Conversation, partial_answer: PartialAnswer, rendered_prompt: str, capabilities: Collection[str]
+    conversation: Conversation,
+    partial_answer: PartialAnswer,
+    rendered_prompt: str,
+    capabilities: Collection[str],
+    sent_tokens: int | None = None,
 ) -> Conversation | None:
     """The request for an engine that starts a new turn after a trailing assistant message, but can render its template.
 
@@ -41,7 +97,8 @@ def raw_continuation_request(
     thinking are not recognized in a raw answer, so the result is None for a request where either is possible.
     """
     may_think = "thinking" in capabilities and conversation.think is not False
-    if conversation.tools or may_think or continuation_request(conversation, partial_answer) is None:
+    resumed = continuation_request(conversation, partial_answer, sent_tokens)
+    if conversation.tools or may_think or resumed is None:
         return None
     prompt = conversation.prompt if conversation.raw else rendered_prompt
     return dataclasses.replace(
@@ -51,17 +108,20 @@ def raw_continuation_request(
         messages=[],
         system="",
         prompt=prompt + partial_answer.text,
-        sampling=_remaining(conversation, partial_answer),
+        sampling=resumed.sampling,
     )
 
 
-def continuation_request(conversation: Conversation, partial_answer: PartialAnswer) -> Conversation | None:
-    """The conversation to send to another node, or None if the answer cannot be continued reliably."""
+def continuation_request(
+    conversation: Conversation, partial_answer: PartialAnswer, sent_tokens: int | None = None
+) -> Conversation | None:
+    """The conversation to send to another node, or None if the answer cannot be continued reliably.
+
+    `sent_tokens` is the number of tokens that the client has, if an engine has counted them.
+    """
     if partial_answer.is_empty:
         return conversation
-    if partial_answer.has_calls or partial_answer.thinking or partial_answer.is_finished:
-        return None
-    if conversation.format is not None or conversation.logprobs or conversation.images or conversation.suffix:
+    if not partial_answer.is_text or is_bound(conversation) or conversation.images or conversation.suffix:
         return None
     text = partial_answer.text
     if conversation.kind is RequestKind.CHAT:
@@ -74,7 +134,18 @@ def continuation_request(conversation: Conversation, partial_answer: PartialAnsw
         )
     else:
         return None
-    return dataclasses.replace(resumed, sampling=_remaining(conversation, partial_answer))
+    return dataclasses.replace(resumed, sampling=_remaining(conversation, partial_answer, sent_tokens))
+
+
+def is_bound(conversation: Conversation) -> bool:
+    """Whether a grammar binds the answer from its beginning: a format, or a tool that must be called."""
+    has_forced_call = bool(conversation.tools) and conversation.tool_choice not in (None, "auto", "none")
+    return conversation.format is not None or has_forced_call
+
+
+def remaining_tokens(limit: int | None, sent_tokens: int) -> int | None:
+    """The output limit of the rest; at least 1, because engines take 0 for no limit."""
+    return max(1, limit - sent_tokens) if limit is not None and limit > 0 else limit
 
 
 def _with_assistant_text(messages: list[Message], text: str) -> list[Message]:
@@ -91,8 +162,8 @@ def _as_chat(conversation: Conversation, text: str) -> list[Message]:
     return [*system, Message("user", conversation.prompt), Message("assistant", text)]
 
 
-def _remaining(conversation: Conversation, partial_answer: PartialAnswer) -> Sampling:
+def _remaining(conversation: Conversation, partial_answer: PartialAnswer, sent_tokens: int | None) -> Sampling:
     """The sampling parameters with the output limit reduced by the tokens of the partial answer."""
-    limit = conversation.sampling.output_tokens_max
-    left = max(1, limit - partial_answer.chunks) if limit is not None and limit > 0 else limit
-    return dataclasses.replace(conversation.sampling, output_tokens_max=left)
+    sent = partial_answer.chunks if sent_tokens is None else sent_tokens
+    changes: dict[str, Any] = {"output_tokens_max": remaining_tokens(conversation.sampling.output_tokens_max, sent)}
+    return dataclasses.replace(conversation.sampling, **changes)

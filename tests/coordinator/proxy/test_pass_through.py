@@ -108,20 +108,35 @@ def test_an_anthropic_stream_with_a_stop_reason_needs_no_terminator() -> None:
 @pytest.mark.parametrize("name", ["openai", "anthropic", "ollama", "responses"])
 @pytest.mark.parametrize(
     "script",
-    [
-        answers(chunked(TEXT, more=EVENTS)),
-        answers(chunked(TEXT, STOP[:40], more=EVENTS)),
-        answers(chunked(TEXT, STOP, USAGE[:40], more=EVENTS)),
-        breaks_off(chunked(TEXT, STOP, more=EVENTS), len(chunked(TEXT, STOP, more=EVENTS)) - 5),
-        breaks_off(chunked(TEXT, STOP, more=EVENTS), len(chunked(TEXT, STOP, more=EVENTS)) - 5, reset=True),
-    ],
-    ids=["no finish reason", "half a finish reason", "half a usage", "cut off", "reset"],
+    [answers(chunked(TEXT, more=EVENTS)), answers(chunked(TEXT, STOP[:40], more=EVENTS))],
+    ids=["no finish reason", "half a finish reason"],
 )
 def test_a_stream_without_its_end_stays_a_failure(name: str, script: Script) -> None:
     async def test() -> None:
         async with RawServer(script) as server, a_relay_setup({"alpha": server.url}, kind="lmstudio") as setup:
             client = await answered(setup, name)
             assert not client.is_whole and setup.outcomes == [Outcome.FAILED_MIDSTREAM]
+
+    run(test)
+
+
+@pytest.mark.parametrize("name", ["openai", "anthropic", "ollama", "responses"])
+@pytest.mark.parametrize(
+    "script",
+    [
+        answers(chunked(TEXT, STOP, USAGE[:40], more=EVENTS)),
+        breaks_off(chunked(TEXT, STOP, more=EVENTS), len(chunked(TEXT, STOP, more=EVENTS)) - 5),
+        breaks_off(chunked(TEXT, STOP, more=EVENTS), len(chunked(TEXT, STOP, more=EVENTS)) - 5, reset=True),
+        answers(chunked(TEXT, STOP, DONE[:9], more=EVENTS)),
+    ],
+    ids=["half a usage", "cut off", "reset", "half a terminator"],
+)
+def test_an_answer_that_lacks_only_its_terminator_is_whole(name: str, script: Script) -> None:
+    async def test() -> None:
+        async with RawServer(script) as server, a_relay_setup({"alpha": server.url}, kind="lmstudio") as setup:
+            client = await answered(setup, name)
+            assert client.is_whole and setup.outcomes == [Outcome.COMPLETED]
+            assert ENDS[name] in client.answer
 
     run(test)
 

@@ -8,13 +8,13 @@ from dataclasses import replace
 import pytest
 
 from builders import a_model_info
-from herd.coordinator.proxy.visible_limit import limited_reader
+from herd.coordinator.proxy.visible_limit import limited_reader, limited_rest
 from herd.core.state.commands import Dispatch
 from herd.core.state.engine_options import EngineOptions
 from herd.core.state.fleet import ModelName, NodeId
 from herd.core.state.request import RequestId, RequestKind
 from herd.engines.ollama import ENGINE
-from herd.protocols.conversation import Delta, ParsedRequest, Route, Usage
+from herd.protocols.conversation import Conversation, Delta, ParsedRequest, Route, Usage
 
 PARSED = ParsedRequest(
     route=Route("POST", "/api/chat", RequestKind.CHAT),
@@ -46,7 +46,8 @@ def lines(words: int) -> bytes:
 
 
 def read(stream: bytes, size: int, resumed_tokens: int = 0) -> list[Delta]:
-    reader = limited_reader(RAISED, PARSED, ENGINE, resumed_tokens)
+    streamed = Conversation(kind=PARSED.route.kind, model="m", stream=True)
+    reader = limited_rest(RAISED, PARSED, ENGINE.reader(streamed), resumed_tokens)
     assert reader is not None
     found: list[Delta] = []
     for start in range(0, len(stream), size):
@@ -74,5 +75,5 @@ def test_tokens_that_another_node_has_sent_count_too() -> None:
 
 
 def test_a_limit_that_was_not_raised_is_the_engines() -> None:
-    assert limited_reader(replace(RAISED, options=EngineOptions(window_tokens=4096)), PARSED, ENGINE, 0) is None
-    assert limited_reader(replace(RAISED, options=None), PARSED, ENGINE, 0) is None
+    assert limited_reader(replace(RAISED, options=EngineOptions(window_tokens=4096)), PARSED, ENGINE) is None
+    assert limited_reader(replace(RAISED, options=None), PARSED, ENGINE) is None

@@ -1,107 +1,248 @@
-"""Records what a client has received of a stream, so that another node can continue it if its node fails."""
+"""Keeps what a client has received of a stream, and plans how another node continues it if its node fails.
+
+Forwarded bytes are only collected; they are read in parts of UNREAD_MAX_BYTES, so that a chunk costs an append and a
+long answer is kept as its text.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass
 from typing import Final
 
 from herd.core.state.commands import Dispatch
-from herd.core.state.request import Counters, RequestId
-from herd.dialects import Dialect, Resumption, Timestamp
-from herd.engines import Engine, EngineRequest
-from herd.protocols.conversation import Conversation, ParsedRequest
-from herd.protocols.resumption import continuation_request, raw_continuation_request
+from herd.core.state.request import Counters, Failure, FailureKind, RequestId
+from herd.dialects import Dialect, Timestamp, Writer
+from herd.engines import Engine, EngineRequest, EngineResponse, Reader
+from herd.errors import HerdError
+from herd.protocols.apply_options import as_own_endpoint, with_engine_options
+from herd.protocols.conversation import Conversation, Delta, ParsedRequest, streamed_answer
+from herd.protocols.joined_reader import JoinedReader
+from herd.protocols.resumption import (
+    SENT_MAX_BYTES,
+    PartialAnswer,
+    SentStream,
+    continuation_request,
+    raw_continuation_request,
+)
 
-_DELTA_FIELD: Final = b'"delta":'
-RECORDED_MAX_BYTES: Final = 1 << 20
-"""A longer answer cannot be continued: that would need a copy of all of it in memory."""
+UNREAD_MAX_BYTES: Final = 256 << 10
+"""Forwarded bytes are read when there are more than this."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rest:
+    """The request for the rest of an answer, and how it is read and written. `sent_tokens` were sent before."""
+
+    request: EngineRequest
+    reader: Reader
+    writer: Writer
+    sent_tokens: int
+
+
+Steps = Generator[EngineRequest, EngineResponse, Rest | Failure]
+"""Requests that prepare a continuation; each gets its response. The result is the request for the rest."""
 
 
 class Continuation:
-    """The bytes that were forwarded to one client, and the nodes that sent them."""
+    """What was forwarded to one client, and the nodes that sent it."""
 
-    __slots__ = ("_dialect", "_parsed", "_parts", "_request_id", "_size_bytes", "nodes", "resumption")
+    __slots__ = ("_dialect", "_kind", "_parsed", "_request_id", "_sent", "_unread", "_unread_bytes", "nodes")
 
     def __init__(self, dialect: Dialect, parsed: ParsedRequest, request_id: RequestId) -> None:
         self._dialect = dialect
         self._parsed = parsed
         self._request_id = request_id
-        self._parts: list[bytes] | None = []
-        self._size_bytes = 0
+        self._sent: SentStream | None = dialect.sent_stream(parsed)
+        self._unread: list[bytes] = []
+        self._unread_bytes = 0
+        self._kind = ""
         self.nodes: list[str] = []
-        self.resumption: Resumption | None = None
-        """Set by `prepare` if another node can continue the answer."""
+
+    # --- what was sent ---
+
+    def begin(self, command: Dispatch) -> None:
+        """Called before the first bytes of each node."""
+        self._kind = self._kind or command.model_info.engine.kind
+        self.nodes.append(command.node_id)
 
     def record(self, data: bytes) -> None:
         """Called with every chunk that is forwarded."""
-        if self._parts is None:
+        if self._sent is None:
             return
-        self._parts.append(data)
-        self._size_bytes += len(data)
-        if self._size_bytes > RECORDED_MAX_BYTES:
-            self._parts = None
+        self._unread.append(data)
+        self._unread_bytes += len(data)
+        if self._unread_bytes > UNREAD_MAX_BYTES:
+            self._read()
 
-    def counters(self, timestamp: Timestamp) -> Counters | None:
-        """How many tokens of a cancelled answer were forwarded; engines send one token per piece.
+    def _read(self) -> SentStream | None:
+        """Reads what was forwarded so far; None if it cannot be read, or is longer than SENT_MAX_BYTES."""
+        unread, self._unread, self._unread_bytes = b"".join(self._unread), [], 0
+        if self._sent is None or not unread:
+            return self._sent
+        try:
+            self._sent.feed(unread)
+        except ValueError:
+            self._sent = None
+        if self._sent is not None and self._sent.partial_answer.size_bytes > SENT_MAX_BYTES:
+            self._sent = None
+        return self._sent
 
-        None if the answer was too long to be recorded. In a format that cannot be resumed, events with a delta count.
-        """
-        if self._parts is None:
+    def counters(self) -> Counters | None:
+        """How many tokens of a cancelled answer were forwarded; engines send one token per piece. None if unknown."""
+        sent = self._read()
+        return None if sent is None else Counters(completion_tokens=sent.partial_answer.chunks)
+
+    def ending(self) -> tuple[bytes, Counters] | None:
+        """What completes the answer without a node, if only its terminator is missing."""
+        sent = self._read()
+        terminator = self._dialect.ending(self._parsed, sent) if sent is not None else None
+        if sent is None or terminator is None:
             return None
-        forwarded = b"".join(self._parts)
-        resumption = self._dialect.resume(self._parsed, self._parsed.model, self._request_id, timestamp, forwarded, "")
-        pieces = resumption.partial_answer.chunks if resumption is not None else forwarded.count(_DELTA_FIELD)
-        return Counters(completion_tokens=pieces)
+        partial_answer = sent.partial_answer
+        return terminator, Counters(completion_tokens=partial_answer.chunks, finish_reason=partial_answer.finish_reason)
 
-    def prepare(self, model: str, timestamp: Timestamp, engines: Mapping[str, Engine]) -> frozenset[str]:
-        """Prepares the continuation on another node. Returns the kinds of engines that can continue this answer.
+    # --- how it can be continued ---
 
-        Empty if the continuation might not fit what the client has received.
-        """
-        self.resumption = self._resume(model, timestamp)
-        if self.resumption is None:
+    def kinds(self, engines: Mapping[str, Engine]) -> frozenset[str]:
+        """The kinds of engines that can continue this answer; empty if the parts might not fit together."""
+        sent = self._read()
+        if sent is None:
             return frozenset()
-        is_empty = self.resumption.partial_answer.is_empty
+        partial = sent.partial_answer
+        can_own = partial.is_empty or self._own_body(self._parsed.model, partial, partial.chunks) is not None
         return frozenset(
-            kind for kind, engine in engines.items() if is_empty or engine.can_continue or engine.can_render
+            kind
+            for kind, engine in engines.items()
+            if (can_own and self._serves(engine, "")) or self._can_translate(engine, partial)
         )
 
-    def _resume(self, model: str, timestamp: Timestamp) -> Resumption | None:
-        forwarded = b"".join(self._parts or ())
-        if not forwarded:
-            return None
-        note = f"started on {', '.join(self.nodes)}"
-        resumption = self._dialect.resume(self._parsed, model, self._request_id, timestamp, forwarded, note)
-        if resumption is None:
-            return None
-        conversation = self._dialect.read_conversation(self._parsed)
-        return resumption if continuation_request(conversation, resumption.partial_answer) is not None else None
+    def _can_translate(self, engine: Engine, partial: PartialAnswer) -> bool:
+        if not (partial.is_empty or engine.can_continue or engine.can_render):
+            return False
+        try:
+            conversation = self._conversation(self._parsed.model, engine, "")
+        except HerdError:
+            return False
+        return conversation is not None and continuation_request(conversation, partial) is not None
 
-    def next_request(self, command: Dispatch, engine: Engine) -> Conversation | EngineRequest | None:
-        """The conversation that makes this engine continue the answer; None if it cannot.
-
-        An engine that would begin a new turn needs a raw prompt. Then the result is the request that renders its
-        template, and `raw_conversation` takes the rendered text.
-        """
-        assert self.resumption is not None
-        conversation, partial = self._conversation(command), self.resumption.partial_answer
+    def steps(self, command: Dispatch, engine: Engine, timestamp: Timestamp) -> Steps:
+        """The requests that make this engine continue the answer. Raises HerdError for what it does not support."""
+        sent = self._read()
+        if sent is None:
+            return _cannot("what the client has received cannot be read")
+        partial, tokens = sent.partial_answer, sent.partial_answer.chunks
+        count = engine.count_request(command.model_info.name, partial.text) if partial.text else None
+        if count is not None:
+            counted = engine.read_count((yield count))
+            tokens = tokens if counted is None else counted
+        has_options = command.options is not None and not command.options.changes_nothing
+        own_body = self._own_body(command.model_info.name, partial, tokens)
+        if own_body is not None and not has_options and self._serves(engine, command.model_info.engine.version):
+            request = EngineRequest(self._parsed.route.method, self._parsed.route.path, own_body)
+            streamed = streamed_answer(self._parsed.route.kind, command.model_info.name)
+            return self._rest(request, engine.reader(streamed), command, timestamp, sent, tokens)
+        endpoint = command.model_info.engine
+        conversation = self._conversation(command.model_info.name, engine, endpoint.version)
+        if conversation is None:
+            return _cannot("a translation for this engine would lose fields of the request")
         if engine.can_continue or partial.is_empty:
-            return continuation_request(conversation, partial)
-        if raw_continuation_request(conversation, partial, "", command.model_info.capabilities) is None:
-            return None
-        return engine.render_request(conversation)
+            resumed = continuation_request(conversation, partial, tokens)
+        else:
+            rendered = yield from self._rendered(command, engine, conversation, partial)
+            if isinstance(rendered, Failure):
+                return rendered
+            resumed = rendered
+            if resumed is not None and not partial.text.isascii():
+                tokens = yield from _counted(engine, resumed, partial, command)
+                limit = continuation_request(conversation, partial, tokens)
+                resumed = dataclasses.replace(resumed, sampling=limit.sampling) if limit is not None else None
+        if resumed is None:
+            return _cannot("this engine cannot continue an answer of another node")
+        request = engine.build_request(with_engine_options(resumed, command.options))
+        return self._rest(request, engine.reader(resumed), command, timestamp, sent, tokens)
 
-    def raw_conversation(self, command: Dispatch, rendered: str) -> Conversation | None:
-        assert self.resumption is not None
+    def _rendered(
+        self, command: Dispatch, engine: Engine, conversation: Conversation, partial: PartialAnswer
+    ) -> Generator[EngineRequest, EngineResponse, Conversation | Failure | None]:
+        """The raw prompt for an engine that would begin a new turn: its rendered template and the partial answer."""
         capabilities = command.model_info.capabilities
-        return raw_continuation_request(
-            self._conversation(command), self.resumption.partial_answer, rendered, capabilities
-        )
+        if raw_continuation_request(conversation, partial, "", capabilities) is None:
+            return None
+        render = None if conversation.raw else engine.render_request(conversation)
+        if render is None:
+            return raw_continuation_request(conversation, partial, "", capabilities) if conversation.raw else None
+        response = yield render
+        text = engine.read_rendered(response)
+        if text is not None:
+            return raw_continuation_request(conversation, partial, text, capabilities)
+        if response.status >= 400 and engine.is_busy(response.status, response.body):
+            return Failure(kind=FailureKind.BUSY, detail=f"the node answered {response.status}")
+        return _cannot("the engine did not return its rendered template")
 
-    def _conversation(self, command: Dispatch) -> Conversation:
+    def _rest(
+        self,
+        request: EngineRequest,
+        reader: Reader,
+        command: Dispatch,
+        timestamp: Timestamp,
+        sent: SentStream,
+        tokens: int,
+    ) -> Rest:
+        name, note = command.fallback or self._parsed.model, f"started on {', '.join(self.nodes)}"
+        writer = self._dialect.resumed_writer(self._parsed, name, self._request_id, timestamp, sent, note)
+        joined = JoinedReader(reader, has_text=bool(sent.partial_answer.text))
+        return Rest(request, joined, writer, 0 if sent.partial_answer.is_empty else tokens)
+
+    def _serves(self, engine: Engine, version: str) -> bool:
+        """Whether the engine continues the client's own body at the client's path."""
+        path = self._parsed.route.path
+        return engine.continues_path(path) and engine.served_path(path, version) is not None
+
+    def _own_body(self, model: str, partial: PartialAnswer, tokens: int) -> bytes | None:
+        try:
+            return self._dialect.continued_body(self._parsed, model, partial, tokens)
+        except HerdError:
+            return None
+
+    def _conversation(self, model: str, engine: Engine, version: str) -> Conversation | None:
+        """The request in neutral form; None if a field with a meaning is lost that the first node honored."""
         conversation = self._dialect.read_conversation(self._parsed)
-        conversation.model = command.model_info.name
-        return conversation
+        conversation.model = model
+        served = engine.served_path(self._parsed.route.path, version)
+        if served is None or engine.kind != self._kind:
+            return None if conversation.unsupported else conversation
+        if not all(served.ignores_field(name) for name in conversation.unsupported):
+            return None
+        return as_own_endpoint(conversation, served)
+
+
+def _counted(
+    engine: Engine, resumed: Conversation, partial: PartialAnswer, command: Dispatch
+) -> Generator[EngineRequest, EngineResponse, int]:
+    """The number of tokens of the partial answer: the size of the prompt with it minus that without it."""
+    sizes = []
+    for prompt in (resumed.prompt.removesuffix(partial.text), resumed.prompt):
+        sampling = dataclasses.replace(resumed.sampling, output_tokens_max=1)
+        probe = dataclasses.replace(resumed, prompt=prompt, stream=False, sampling=sampling)
+        options = command.options and dataclasses.replace(command.options, output_tokens_max=None)
+        response = yield engine.build_request(with_engine_options(probe, options))
+        sizes.append(_prompt_tokens(engine.reader(probe), response))
+    before, after = sizes
+    return after - before if before is not None and after is not None and after > before else partial.chunks
+
+
+def _prompt_tokens(reader: Reader, response: EngineResponse) -> int | None:
+    try:
+        deltas: list[Delta] = [*reader.feed(response.body), *reader.end()] if response.status == 200 else []
+    except ValueError:
+        return None
+    return next((delta.usage.prompt_tokens for delta in deltas if delta.usage is not None), None)
+
+
+def _cannot(detail: str) -> Failure:
+    return Failure(kind=FailureKind.CANNOT_CONTINUE, detail=detail)
 
 
 def line_break(before: bytes, frame: bytes) -> bytes:

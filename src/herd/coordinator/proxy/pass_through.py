@@ -101,10 +101,9 @@ class PassThrough:
     def repaired_calls(self) -> int:
         return self._calls.count if self._calls is not None else 0
 
-    @property
-    def rest(self) -> bytes:
-        """What was not forwarded: held tool calls, and the beginning of a line that has no line break."""
-        return self._complete_rest()
+    def end_after_loss(self) -> bytes:
+        """What was not forwarded of a complete answer: held tool calls, and a line that has no line break."""
+        return self._complete_rest() if self.counters() is not None else b""
 
     def _complete_rest(self) -> bytes:
         return self._held_calls() + self._lines.rest

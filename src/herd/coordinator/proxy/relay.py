@@ -17,13 +17,14 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
+from herd.coordinator.proxy.continuation import Rest, Steps
 from herd.coordinator.proxy.pass_through import PassThrough
 from herd.coordinator.proxy.refused_attempts import JSON_HEADERS, classify_error, refusal_of_error
 from herd.coordinator.proxy.relay_dependencies import RelayDependencies
+from herd.coordinator.proxy.relaying.asking import AskedResponse
 from herd.coordinator.proxy.relaying.client_answer import ClientAnswer
 from herd.coordinator.proxy.relaying.preparing import Preparation, PreparedAttempt
 from herd.coordinator.proxy.request_forms import NOTHING_SENT
-from herd.coordinator.proxy.template_rendering import TemplateRendering
 from herd.coordinator.proxy.thinking_usage import thinking_headers
 from herd.coordinator.proxy.translation import Translation
 from herd.coordinator.proxy.wait_comments import WaitNotice
@@ -36,10 +37,10 @@ from herd.core.state.commands import Abort, Dispatch, Hold, Refuse
 from herd.core.state.events import AnswerRepaired, AttemptFailed, AttemptFinished, ClientLeft, FirstByte
 from herd.core.state.request import Counters, Failure, FailureKind, RequestId
 from herd.dialects import Dialect
-from herd.engines import Engine, EngineRequest
+from herd.engines import Engine, EngineRequest, EngineResponse
 from herd.errors import HerdError, Refusal
 from herd.http1.contract import Exchange, Header
-from herd.protocols.conversation import Conversation, ParsedRequest
+from herd.protocols.conversation import ParsedRequest
 
 _IDLE: Final = 0
 _SENT: Final = 1
@@ -98,10 +99,7 @@ class Relay:
         if not self._client.forwarded_bytes:
             self._send_whole_request(command, engine)
             return
-        try:
-            self._send_continuation(command, engine)
-        except HerdError:
-            self._fail(FailureKind.CANNOT_CONTINUE, "the rest of the answer cannot be requested from this engine")
+        self._send_continuation(command, engine)
 
     def hold(self, command: Hold) -> None:
         self._cancel_upstream()
@@ -143,24 +141,25 @@ class Relay:
         """Makes this node continue the answer from what the client has received."""
         continuation = self._client.continuation
         assert continuation is not None
-        next_request = continuation.next_request(command, engine)
-        if not isinstance(next_request, EngineRequest):
-            self._send_rest(engine, next_request)
-            return
+        self._advance(continuation.steps(command, engine, self._dependencies.timestamp()), None)
 
-        def rendered(text: str) -> None:
-            self._send_rest(engine, continuation.raw_conversation(command, text))
-
-        self._send(next_request, forwarded_headers.OWN_LINES, TemplateRendering(engine, rendered, self.on_error))
-
-    def _send_rest(self, engine: Engine, conversation: Conversation | None) -> None:
+    def _advance(self, steps: Steps, response: EngineResponse | None) -> None:
+        """Sends the next request that prepares the continuation, or the request for the rest."""
         self._upstream = None
-        if conversation is None:
-            self._fail(FailureKind.CANNOT_CONTINUE, "this engine cannot continue an answer of another node")
+        try:
+            request = next(steps) if response is None else steps.send(response)
+        except StopIteration as end:
+            rest: Rest | Failure = end.value
+            if isinstance(rest, Failure):
+                self._report(rest)
+            else:
+                self._send_prepared(self._preparation.rest(self._dispatch, rest))
             return
-        continuation = self._client.continuation
-        assert continuation is not None
-        self._send_prepared(self._preparation.rest(self._dispatch, engine, continuation, conversation))
+        except HerdError:
+            self._fail(FailureKind.CANNOT_CONTINUE, "the rest of the answer cannot be requested from this engine")
+            return
+        asked = AskedResponse(lambda response: self._advance(steps, response), self.on_error)
+        self._send(request, forwarded_headers.OWN_LINES, asked)
 
     def _send_prepared(self, prepared: PreparedAttempt) -> None:
         self._answer = prepared.answer
@@ -265,9 +264,12 @@ class Relay:
     def on_error(self, kind: FailureKind, detail: str) -> None:
         self._upstream = None
         answer = self._answer
+        rest = b""
+        if self._step == _OPEN and self._parsed.stream and answer is not None:
+            rest = answer.end_after_loss()
         if self._step == _OPEN and self._parsed.stream and answer is not None and (counters := answer.counters()):
-            # The stream's own end marker has passed: losing the connection before HTTP's end marker loses nothing.
-            self._finish(counters, answer.rest)
+            # The answer itself has ended: losing the connection before HTTP's end marker loses nothing.
+            self._finish(counters, rest)
         else:
             self._fail(kind, detail)
 
@@ -308,7 +310,7 @@ class Relay:
             data = client.separated(data)
         else:
             client.open(self._status, self._answer_headers(), length, self._on_client_writable)
-        client.note_node(self._dispatch.node_id)
+        client.begin_node(self._dispatch)
         client.forward(data)
 
     def _commit(self) -> bool:
@@ -413,13 +415,16 @@ class Relay:
         self._cancel_upstream()
         if self._step == _ENDED:
             return
+        if (ending := self._client.ending()) is not None:
+            self._finish(ending[1], self._client.separated(ending[0]))
+            return
         self._step = _OPEN if self._client.forwarded_bytes else _IDLE
         failure = replace(
             failure,
             bytes_forwarded=self._client.forwarded_bytes,
             status=self._status or None,
-            continuation_kinds=self._client.continuation_kinds(self._dispatch.fallback or self._parsed.model),
             fingerprint=hash(self._parsed.body) if is_crash(failure) else 0,
+            continuation_kinds=self._client.continuation_kinds(),
         )
         driver = self._dependencies.driver
         driver.feed(AttemptFailed(driver.now(), self._request_id, self._dispatch.attempt, failure))

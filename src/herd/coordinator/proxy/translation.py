@@ -79,6 +79,12 @@ class Translation:
             return self._fail(problem)
         return out
 
+    def end_after_loss(self) -> bytes:
+        """What completes the answer after a lost connection, if the engine has told its finish reason."""
+        if self.has_failed or self.is_complete or not self._reader.is_finished:
+            return b""
+        return self._write([Delta(is_last=True)])
+
     def counters(self) -> Counters | None:
         """The counters if the engine has marked the end of its answer."""
         if not self.is_complete:
@@ -107,6 +113,7 @@ class Translation:
             usage,
             prompt_tokens=max(0, prompt - resumed) if prompt is not None else None,
             completion_tokens=completion + resumed if completion is not None else None,
+            cached_tokens=None,  # this node's cache says nothing about the node that read the prompt for the client
         )
 
     def whole(self, body: bytes) -> bytes:

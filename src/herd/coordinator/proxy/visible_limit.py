@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from herd.core.state.commands import Dispatch
 from herd.engines import Engine, Reader
-from herd.protocols.conversation import Conversation, Delta, ParsedRequest, Usage
+from herd.protocols.conversation import Delta, ParsedRequest, Usage, streamed_answer
 
 
 def visible_tokens_max(command: Dispatch, parsed: ParsedRequest) -> int | None:
@@ -19,19 +19,19 @@ def visible_tokens_max(command: Dispatch, parsed: ParsedRequest) -> int | None:
     return parsed.output_tokens_max
 
 
-def limited_reader(
-    command: Dispatch, parsed: ParsedRequest, engine: Engine, resumed_tokens: int
-) -> VisibleLimit | None:
-    """A reader of the engine's stream that ends at the client's limit; None if the engine has the client's own limit.
+def limited_reader(command: Dispatch, parsed: ParsedRequest, engine: Engine) -> VisibleLimit | None:
+    """A reader of the engine's stream that ends at the client's limit; None if the engine got that limit itself."""
+    # The engine streams also where the client does not: only then the visible tokens can be counted.
+    streamed = streamed_answer(parsed.route.kind, command.model_info.name)
+    return limited_rest(command, parsed, engine.reader(streamed), 0)
 
-    `resumed_tokens` of the visible answer were sent by another node before.
-    """
+
+def limited_rest(command: Dispatch, parsed: ParsedRequest, reader: Reader, sent_tokens: int) -> VisibleLimit | None:
+    """The reader with the same limit, if `sent_tokens` of the visible answer were sent by another node before."""
     tokens_max = visible_tokens_max(command, parsed)
     if tokens_max is None:
         return None
-    # The engine streams also where the client does not: only then the visible tokens can be counted.
-    streamed = Conversation(kind=parsed.route.kind, model=command.model_info.name, stream=True)
-    return VisibleLimit(engine.reader(streamed), tokens_max - resumed_tokens, parsed.prompt_tokens + resumed_tokens)
+    return VisibleLimit(reader, tokens_max - sent_tokens, parsed.prompt_tokens + sent_tokens)
 
 
 class VisibleLimit:

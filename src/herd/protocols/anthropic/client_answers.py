@@ -23,14 +23,14 @@ from herd.protocols.answer_ends import (
     is_object_without_error,
     read_long_document,
 )
+from herd.protocols.anthropic.sent_message import SentMessage
 from herd.protocols.call_order import CallOrder
 from herd.protocols.collector import CollectedAnswer
 from herd.protocols.conversation import Delta, ToolCall, Usage
 from herd.protocols.failed_ends import is_failed
 from herd.protocols.plain_text import NoSplicing, as_json, surrounded
 from herd.protocols.reported_numbers import token_count
-from herd.protocols.resumption import PartialAnswer
-from herd.protocols.streams import EventReader, HeadAndTail, event
+from herd.protocols.streams import HeadAndTail, event
 
 EVENT_STREAM = "text/event-stream"
 JSON = "application/json; charset=utf-8"
@@ -82,27 +82,7 @@ class _Document(_MessageOutline):
     error: msgspec.Raw = request_fields.ABSENT
 
 
-class _ContentDelta(msgspec.Struct):
-    text: str = ""
-    thinking: str = ""
-
-
-class _Block(msgspec.Struct):
-    type: str = ""
-
-
-class _ForwardedEvent(msgspec.Struct):
-    """The fields of an event that are needed to continue its stream."""
-
-    type: str = ""
-    index: int = 0
-    message: _MessageOutline | None = None
-    content_block: _Block | None = None
-    delta: _ContentDelta | None = None
-
-
 _EVENT = msgspec.json.Decoder(_Event)
-_FORWARDED_EVENT = msgspec.json.Decoder(_ForwardedEvent)
 _DOCUMENT = msgspec.json.Decoder(_Document)
 
 
@@ -216,33 +196,11 @@ class StreamWriter:
         self._has_begun = False
         self._note: dict[str, str] = {}
 
-    def resume_from(self, forwarded: bytes, note: str) -> PartialAnswer:
-        """Continues a stream that was interrupted after `forwarded`, within its message and its open block."""
-        partial_answer = PartialAnswer()
-        for sent in EventReader().feed(forwarded):
-            forwarded_event = decode(sent.data, _FORWARDED_EVENT)
-            if forwarded_event is not None:
-                self._add_forwarded(forwarded_event, partial_answer)
+    def resume(self, sent: SentMessage, note: str) -> None:
+        """Continues an interrupted stream within its message and its open block."""
+        self._has_begun, self._blocks, self._open = sent.has_begun, sent.blocks, sent.open_type
+        self._prompt_tokens = sent.prompt_tokens or self._prompt_tokens
         self._note = {"fleet_note": note}
-        return partial_answer
-
-    def _add_forwarded(self, sent: _ForwardedEvent, partial_answer: PartialAnswer) -> None:
-        if sent.type == "message_start":
-            self._has_begun = True
-            usage = sent.message.usage if sent.message is not None else None
-            self._prompt_tokens = token_count(usage.input_tokens if usage is not None else None) or self._prompt_tokens
-        elif sent.type == "content_block_start" and sent.content_block is not None:
-            self._blocks = max(self._blocks, sent.index + 1)
-            self._open = sent.content_block.type
-            partial_answer.has_calls = partial_answer.has_calls or sent.content_block.type not in ("text", "thinking")
-        elif sent.type == "content_block_delta" and sent.delta is not None:
-            partial_answer.text += sent.delta.text
-            partial_answer.thinking += sent.delta.thinking
-            partial_answer.chunks += 1
-        elif sent.type == "content_block_stop":
-            self._open = None
-        elif sent.type in ("message_delta", "message_stop"):
-            partial_answer.is_finished = True
 
     def splice(self, texts: Sequence[bytes]) -> bytes:
         if self._open != "text" or self._calls_begun:

@@ -19,7 +19,6 @@ from herd.protocols.failed_ends import is_failed
 from herd.protocols.lenient_json import decode_leniently
 from herd.protocols.ollama import chat_json
 from herd.protocols.plain_text import NoSplicing, as_json, surrounded
-from herd.protocols.resumption import PartialAnswer
 from herd.protocols.streams import DOCUMENT_MAX_BYTES, HeadAndTail, LastLine
 
 _TEXT = "the text"
@@ -171,23 +170,6 @@ class AnswerWriter:
     def _take_logprobs(self) -> dict[str, Any]:
         taken, self._logprobs = self._logprobs, []
         return {"logprobs": taken} if taken else {}
-
-
-def read_partial_answer(forwarded: bytes) -> PartialAnswer:
-    """The part of the answer in the lines of an interrupted stream."""
-    partial_answer = PartialAnswer()
-    for line in forwarded.splitlines():
-        try:
-            answer_line = chat_json.ANSWER_LINE.decode(line)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            continue
-        message = chat_json.message_of(answer_line)
-        partial_answer.text += message.content or ""
-        partial_answer.thinking += message.thinking or ""
-        partial_answer.has_calls = partial_answer.has_calls or bool(message.tool_calls)
-        partial_answer.is_finished = partial_answer.is_finished or answer_line.done
-        partial_answer.chunks += bool(message.content)
-    return partial_answer
 
 
 class EmbedWriter(NoSplicing):

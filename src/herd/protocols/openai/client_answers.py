@@ -29,9 +29,9 @@ from herd.protocols.engine_errors import error_in
 from herd.protocols.failed_ends import is_failed
 from herd.protocols.lenient_json import decode_leniently
 from herd.protocols.openai import chat_json
+from herd.protocols.openai.sent_chat import SentChat
 from herd.protocols.plain_text import NoSplicing, as_json, surrounded
-from herd.protocols.resumption import PartialAnswer
-from herd.protocols.streams import ENDS_BYTES, EventReader, HeadAndTail, event
+from herd.protocols.streams import ENDS_BYTES, HeadAndTail, event
 
 EVENT_STREAM = "text/event-stream"
 JSON = "application/json; charset=utf-8"
@@ -182,27 +182,12 @@ class AnswerWriter:
         self._is_finished = False
         self._note: dict[str, str] = {}
 
-    def resume_from(self, forwarded: bytes, note: str) -> PartialAnswer:
-        """Continues a stream that was interrupted after `forwarded`, with its id and time. Its role was sent."""
-        partial_answer = PartialAnswer()
-        reader = EventReader()
-        for sent in reader.feed(forwarded):
-            if sent.data.strip() == DONE:
-                partial_answer.is_finished = True
-                continue
-            self._read_identity(sent.data)
-            _add_event(partial_answer, sent.data)
+    def resume(self, sent: SentChat, note: str) -> None:
+        """Continues an interrupted stream, with its id and time. Its role was sent."""
+        if sent.id:
+            self._head["id"], self._head["created"] = sent.id, sent.created
         self._has_role = True
         self._note = {"fleet_note": note}
-        return partial_answer
-
-    def _read_identity(self, data: bytes) -> None:
-        try:
-            first = _IDENTITY.decode(data)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            return
-        if first.id:
-            self._head["id"], self._head["created"] = first.id, first.created
 
     def splice(self, texts: Sequence[bytes]) -> bytes:
         if not self._streams or self._is_finished or not (self._has_role or not self._is_chat):
@@ -301,30 +286,6 @@ class AnswerWriter:
         if not self._is_chat:
             return "stop" if known == "tool_calls" else known
         return "tool_calls" if has_calls and known == "stop" else known
-
-
-class _Identity(msgspec.Struct):
-    id: str = ""
-    created: int = 0
-
-
-_IDENTITY = msgspec.json.Decoder(_Identity)
-
-
-def _add_event(partial_answer: PartialAnswer, data: bytes) -> None:
-    """Adds one event of a chat or text stream."""
-    try:
-        chunk = chat_json.ANSWER_CHUNK.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return
-    for choice in filter(None, (chunk.choices or [])[:1]):
-        message = choice.delta or chat_json.Message()
-        text = choice.text or (message.content if isinstance(message.content, str) else "") or ""
-        partial_answer.text += text
-        partial_answer.chunks += bool(text)
-        partial_answer.thinking += message.reasoning or message.reasoning_content or ""
-        partial_answer.has_calls = partial_answer.has_calls or bool(message.tool_calls)
-        partial_answer.is_finished = partial_answer.is_finished or choice.finish_reason is not None
 
 
 class EmbedWriter(NoSplicing):

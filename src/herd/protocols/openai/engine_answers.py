@@ -72,7 +72,6 @@ class StreamReader:
         try:
             return self._read(self._events.end())
         except ValueError:
-            self.is_finished = False
             return []
 
     def _read(self, events: list[Event]) -> list[Delta]:

@@ -19,7 +19,8 @@ from herd.protocols.conversation import Delta, ParsedRequest, ToolCall
 from herd.protocols.openai import responses_requests
 from herd.protocols.openai.client_answers import EVENT_STREAM, JSON, error_body
 from herd.protocols.openai.responses_object import ResponseObject, duration_s, write_usage
-from herd.protocols.openai.responses_output import CallItem, Event, OutputItem, TextItem
+from herd.protocols.openai.responses_output import CallItem, Event, FixedItem, OutputItem, TextItem
+from herd.protocols.openai.sent_response import SentResponse
 from herd.protocols.streams import event
 
 _INCOMPLETE_REASONS: Mapping[str, str] = MappingProxyType(
@@ -51,11 +52,27 @@ class ResponsesWriter:
         self._thinking_chars = 0
         self._answer_chars = 0
         self._sequence = 0
+        self._pending: list[Event] = []
+
+    def resume(self, sent: SentResponse, note: str) -> None:
+        """Continues an interrupted stream: its numbers and ids go on, and its open message grows."""
+        self._sequence = sent.sequence
+        self._object.resume(sent.id, sent.created_s, note)
+        opened = sent.open_message
+        self._items += [FixedItem(item.body) for item in sent.items if item is not opened]
+        self._answer_chars = len(sent.partial_answer.text)
+        if opened is not None:
+            self._text = TextItem("message", len(self._items), self._request_id, item_id=str(opened.body.get("id", "")))
+            self._items.append(self._text)
+            self._pending = [] if opened.has_part else self._text.open()[1:]
+            if opened.text:
+                self._text.add("".join(opened.text), opened.logprobs)
+                self._collected.add(Delta(text="".join(opened.text)))
 
     def splice(self, texts: Sequence[bytes]) -> bytes:
         """Every event has its number, and the last events repeat the text, so each text is decoded."""
         item = self._text
-        if not self._streams or item is None or item.kind != "message" or self._collected.calls:
+        if not self._streams or item is None or item.kind != "message" or self._collected.calls or self._pending:
             return b""
         before, after = item.around_text
         out = []
@@ -72,7 +89,7 @@ class ResponsesWriter:
         if delta.error is not None:
             return self._fail(delta.error)
         self._collected.add(delta)
-        events = [] if self._sequence else self._begin()
+        events = self._take_pending() if self._sequence else self._begin()
         for part in self._order.arrange(delta) if self._collected.calls else (delta,):
             events += self._add(part)
         if delta.is_last:
@@ -93,6 +110,10 @@ class ResponsesWriter:
             self._answer_chars += len(call.name) + len(call.arguments)
             events += self._add_call(call)
         return events
+
+    def _take_pending(self) -> list[Event]:
+        pending, self._pending = self._pending, []
+        return pending
 
     def _begin(self) -> list[Event]:
         response = self._object.render("in_progress", [])

@@ -82,6 +82,12 @@ class ResponseObject:
             "store": request.is_stored,
         }
 
+    def resume(self, response_id: str, created_s: int | None, note: str) -> None:
+        """Takes the identity of a response that another node has begun; `note` says which."""
+        self._created_s = self._created_s if created_s is None else created_s
+        self._head |= {"id": response_id or self._head["id"], "created_at": self._created_s}
+        self._settings["fleet_note"] = note
+
     def render(
         self,
         status: str,

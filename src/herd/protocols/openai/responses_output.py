@@ -46,14 +46,28 @@ class OutputItem(Protocol):
         """The item as it is in the final output."""
 
 
+class FixedItem:
+    """An item that the client already has."""
+
+    def __init__(self, body: Event) -> None:
+        self._body = body
+
+    def close(self, status: str) -> list[Event]:  # noqa: ARG002 - it is closed
+        return []
+
+    def to_json(self) -> Event:
+        return self._body
+
+
 class TextItem:
     """A reasoning text or a message."""
 
-    def __init__(self, kind: str, index: int, request_id: str, is_encrypted: bool = False) -> None:
+    def __init__(self, kind: str, index: int, request_id: str, is_encrypted: bool = False, item_id: str = "") -> None:
+        """`item_id` is that of an item that another node has begun."""
         self.kind = kind
         self.logprobs: list[Any] = []
         prefix = "rs" if kind == "reasoning" else "msg"
-        self._id = f"{prefix}_{request_id}_{index}"
+        self._id = item_id or f"{prefix}_{request_id}_{index}"
         self._index = index
         self._is_encrypted = is_encrypted
         self._status = "in_progress"

@@ -14,8 +14,7 @@ from herd.coordinator.proxy.continuation import Continuation, line_break
 from herd.coordinator.proxy.relay_dependencies import RelayDependencies
 from herd.coordinator.proxy.wait_comments import WaitNotice, is_event_stream
 from herd.coordinator.upstream import forwarded_headers
-from herd.core.state.commands import Hold
-from herd.core.state.fleet import NodeId
+from herd.core.state.commands import Dispatch, Hold
 from herd.core.state.request import Counters, RequestId
 from herd.dialects import Dialect
 from herd.errors import Refusal
@@ -85,10 +84,10 @@ class ClientAnswer:
         """`data` after the line break that separates it from what another node has sent."""
         return line_break(self._last_forwarded, data) + data
 
-    def note_node(self, node_id: NodeId) -> None:
+    def begin_node(self, command: Dispatch) -> None:
         """Called before the first bytes of each node."""
         if self.continuation is not None:
-            self.continuation.nodes.append(node_id)
+            self.continuation.begin(command)
 
     def forward(self, data: bytes) -> None:
         self.forwarded_bytes += len(data)
@@ -130,13 +129,15 @@ class ClientAnswer:
 
     # --- what another node can continue ---
 
-    def continuation_kinds(self, model: str) -> frozenset[str]:
+    def continuation_kinds(self) -> frozenset[str]:
         """The kinds of engines that can continue what was forwarded."""
         if self.continuation is None or not self.forwarded_bytes:
             return frozenset()
-        return self.continuation.prepare(model, self._dependencies.timestamp(), self._dependencies.engines)
+        return self.continuation.kinds(self._dependencies.engines)
+
+    def ending(self) -> tuple[bytes, Counters] | None:
+        """What completes a stream of which only the terminator is missing, and its counters."""
+        return self.continuation.ending() if self.continuation is not None and self.forwarded_bytes else None
 
     def forwarded_tokens(self) -> Counters | None:
-        if self.continuation is None or not self.forwarded_bytes:
-            return None
-        return self.continuation.counters(self._dependencies.timestamp())
+        return self.continuation.counters() if self.continuation is not None and self.forwarded_bytes else None

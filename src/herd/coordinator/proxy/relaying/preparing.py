@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from herd.coordinator.proxy.continuation import Continuation
+from herd.coordinator.proxy.continuation import Rest
 from herd.coordinator.proxy.pass_through import PassThrough
 from herd.coordinator.proxy.relay_dependencies import RelayDependencies
 from herd.coordinator.proxy.request_forms import NOTHING_SENT, Outgoing, RequestForms
 from herd.coordinator.proxy.tool_repairs import ToolRepairs
 from herd.coordinator.proxy.translation import Translation, limited
-from herd.coordinator.proxy.visible_limit import limited_reader
+from herd.coordinator.proxy.visible_limit import limited_reader, limited_rest
 from herd.coordinator.proxy.wait_comments import is_event_stream
 from herd.coordinator.upstream import forwarded_headers
 from herd.core.state.commands import Dispatch
@@ -19,8 +19,7 @@ from herd.core.state.request import Failure, RequestId
 from herd.dialects import Dialect, Writer
 from herd.engines import Engine, EngineRequest
 from herd.http1.contract import Header
-from herd.protocols.apply_options import with_engine_options
-from herd.protocols.conversation import Conversation, ParsedRequest
+from herd.protocols.conversation import ParsedRequest
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,23 +72,18 @@ class Preparation:
         answer = self._limited(translation, command, engine)
         return PreparedAttempt(outgoing.request, forwarded_headers.OWN_LINES, answer, outgoing)
 
-    def rest(
-        self, command: Dispatch, engine: Engine, continuation: Continuation, conversation: Conversation
-    ) -> PreparedAttempt:
+    def rest(self, command: Dispatch, rest: Rest) -> PreparedAttempt:
         """The request for the rest of an answer that another node has begun."""
-        resumption = continuation.resumption
-        assert resumption is not None
-        resumed_tokens = resumption.partial_answer.chunks
-        translation = Translation(engine.reader(conversation), resumption.writer, resumed_tokens)
-        answer = self._limited(translation, command, engine, resumed_tokens)
-        request = engine.build_request(with_engine_options(conversation, command.options))
-        return PreparedAttempt(request, forwarded_headers.OWN_LINES, answer)
+        translation = Translation(rest.reader, rest.writer, rest.sent_tokens)
+        limit = limited_rest(command, self._parsed, rest.reader, rest.sent_tokens)
+        answer = translation if limit is None else limited(translation, limit, lambda: rest.writer)
+        return PreparedAttempt(rest.request, forwarded_headers.OWN_LINES, answer)
 
     def _limited(
-        self, answer: PassThrough | Translation, command: Dispatch, engine: Engine, resumed_tokens: int = 0
+        self, answer: PassThrough | Translation, command: Dispatch, engine: Engine
     ) -> PassThrough | Translation:
         """Makes the answer end at the client's limit if the engine got a raised one for its thinking."""
-        limit = limited_reader(command, self._parsed, engine, resumed_tokens)
+        limit = limited_reader(command, self._parsed, engine)
         return answer if limit is None else limited(answer, limit, lambda: self._writer(command))
 
     def _writer(self, command: Dispatch) -> Writer:

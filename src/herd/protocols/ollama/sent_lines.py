@@ -1,0 +1,16 @@
+"""Reads the lines of an answer that a client has received, so that it can be continued."""
+
+from __future__ import annotations
+
+from herd.protocols.ollama.engine_answers import StreamReader
+from herd.protocols.resumption import PartialAnswer
+
+
+class SentLines:
+    def __init__(self) -> None:
+        self.partial_answer = PartialAnswer()
+        self._reader = StreamReader()
+
+    def feed(self, lines: bytes) -> None:
+        for delta in self._reader.feed(lines):
+            self.partial_answer.add_delta(delta)
