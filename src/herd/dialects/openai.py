@@ -141,8 +141,8 @@ class OpenAI(Dialect):
 
     def ending(self, request: ParsedRequest, sent: SentStream) -> bytes | None:
         """The finish reason of the only choice has been sent; the counters that may follow it are lost."""
-        is_told = isinstance(sent, SentChat) and sent.partial_answer.is_finished and "n" not in request.special_fields
-        return event(DONE) if is_told else None
+        has_one_choice = isinstance(sent, SentChat) and "n" not in request.special_fields
+        return event(DONE) if has_one_choice and sent.partial_answer.is_finished else None
 
     def error(self, refusal: Refusal, request_id: str = "") -> HttpResponse:
         message = message_with_request_id(refusal, request_id)

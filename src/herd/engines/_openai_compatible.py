@@ -30,7 +30,7 @@ class OpenAICompatible(Engine):
         return engine_answers.reader(conversation)
 
     def continues_path(self, path: str) -> bool:
-        """A text completion goes on after a longer prompt. What follows an assistant's turn differs between servers."""
+        """A text completion continues a longer prompt. What follows an assistant's turn differs between servers."""
         return path == engine_requests.COMPLETIONS
 
     def is_model_missing(self, status: int, body: bytes) -> bool:

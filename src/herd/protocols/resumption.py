@@ -2,7 +2,7 @@
 
 The other node gets the conversation with the partial answer as the beginning of the assistant's turn, and continues
 the generation from there. An answer is not continued if the two parts might not fit together: after a tool call has
-begun, during or after thinking, and where a grammar binds the answer, because an engine begins a grammar anew at the
+begun, during or after thinking, and where a grammar binds the answer, because an engine restarts a grammar at the
 join (measured with llama.cpp: a schema after `{"a" ` continues with `{"a" : ...`).
 """
 
@@ -16,7 +16,7 @@ from herd.core.state.request import RequestKind
 from herd.protocols.conversation import Conversation, Delta, Message, Sampling
 
 SENT_MAX_BYTES: Final = 64 << 20
-"""An answer with a longer text cannot be continued: all of it is kept in memory while it is sent."""
+"""An answer with a longer text cannot be continued: all of it stays in memory while it is sent."""
 
 _REPLACEMENT: Final = "\ufffd".encode()
 

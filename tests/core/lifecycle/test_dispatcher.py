@@ -344,6 +344,22 @@ def test_draining_coordinator_refuses_new_requests_and_lets_running_ones_finish(
     assert two_nodes.rows("r1") == [Outcome.COMPLETED]
 
 
+def test_cut_stream_is_continued_during_a_drain() -> None:
+    """At once or, if it waited for a slot when the drain began, when one is free."""
+    world = a_world()
+    one_slot = a_model_info(loaded=True, engine=an_engine(slots=1, kind="llamacpp"))
+    world.receives(a_report("a", [one_slot]), a_report("b", [one_slot]))
+    world.arrives("r1")
+    world.arrives("r2")
+    world.first_byte("r1")
+    assert dispatches(world.fails("r1", forwarded=100, continuation_kinds=frozenset({"llamacpp"}))) == []
+    assert refusals(world.feed(DrainStarted(world.now))) == []
+    assert [node for request, node, _ in dispatches(world.finishes("r2")) if request == "r1"]
+    world.first_byte("r1", attempt=2)
+    world.finishes("r1", attempt=2)
+    assert world.rows("r1")[-1] == Outcome.COMPLETED
+
+
 def test_draining_node_gets_no_new_requests_and_its_queue_moves(two_nodes: World) -> None:
     two_nodes.arrives("r1")
     two_nodes.arrives("r2")

@@ -1,7 +1,7 @@
 """Keeps what a client has received of a stream, and plans how another node continues it if its node fails.
 
-Forwarded bytes are only collected; they are read in parts of UNREAD_MAX_BYTES, so that a chunk costs an append and a
-long answer is kept as its text.
+Forwarded bytes are only collected; they are read in parts of UNREAD_MAX_BYTES, so that a chunk costs an append, and a
+long answer remains only as its text.
 """
 
 from __future__ import annotations

@@ -80,7 +80,7 @@ class Translation:
         return out
 
     def end_after_loss(self) -> bytes:
-        """What completes the answer after a lost connection, if the engine has told its finish reason."""
+        """What completes the answer after a lost connection, if the engine has sent its finish reason."""
         if self.has_failed or self.is_complete or not self._reader.is_finished:
             return b""
         return self._write([Delta(is_last=True)])

@@ -326,10 +326,11 @@ class Dispatcher:
         self.latencies.observe(event.node_id, canonical(event.model), event.latency_s)
 
     def _handle_drain(self, event: DrainStarted, out: list[Command]) -> None:
-        """Refuses new and held requests at once; requests that have a node may finish."""
+        """Refuses new and held requests at once; those that have a node or a part of their answer may finish."""
         self.is_draining = True
-        for request_id in list(self.waiting.holding):
-            self.placement.refuse(self.live_requests[request_id], Trigger.DRAIN, event.at, refusals.DRAINING, out)
+        for live_request in [self.live_requests[request_id] for request_id in self.waiting.holding]:
+            if live_request.first_byte_at is None:
+                self.placement.refuse(live_request, Trigger.DRAIN, event.at, refusals.DRAINING, out)
 
     # --- time passes ---
 

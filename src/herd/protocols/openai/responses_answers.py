@@ -55,7 +55,7 @@ class ResponsesWriter:
         self._pending: list[Event] = []
 
     def resume(self, sent: SentResponse, note: str) -> None:
-        """Continues an interrupted stream: its numbers and ids go on, and its open message grows."""
+        """Continues an interrupted stream with its next numbers, its ids and its open message."""
         self._sequence = sent.sequence
         self._object.resume(sent.id, sent.created_s, note)
         opened = sent.open_message
