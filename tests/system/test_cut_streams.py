@@ -21,7 +21,7 @@ TOKENS_PER_WORD = (1, 1, 3, 2, 1, 1, 1)
 
 
 class Tokenizing:
-    """A llama.cpp server that writes WORDS after what the client or another node has begun, and dies once if told."""
+    """A llama.cpp server that writes WORDS after what the client or another node has begun, and dies once if asked."""
 
     def __init__(self) -> None:
         self.dies_after: int | None = None
