@@ -12,14 +12,10 @@ from fakes.scripted.engines import KINDS
 from fakes.scripted.task import FINISHED
 
 CASES = [
-    *((kind, client) for kind in ("ollama", "llamacpp") for client in ("openai-chat", "ollama")),
-    *(
-        (kind, client)
-        for kind in ("openai", "llamacpp")
-        for client in ("openai-responses", "openai-responses-continued")
-    ),
+    (kind, client)
+    for kind in ("ollama", "llamacpp")
+    for client in ("openai-chat", "ollama", "openai-responses", "openai-responses-continued")
 ]
-"""Not with Ollama's own stream of Responses: a text and a call have one output index, which this client refuses."""
 
 
 @pytest.mark.parametrize(("kind", "client"), CASES)

@@ -320,7 +320,7 @@ def test_other_errors_do_not_mean_a_missing_model(name: str) -> None:
 
 
 def test_these_paths_are_passed_through() -> None:
-    for path in ("/api/chat", "/api/generate", "/api/embed", "/v1/chat/completions", "/v1/messages", "/v1/responses"):
+    for path in ("/api/chat", "/api/generate", "/api/embed", "/v1/chat/completions", "/v1/messages"):
         assert ENGINE.served_path(path) is not None
     assert ENGINE.served_path("/api/pull") is None and ENGINE.served_path("/v1/rerank") is None
 
@@ -328,12 +328,11 @@ def test_these_paths_are_passed_through() -> None:
 @pytest.mark.parametrize(
     ("version", "path", "is_served"),
     [
-        ("0.13.2", "/v1/responses", False),
-        ("0.13.3", "/v1/responses", True),
+        ("0.32.15", "/v1/responses", False),
         ("0.13.5", "/v1/messages", False),
         ("0.14.0-rc1", "/v1/messages", True),
         ("0.32.15", "/v1/messages", True),
-        ("", "/v1/responses", True),
+        ("", "/v1/messages", True),
         ("unknown", "/v1/messages", True),
         ("0.5", "/v1/chat/completions", True),
     ],

@@ -36,7 +36,7 @@ PATHS: PathsByName = MappingProxyType(
             | {"messages", "response_format", "tools", "reasoning", "reasoning_effort", "logprobs", "top_logprobs"},
             ignores=frozenset(("tools[]", "response_format")),
             refuses=frozenset(("messages[].content[]",)),
-            loses=frozenset(("max_completion_tokens",)),
+            loses=frozenset(("max_completion_tokens", "tools (streamed)")),
             defaults=_OPENAI_DEFAULTS,
         ),
         "/v1/completions": ServedPath(
@@ -48,12 +48,6 @@ PATHS: PathsByName = MappingProxyType(
         "/v1/embeddings": ServedPath(
             reads=frozenset(("model", "input", "dimensions", "encoding_format")), refuses=frozenset(("input",))
         ),
-        "/v1/responses": ServedPath(
-            since=(0, 13, 3),
-            ignores=frozenset(("tool_choice", "include", "text.verbosity")),
-            loses=frozenset(("text.format.json_object",)),
-            defaults={"temperature": 1.0},
-        ),
         "/v1/messages": ServedPath(
             since=(0, 14, 0),
             ignores=frozenset(("tool_choice", "metadata", "thinking.budget_tokens")),
@@ -61,9 +55,14 @@ PATHS: PathsByName = MappingProxyType(
         ),
     }
 )
-"""Inference paths that Ollama itself serves, and the fields that it reads there (source of 0.32.15, folders `openai`,
-`anthropic` and `middleware`). Only a field that a translation cannot express is looked up in `ignores` and `refuses`: a
-tool that is not a function, an unknown type of `response_format`, a list of prompts."""
+"""Inference paths of Ollama that are used as they are, and the fields that it reads there (source of 0.32.15, folders
+`openai`, `anthropic` and `middleware`). Only a field that a translation cannot express is looked up in `ignores` and
+`refuses`: a tool that is not a function, an unknown type of `response_format`, a list of prompts.
+
+Two things are always translated to /api/chat. In streams of /v1/chat/completions several versions give every tool call
+the index 0 (reports 15457 and 16212 of Ollama), so clients join the calls. In streams of /v1/responses a text and a
+call have the same output index, which the official libraries refuse.
+"""
 
 _REQUEST_ERRORS = (b"must be of type", b"invalid format")
 """Messages of Ollama's 500 answers that are errors in the request (transcripts bad_option and chat_badformat)."""

@@ -27,6 +27,7 @@ ENGINES: dict[str, Engine] = {engine.kind: engine for engine in (OLLAMA, LLAMACP
 HI = [{"role": "user", "content": "Hi"}]
 WINDOW = EngineOptions(window_tokens=8192)
 SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}}
+TOOL = {"type": "function", "function": {"name": "f", "parameters": SCHEMA}}
 
 
 def forms_of(path: str, dialect: Dialect = OPENAI, **body: Any) -> RequestForms:
@@ -99,8 +100,10 @@ def test_an_engine_without_the_path_fails_and_the_error_names_one_that_could_ser
             OPENAI,
             OLLAMA,
             {"input": "x", "text": {"format": {"type": "json_schema", "name": "a", "schema": SCHEMA}}},
-            "/v1/responses",
+            "/api/chat",
         ),
+        ("/v1/chat/completions", OPENAI, OLLAMA, {"messages": HI, "tools": [TOOL], "stream": True}, "/api/chat"),
+        ("/v1/chat/completions", OPENAI, OLLAMA, {"messages": HI, "tools": [TOOL]}, "/v1/chat/completions"),
         (
             "/v1/messages",
             ANTHROPIC,
@@ -132,15 +135,16 @@ def test_a_field_that_an_endpoint_ignores_is_translated_if_the_engine_can_honor_
 ) -> None:
     where, translated = sent(build(forms_of(path, dialect, **body), engine))
     assert where == target
-    if target == "/api/chat" and path != "/v1/chat/completions":
+    if target == "/api/chat" and "format" in json.dumps(body):
         assert translated["format"] in ("json", SCHEMA)
     if path == "/v1/messages" and target == "/v1/chat/completions":
         assert translated["response_format"]["json_schema"]["schema"] == SCHEMA
 
 
-@pytest.mark.parametrize(("version", "target"), [("0.13.2", "/api/chat"), ("0.13.3", "/v1/responses")])
-def test_an_old_ollama_gets_a_translation_of_responses(version: str, target: str) -> None:
-    assert sent(build(forms_of("/v1/responses", input="x"), OLLAMA, version=version))[0] == target
+@pytest.mark.parametrize(("version", "target"), [("0.13.5", "/api/chat"), ("0.14.0", "/v1/messages")])
+def test_an_old_ollama_gets_a_translation_of_messages(version: str, target: str) -> None:
+    forms = forms_of("/v1/messages", ANTHROPIC, messages=HI, max_tokens=9)
+    assert sent(build(forms, OLLAMA, version=version))[0] == target
 
 
 def test_a_malformed_request_is_the_engines_to_refuse_where_it_serves_the_path() -> None:

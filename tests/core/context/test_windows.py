@@ -84,9 +84,16 @@ def test_options_that_would_reload_the_model_are_dropped() -> None:
 
 
 def test_truncation_is_forbidden_for_a_prompt_near_the_window() -> None:
-    near = pin(a_request(4096), loaded(4096), prompt_tokens=3000.0)
-    assert near == EngineOptions(4096, forbids_truncation=True, may_enlarge=True)
-    assert pin(a_request(4096), loaded(4096), prompt_tokens=3000.0, overflow="cut") is None
+    forbidden = EngineOptions(4096, forbids_truncation=True, may_enlarge=True)
+    assert pin(a_request(4096), loaded(4096), prompt_tokens=4100.0) == forbidden
+    assert pin(a_request(4096), loaded(4096), prompt_tokens=4100.0, overflow="cut") is None
+
+
+def test_a_prompt_with_more_bytes_than_the_window_has_tokens_is_never_truncated() -> None:
+    """A tokenizer may need a token for each byte; the estimate of 1,025 stands for 4,100 bytes."""
+    forbidden = EngineOptions(4096, forbids_truncation=True, may_enlarge=True)
+    assert pin(a_request(4096, prompt_tokens=1025), loaded(4096), prompt_tokens=1025.0) == forbidden
+    assert pin(a_request(4096, prompt_tokens=1024), loaded(4096), prompt_tokens=1024.0) is None
 
 
 def test_strict_mode_never_truncates_and_never_enlarges() -> None:

@@ -20,8 +20,9 @@ from herd.core.state.request import Request, RequestKind
 WINDOW_MIN_TOKENS = 4096
 """The least default window of every Ollama since 0.6.7; the coordinator never sets a smaller one."""
 MARGIN = 1.1
-DOUBT_FACTOR = 1.5
-"""Truncation is forbidden if 1.5 times the estimate would not fit into the window."""
+TOKENS_PER_ESTIMATED_TOKEN_MAX = 4
+"""The estimate is one token for four bytes, and a token has at least one byte. Truncation is forbidden if the prompt
+might not fit into the window in this worst case, which tokenizers reach with some scripts, code and digits."""
 ANSWER_TOKENS = 512
 """Tokens reserved for an answer without a limit."""
 ANSWER_MAX_TOKENS = 4096
@@ -126,7 +127,8 @@ class Windows:
         if settings.protection == "warn":
             return self._warned(request, model_info, is_kept)
         expected = window or WINDOW_MIN_TOKENS
-        forbids_truncation = is_strict or (settings.overflow == "enlarge" and prompt_tokens * DOUBT_FACTOR > expected)
+        tokens_max = max(prompt_tokens, request.prompt_tokens * TOKENS_PER_ESTIMATED_TOKEN_MAX)
+        forbids_truncation = is_strict or (settings.overflow == "enlarge" and tokens_max > expected)
         if is_kept and not request.has_runner_options and not forbids_truncation:
             return None
         return EngineOptions(

@@ -191,9 +191,10 @@ def _has_remote_image(messages: Sequence[_RawMessage]) -> bool:
 
 
 def _translatable_fields(route: Route, fields: _RequestFields) -> tuple[str, ...]:
-    """A limit that Ollama's chat does not read, and a format that its Responses do not read."""
+    """Fields that some engine's own endpoint does not honor, although another endpoint of that engine does."""
     if route.path == CHAT:
-        return ("max_completion_tokens",) if fields.max_completion_tokens is not None else ()
+        found = ("max_completion_tokens",) if fields.max_completion_tokens is not None else ()
+        return (*found, "tools (streamed)") if fields.stream and request_fields.has_content(fields.tools) else found
     if fields.text is not request_fields.ABSENT and _JSON_OBJECT.search(fields.text):
         return ("text.format.json_object",)
     return ()
