@@ -58,17 +58,32 @@ def split_chunks(rest: bytes) -> tuple[bytes, ...]:
     return tuple(chunks)
 
 
-def ask(port: int, method: str, target: str, body: bytes = b"", headers: dict[str, str] | None = None) -> WireAnswer:
-    """Sends one request on its own connection and reads the complete answer."""
+def ask(
+    port: int,
+    method: str,
+    target: str,
+    body: bytes = b"",
+    headers: dict[str, str] | None = None,
+    *,
+    limit_s: float = 60.0,
+    limit_bytes: int = 1 << 30,
+) -> WireAnswer:
+    """Sends one request on its own connection and reads the complete answer.
+
+    Raises `TimeoutError` after `limit_s` without data, and `RemoteDisconnected` without an answer or after
+    `limit_bytes`.
+    """
     own = {"Host": f"127.0.0.1:{port}", "Connection": "close"}
     if body or method in ("POST", "DELETE"):
         own |= {"Content-Length": str(len(body)), "Content-Type": "application/json"}
     lines = [f"{method} {target} HTTP/1.1", *(f"{name}: {value}" for name, value in (own | (headers or {})).items())]
-    with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
+    with socket.create_connection(("127.0.0.1", port), timeout=limit_s) as connection:
         connection.sendall(("\r\n".join(lines) + "\r\n\r\n").encode() + body)
         received = bytearray()
         while data := connection.recv(65536):
             received += data
+            if len(received) > limit_bytes:
+                raise http.client.RemoteDisconnected(f"{method} {target}: more than {limit_bytes} bytes")
     if not received:
         raise http.client.RemoteDisconnected(f"{method} {target}: no answer")
     return parse_answer(bytes(received))
