@@ -15,8 +15,8 @@ Json = dict[str, Any]
 SAY_HI = [{"role": "user", "content": "Say hi."}]
 FIELDS_MAX = 6
 """Most fields in one combination, besides the required ones."""
-LONG_WORDS = 1800
-"""The words of a long prompt: about 5,400 tokens of the tests' models, more than Ollama's default context window."""
+LONG_WORDS = 2300
+"""The words of a long prompt: about 6,900 tokens of the tests' models, more than Ollama's default context window."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +106,12 @@ def _sample(endpoint: Endpoint, fields: Json, streams: bool) -> Sample:
     base_options = endpoint.base.get("options")
     if base_options is not None and "options" in fields:
         body["options"] = {**base_options, **fields["options"]}
+    if "max_completion_tokens" in body:
+        # Two different limits: engines differ in which of them they read.
+        body["max_tokens"] = body["max_completion_tokens"]
+    if "instructions" in body and "developer" in str(body.get("input")):
+        # Two system messages are merged into one leading message, which has another number of tokens.
+        del body["instructions"]
     if "functions" not in body:
         body.pop("function_call", None)
     if not body.get("tools"):

@@ -27,18 +27,24 @@ class Outcome:
     finish: str = ""
     usage: tuple[int | None, int | None] = (None, None)
     vectors: list[list[float]] = field(default_factory=list)
+    ignored: str = ""
+    """The fields that herd names as left out, in X-Fleet-Ignored."""
     error: str = ""
 
     def difference(self, other: Outcome) -> str:
         """The names of the visible parts that differ, with both values; empty if there is none.
 
-        `self` is the engine's own answer. Two differences are improvements: herd may accept a valid request that the
-        engine's own endpoint refuses, and it reports a response that was cut at its limit as incomplete.
+        `self` is the engine's own answer. These differences are improvements: herd accepts a valid request that the
+        engine's own endpoint refuses, a server error becomes an error of the request, a response that was cut at its
+        limit is reported as incomplete, and a tool that only the vendor's servers have is not shown to the model, which
+        could not call it.
         """
-        if self.status_class == "client error" and other.status_class == "ok":
+        if "error" in self.status_class and other.status_class in ("ok", "client error"):
             return ""
         if (self.finish, other.finish) == ("completed", "incomplete"):
             return replace(self, finish=other.finish).difference(other)
+        if "tools" in other.ignored:
+            return replace(self, text=other.text, usage=other.usage, ignored="").difference(replace(other, ignored=""))
         parts = ("status_class", "text", "thinking", "tool_calls", "finish", "usage", "vectors")
         found = [
             f"{part}: {getattr(self, part)!r} != {getattr(other, part)!r}"
@@ -55,7 +61,7 @@ def outcome(path: str, streams: bool, answer: WireAnswer) -> Outcome:
     if answer.status >= 400:
         kind = "server error" if answer.status >= 500 else "client error"
         return Outcome(kind, error=answer.body.decode("utf-8", "replace"))
-    seen = Outcome("ok")
+    seen = Outcome("ok", ignored=answer.header("x-fleet-ignored"))
     if "embed" in path:
         _read_embeddings(json.loads(answer.body), seen)
     elif path.startswith("/api/"):
