@@ -166,7 +166,9 @@ def announce_as(fleet: Fleet, node_id: str, node: LlamaEngine, kind: str) -> Non
     abilities = next(engine.abilities for engine in ENGINES if engine.kind == kind)
     report = report_of(node_id, node, Machine())
     endpoint = replace(report.engines[0], kind=kind, abilities=abilities)
-    models = {name: replace(info, engine=endpoint) for name, info in report.models.items()}
+    # Only llama.cpp's own plug-in reads what its template and its projector lack.
+    lacks = {} if kind == "llamacpp" else {"lacks": frozenset[str]()}
+    models = {name: replace(info, engine=endpoint, **lacks) for name, info in report.models.items()}
     report = replace(report, engines=(endpoint,), models=models)
     fleet.ask("POST", "/heartbeat", heartbeat_encode.encode(report, time.time()))
 
