@@ -38,6 +38,7 @@ PATHS: PathsByName = MappingProxyType(
             refuses=frozenset(("messages[].content[]",)),
             loses=frozenset(("max_completion_tokens", "tools (streamed)")),
             defaults=_OPENAI_DEFAULTS,
+            splits_content=True,
         ),
         "/v1/completions": ServedPath(
             reads=_STREAM | _SAMPLING | {"prompt", "suffix", "logprobs"},

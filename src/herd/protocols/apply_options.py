@@ -11,7 +11,7 @@ import msgspec
 from herd.core.state.engine_options import EngineOptions
 from herd.core.state.fleet import ModelInfo
 from herd.core.state.served_paths import ServedPath
-from herd.protocols.conversation import Conversation, copied
+from herd.protocols.conversation import Conversation, Message, copied
 
 RUNNER_OPTIONS = frozenset({"num_batch", "num_gpu", "main_gpu", "use_mmap", "num_thread", "draft_num_predict"})
 """Options other than `num_ctx` that make Ollama reload the model if they differ (server/sched.go, needsReload)."""
@@ -47,9 +47,21 @@ def as_own_endpoint(conversation: Conversation, served: ServedPath) -> Conversat
     }
     understood = copied(conversation)
     understood.raw = conversation.raw and not served.has_template
+    if served.splits_content:
+        understood.messages = [turn for one in conversation.messages for turn in _split(one)]
     if missing:
         understood.sampling = dataclasses.replace(sampling, **missing)
     return understood
+
+
+def _split(message: Message) -> list[Message]:
+    """A turn for each part of the content; the last one has the tool calls."""
+    if not message.pieces:
+        return [message]
+    turns = [dataclasses.replace(message, text=one.text, images=one.images, pieces=[]) for one in message.pieces]
+    for turn in turns[:-1]:
+        turn.thinking, turn.tool_calls = "", []
+    return turns
 
 
 def retry_prompt_tokens(prompt_tokens: int, options: EngineOptions | None, model: ModelInfo) -> int:

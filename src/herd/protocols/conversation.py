@@ -110,6 +110,8 @@ class Message:
     tool_calls: list[ToolCall] = field(default_factory=list)
     tool_call_id: str = ""
     tool_name: str = ""
+    pieces: list[Message] = field(default_factory=list)
+    """One for each part of its content, if the client sent several parts; some engines make a turn of each."""
 
 
 @dataclass(slots=True)

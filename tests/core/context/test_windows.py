@@ -136,6 +136,19 @@ def test_default_window_of_a_load_is_learned_and_forgotten_with_its_node() -> No
     assert windows.engine_options(a_request(), ALPHA, M, loaded(32768), 10.0) == EngineOptions(32768)
 
 
+def test_a_window_that_was_just_sent_is_kept_until_a_heartbeat_shows_it() -> None:
+    """A heartbeat is up to some seconds old: a request without the window would load the model again."""
+    windows = Windows(WindowSettings())
+    cold = replace(loaded(), loaded=None)
+    windows.record_window(ALPHA, M, 8192)
+    for reported in (cold, loaded(4096, explicit=False)):
+        assert windows.engine_options(a_request(), ALPHA, M, reported, 100.0) == EngineOptions(8192)
+    assert windows.engine_options(a_request(), NodeId("beta"), M, cold, 100.0) is None
+    fleet = Fleet()
+    windows.apply_heartbeat(fleet.apply_heartbeat(a_report("alpha", [cold]), 1.0))
+    assert windows.engine_options(a_request(), ALPHA, M, cold, 100.0) is None
+
+
 def test_load_with_an_explicit_window_teaches_nothing() -> None:
     windows, fleet = Windows(WindowSettings()), Fleet()
     windows.record_load(ALPHA, M, is_automatic=False)

@@ -78,6 +78,8 @@ class Windows:
         self._automatic: dict[tuple[NodeId, ModelName], int] = {}
         self._loading: dict[tuple[NodeId, ModelName], bool] = {}
         """Loads that this coordinator causes, and whether the engine chooses the window."""
+        self._sent: dict[tuple[NodeId, ModelName], int] = {}
+        """Windows that were sent since the node's last heartbeat, which shows them only later."""
 
     # --- learning ---
 
@@ -85,14 +87,20 @@ class Windows:
         """An attempt is about to load the model."""
         self._loading[node_id, model] = is_automatic
 
+    def record_window(self, node_id: NodeId, model: ModelName, window_tokens: int) -> None:
+        """An attempt is sent with this window. Other requests keep it until the next heartbeat."""
+        self._sent[node_id, model] = window_tokens
+
     def apply_heartbeat(self, node: Node) -> None:
         """Learns the windows of finished loads from a heartbeat."""
+        for model in node.report.models:
+            self._sent.pop((node.id, model), None)
         for model, loaded in node.loaded.items():
             if self._loading.pop((node.id, model), False) and loaded.window_tokens:
                 self._automatic[node.id, model] = loaded.window_tokens
 
     def forget(self, node_id: NodeId) -> None:
-        for known in (self._automatic, self._loading):
+        for known in (self._automatic, self._loading, self._sent):
             for key in [key for key in known if key[0] == node_id]:
                 del known[key]
 
@@ -144,6 +152,7 @@ class Windows:
         """The window to set, and whether the unchanged request has the same effect."""
         wanted, sent = request.wanted_window_tokens or 0, request.window_tokens or 0
         loaded = model_info.loaded.window_tokens if model_info.loaded is not None else None
+        loaded = self._sent.get((node_id, model), loaded)
         if not loaded:
             chosen = self._applied(node_id, model, chosen_tokens)
             if wanted <= max(sent, chosen or WINDOW_MIN_TOKENS):
@@ -164,6 +173,8 @@ class Windows:
     def _is_automatic(self, node_id: NodeId, model: ModelName, model_info: ModelInfo, loaded: int) -> bool:
         """Whether the engine chose this window by default. If that is unknown, the window is set, which does no
         harm."""
+        if (node_id, model) in self._sent:
+            return False
         is_explicit = model_info.loaded.context_explicit if model_info.loaded is not None else None
         return is_explicit is False or self._automatic.get((node_id, model)) == loaded
 

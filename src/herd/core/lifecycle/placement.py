@@ -221,6 +221,8 @@ class Placement:
         if model_info.loaded is None:
             window_tokens = options.window_tokens if options is not None else request.window_tokens
             self._windows.record_load(node.id, model, is_automatic=window_tokens is None)
+        if options is not None and options.window_tokens is not None:
+            self._windows.record_window(node.id, model, options.window_tokens)
         if request.wants_thinking and THINKING in model_info.lacks:
             return replace(options or EngineOptions(), drops_thinking=True)
         budget = budget_tokens(request, model_info, self._settings.thinking)

@@ -33,6 +33,8 @@ class ServedPath:
     """Fields that its endpoint ignores although a translation to another of its endpoints honors them."""
     defaults: Mapping[str, float] = field(default_factory=dict)
     """The sampling parameters that its endpoint sets if the client sends none."""
+    splits_content: bool = False
+    """For chats: whether its endpoint makes a turn of every part of a message's content."""
     has_template: bool = False
     """For text completions: whether its endpoint puts the prompt into the model's template."""
 

@@ -241,6 +241,7 @@ def _turn(message: Message) -> conversation.Message:
     content = message.content
     images = [p for p in content if p.type in IMAGE_TYPES] if isinstance(content, list) else []
     other_parts = [p for p in content if p.type not in IMAGE_TYPES] if isinstance(content, list) else content
+    pieces = content if isinstance(content, list) and len(content) > 1 else []
     return conversation.Message(
         role,
         read_text(other_parts),
@@ -249,7 +250,14 @@ def _turn(message: Message) -> conversation.Message:
         read_tool_calls(message.tool_calls),
         message.tool_call_id or "",
         (message.name or "") if role == "tool" else "",
+        [_piece(role, part) for part in pieces],
     )
+
+
+def _piece(role: str, part: Part) -> conversation.Message:
+    if part.type in IMAGE_TYPES:
+        return conversation.Message(role, images=[_image(part)])
+    return conversation.Message(role, _part_text(part))
 
 
 def _is_expressible(part: Part) -> bool:
