@@ -11,9 +11,10 @@ import http.client
 import json
 import os
 import random
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 
 import pytest
@@ -35,7 +36,7 @@ WINDOW_TOKENS = 16384
 ANSWER_MAX_S = 20.0
 ANSWER_MAX_BYTES = 1 << 20
 """The tests' models do not end by themselves, so an answer whose limit was lost is longer than this."""
-SAMPLES_PER_HEARTBEAT = 8
+BEAT_EVERY_S = 1.0
 SHOWN_MAX = 12
 """Most failures in one message."""
 
@@ -53,8 +54,25 @@ class Pair:
     """By the role of the model."""
     herd_port: int
     models: dict[str, str]
-    beat: Callable[[], None]
-    """Sends the nodes' heartbeats, without which they would soon be offline."""
+
+
+@contextmanager
+def heartbeats(beat: Callable[[], None]) -> Iterator[None]:
+    """Sends the nodes' heartbeats in the background, as agents do, while an answer takes long."""
+    ended = threading.Event()
+
+    def run() -> None:
+        while not ended.wait(BEAT_EVERY_S):
+            beat()
+
+    beat()
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 def ask_for(port: int, sample: Sample, model: str) -> Outcome:
@@ -68,9 +86,7 @@ def ask_for(port: int, sample: Sample, model: str) -> Outcome:
 
 def differences(pair: Pair, samples: Iterator[Sample]) -> list[str]:
     found = []
-    for number, sample in enumerate(samples):
-        if number % SAMPLES_PER_HEARTBEAT == 0:
-            pair.beat()
+    for sample in samples:
         model = pair.models[sample.endpoint.model]
         direct = ask_for(pair.direct_port[sample.endpoint.model], sample, model)
         through = ask_for(pair.herd_port, sample, model)
@@ -119,7 +135,8 @@ def ollama_pair(request: pytest.FixtureRequest, direct_ollama: RealOllama) -> It
             for model in (CHAT_MODEL, TOOLS_MODEL):
                 load = {"model": model, "options": {"num_ctx": 8192}, "stream": False}
                 node.ask("POST", "/api/generate", json.dumps(load).encode())
-        yield Pair(dict.fromkeys(OLLAMA_MODELS, direct_ollama.port), fleet.port, OLLAMA_MODELS, fleet.beat)
+        with heartbeats(fleet.beat):
+            yield Pair(dict.fromkeys(OLLAMA_MODELS, direct_ollama.port), fleet.port, OLLAMA_MODELS)
 
 
 @pytest.mark.parametrize("endpoint", ENDPOINTS, ids=lambda endpoint: endpoint.path)
@@ -158,7 +175,8 @@ def llama_pair(request: pytest.FixtureRequest, llama_engines: dict[str, LlamaEng
                 announce_as(fleet, node_id, engine, request.param)
 
         ports = {role: llama_engines["embed" if role == "embed" else "chat"].port for role in LLAMA_MODELS}
-        yield Pair(ports, fleet.port, LLAMA_MODELS, beat)
+        with heartbeats(beat):
+            yield Pair(ports, fleet.port, LLAMA_MODELS)
 
 
 def announce_as(fleet: Fleet, node_id: str, node: LlamaEngine, kind: str) -> None:
