@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ from fidelity.field_values import Values
 
 Json = dict[str, Any]
 SAY_HI = [{"role": "user", "content": "Say hi."}]
+SEED = int(os.environ.get("HERD_FIDELITY_SEED", "0")) or random.SystemRandom().randrange(1, 10**6)
+"""Repeats the same requests if it is set."""
 FIELDS_MAX = 6
 """Most fields in one combination, besides the required ones."""
 LONG_WORDS = 2300

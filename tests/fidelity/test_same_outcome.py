@@ -24,11 +24,10 @@ from fakes.fleet import ENGINES, Fleet, Machine, report_of, running_fleet
 from fakes.llamacpp.engines import HAS_XLLAMACPP, EngineSettings, LlamaEngine
 from fakes.llamacpp.tiny_gguf import TinyModel
 from fakes.real_ollama import CHAT_MODEL, EMBED_MODEL, ENDLESS_TOKENS, NOT_FOUND, TOOLS_MODEL, RealOllama, find_ollama
-from fidelity.corpus import ENDPOINTS, Endpoint, Sample, combinations, lengthened, single_fields
+from fidelity.corpus import ENDPOINTS, SEED, Endpoint, Sample, combinations, lengthened, single_fields
 from fidelity.outcomes import Outcome, outcome
 from herd.agent_protocol import heartbeat_encode
 
-SEED = int(os.environ.get("HERD_FIDELITY_SEED", "0")) or random.SystemRandom().randrange(1, 10**6)
 COMBINATIONS = int(os.environ.get("HERD_FIDELITY_COUNT", "12"))
 """Random combinations for each endpoint and engine."""
 WINDOW_TOKENS = 16384
