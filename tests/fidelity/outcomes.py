@@ -16,7 +16,7 @@ ROUNDED_DIGITS = 4
 """Embeddings are compared with this many digits: engines compute them with 32-bit floats."""
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Outcome:
     """What the client can see. `error` is only for messages, never compared."""
 
@@ -60,8 +60,8 @@ def outcome(path: str, streams: bool, answer: WireAnswer) -> Outcome:
     """Raises `ValueError` if the answer is not in the dialect's format."""
     if answer.status >= 400:
         kind = "server error" if answer.status >= 500 else "client error"
-        return Outcome(kind, error=answer.body.decode("utf-8", "replace"))
-    seen = Outcome("ok", ignored=answer.header("x-fleet-ignored"))
+        return Outcome(status_class=kind, error=answer.body.decode("utf-8", "replace"))
+    seen = Outcome(status_class="ok", ignored=answer.header("x-fleet-ignored"))
     if "embed" in path:
         _read_embeddings(json.loads(answer.body), seen)
     elif path.startswith("/api/"):

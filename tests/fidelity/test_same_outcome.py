@@ -79,7 +79,7 @@ def ask_for(port: int, sample: Sample, model: str) -> Outcome:
     try:
         answer = ask(port, "POST", sample.endpoint.path, body, limit_s=ANSWER_MAX_S, limit_bytes=ANSWER_MAX_BYTES)
     except (http.client.HTTPException, OSError) as error:
-        return Outcome("no complete answer", error=repr(error))
+        return Outcome(status_class="no complete answer", error=repr(error))
     return outcome(sample.endpoint.path, sample.streams, answer)
 
 

@@ -19,6 +19,7 @@ SUBJECT_IS_ALL = {
     "clients": "the official client libraries against a whole coordinator",
     "contracts": "every plug-in of a folder against its contract",
     "fakes": "the programs that the other tests use in place of real ones",
+    "fidelity": "the same requests directly and through herd",
     "live": "real engines",
     "project": "the repository itself",
     "system": "whole processes that talk to each other",

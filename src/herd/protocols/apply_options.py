@@ -11,7 +11,7 @@ import msgspec
 from herd.core.state.engine_options import EngineOptions
 from herd.core.state.fleet import ModelInfo
 from herd.core.state.served_paths import ServedPath
-from herd.protocols.conversation import Conversation, Message, copied
+from herd.protocols.conversation import Conversation, Message, MessageOfParts, copied
 
 RUNNER_OPTIONS = frozenset({"num_batch", "num_gpu", "main_gpu", "use_mmap", "num_thread", "draft_num_predict"})
 """Options other than `num_ctx` that make Ollama reload the model if they differ (server/sched.go, needsReload)."""
@@ -56,12 +56,12 @@ def as_own_endpoint(conversation: Conversation, served: ServedPath) -> Conversat
 
 def _split(message: Message) -> list[Message]:
     """A turn for each part of the content; the last one has the tool calls."""
-    if not message.pieces:
+    if not isinstance(message, MessageOfParts):
         return [message]
-    turns = [dataclasses.replace(message, text=one.text, images=one.images, pieces=[]) for one in message.pieces]
-    for turn in turns[:-1]:
-        turn.thinking, turn.tool_calls = "", []
-    return turns
+    *first, last = message.pieces
+    for turn in (*first, last):
+        turn.tool_call_id, turn.tool_name = message.tool_call_id, message.tool_name
+    return [*first, dataclasses.replace(last, thinking=message.thinking, tool_calls=message.tool_calls)]
 
 
 def retry_prompt_tokens(prompt_tokens: int, options: EngineOptions | None, model: ModelInfo) -> int:

@@ -110,8 +110,13 @@ class Message:
     tool_calls: list[ToolCall] = field(default_factory=list)
     tool_call_id: str = ""
     tool_name: str = ""
+
+
+@dataclass(slots=True)
+class MessageOfParts(Message):
+    """A turn that the client sent in several content parts; `pieces` has one for each, as some engines make turns."""
+
     pieces: list[Message] = field(default_factory=list)
-    """One for each part of its content, if the client sent several parts; some engines make a turn of each."""
 
 
 @dataclass(slots=True)

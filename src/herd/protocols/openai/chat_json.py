@@ -7,6 +7,7 @@ and `reasoning_content` (llama.cpp, LM Studio, older vLLM): both are read.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -241,8 +242,7 @@ def _turn(message: Message) -> conversation.Message:
     content = message.content
     images = [p for p in content if p.type in IMAGE_TYPES] if isinstance(content, list) else []
     other_parts = [p for p in content if p.type not in IMAGE_TYPES] if isinstance(content, list) else content
-    pieces = content if isinstance(content, list) and len(content) > 1 else []
-    return conversation.Message(
+    turn = conversation.Message(
         role,
         read_text(other_parts),
         thinking(message),
@@ -250,8 +250,11 @@ def _turn(message: Message) -> conversation.Message:
         read_tool_calls(message.tool_calls),
         message.tool_call_id or "",
         (message.name or "") if role == "tool" else "",
-        [_piece(role, part) for part in pieces],
     )
+    if not isinstance(content, list) or len(content) < 2:
+        return turn
+    fields = {field.name: getattr(turn, field.name) for field in dataclasses.fields(turn)}
+    return conversation.MessageOfParts(**fields, pieces=[_piece(role, part) for part in content])
 
 
 def _piece(role: str, part: Part) -> conversation.Message:
