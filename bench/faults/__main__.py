@@ -134,6 +134,10 @@ def report(run: Run, chosen: argparse.Namespace) -> str:
     if slow:
         p50, p99 = slow[len(slow) // 2], slow[int(len(slow) * 0.99)]
         lines += ["", f"Seconds to the complete answer: p50 {p50:.1f}, p99 {p99:.1f}."]
+    if known := sorted(breaker.detected_s):
+        p50, p99 = known[len(known) // 2], known[int(len(known) * 0.99)]
+        found = f"{len(known)} of {len(known) + breaker.undetected}"
+        lines += ["", f"Frozen engines detected: {found}; seconds until then: p50 {p50:.1f}, p99 {p99:.1f}."]
     return "\n".join(lines)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
@@ -14,9 +15,11 @@ import psutil
 from herd.cli.client import CliError
 from herd.cli.demo.fleet import NODES, DemoFleet, DemoNode
 
-KINDS = ("killed", "frozen", "engine killed")
+KINDS = ("killed", "frozen", "engine killed", "engine frozen")
 AWAY_S = 4.0
 FROZEN_S = 9.0
+ENGINE_FROZEN_S = 20.0
+POLL_S = 0.1
 
 
 @dataclass(kw_only=True)
@@ -27,6 +30,9 @@ class Breaker:
     every_s: float
     seed: int
     events: list[tuple[float, str, str]] = field(default_factory=list)
+    detected_s: list[float] = field(default_factory=list)
+    """Seconds until the coordinator knew of each engine that was frozen alone."""
+    undetected: int = 0
     skipped: int = 0
     """The number of faults that were left out because only one node answered."""
     _stop: threading.Event = field(default_factory=threading.Event)
@@ -53,7 +59,9 @@ class Breaker:
         return [
             node["node_id"]
             for node in nodes
-            if node["status"] == "online" and any(model["loaded"] for model in node["models"])
+            if node["status"] == "online"
+            and any(model["loaded"] for model in node["models"])
+            and not any(engine["silent_s"] for engine in node["engines"])
         ]
 
     def _run(self) -> None:
@@ -74,10 +82,38 @@ class Breaker:
             for child in psutil.Process(group).children(recursive=True):
                 child.kill()
             return
+        if kind == "engine frozen":
+            children = psutil.Process(group).children(recursive=True)
+            for child in children:
+                child.suspend()
+            watching = threading.Thread(target=self._watch_frozen_engine, args=(node, children), daemon=True)
+            self._restoring.append(watching)
+            watching.start()
+            return
         os.killpg(group, signal.SIGKILL if kind == "killed" else signal.SIGSTOP)
         thread = threading.Thread(target=self._restore, args=(node, kind, group), daemon=True)
         self._restoring.append(thread)
         thread.start()
+
+    def _watch_frozen_engine(self, node: DemoNode, children: list[psutil.Process]) -> None:
+        """Measures when the coordinator knows it, and lets the engine continue."""
+        began_at, detected_s = time.monotonic(), None
+        while (passed_s := time.monotonic() - began_at) < ENGINE_FROZEN_S and not self._stop.wait(POLL_S):
+            if detected_s is None and self._is_known_as_frozen(node):
+                detected_s = passed_s
+                self.detected_s.append(passed_s)
+        if detected_s is None and passed_s >= ENGINE_FROZEN_S:
+            self.undetected += 1
+        for child in children:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                child.resume()
+
+    def _is_known_as_frozen(self, node: DemoNode) -> bool:
+        try:
+            nodes = self.fleet.coordinator.get("/fleet/status")["nodes"]
+        except CliError:
+            return False
+        return any(engine["silent_s"] > 0 for one in nodes if one["node_id"] == node.name for engine in one["engines"])
 
     def _restore(self, node: DemoNode, kind: str, group: int) -> None:
         self._stop.wait(AWAY_S if kind == "killed" else FROZEN_S)

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 import herd.health.checks
-from builders import a_model_info, an_engine_of
+from builders import a_model_info, an_engine, an_engine_of
 from health.fleets import AT, a_healthy_report, a_memory, a_node, a_pair, a_sample, a_snapshot, an_hour
 from herd.core.state.fleet import GB, Disk, Liveness, Loaded, NodeId, Pressure, Report, canonical
 from herd.discover import discover
@@ -148,6 +148,11 @@ PROBLEMS: dict[str, tuple[Snapshot, Severity, str]] = {
         a_snapshot(pairs=(a_pair("alpha", busy_s=990.0, waited_s=500.0), a_pair("beta", busy_s=10.0))),
         Severity.INFO,
         "99 %",
+    ),
+    "frozen_engine": (
+        with_report(engines=(replace(an_engine(), silent_s=8.0),)),
+        Severity.CRITICAL,
+        "no answer for 8 s",
     ),
     "unreachable": (with_alpha(is_reachable=False), Severity.CRITICAL, "http://127.0.0.1:11434"),
     "version_skew": (with_report(agent_version="0.0.9"), Severity.INFO, "0.0.9"),

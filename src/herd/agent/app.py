@@ -29,6 +29,7 @@ from herd.agent.availability import AvailabilityLearner, UsageSample, decode, en
 from herd.agent.coordinator_link import CoordinatorLink, HeartbeatReply, LinkSettings
 from herd.agent.embedded import Embedded, EmbeddedSettings
 from herd.agent.engine_forwarder import ForwarderSettings
+from herd.agent.engine_watch import EngineWatch
 from herd.agent.forwarders import EngineForwarders, is_this_machine
 from herd.agent.hardware import bandwidth_gbps
 from herd.agent.inventory import OLLAMA, Engines, EngineSettings, LocalEngine, models_at
@@ -142,6 +143,10 @@ class Agent:
         self._model_registry = ModelRegistry(settings.model_registry, self._find_store)
         self._embedded_url = ""
         self._is_draining = False
+        self.has_news = asyncio.Event()
+        """Set when the next heartbeat must not wait for its time."""
+        self._watch = EngineWatch(self.engines, self.has_news.set)
+        self._watching: asyncio.Task[None] | None = None
         self._availability = AvailabilityLearner()
         self._saved_at = float("-inf")
 
@@ -157,6 +162,7 @@ class Agent:
                 raise CannotStart(str(error)) from error
         if self.settings.agent.capacity_learning:
             self._availability = await asyncio.to_thread(self._load_availability)
+        self._watching = asyncio.get_running_loop().create_task(self._watch.run())
 
     async def beat(self) -> HeartbeatReply | None:
         """Sends one heartbeat; None if no coordinator is known."""
@@ -190,6 +196,8 @@ class Agent:
     async def stop(self) -> None:
         if self.settings.agent.capacity_learning:
             await asyncio.to_thread(self._save_availability)
+        if self._watching is not None:
+            self._watching.cancel()
         await self.link.goodbye(self.node_id, self.boot_id)
         self._forwarders.close()
         self._model_registry.close()
@@ -397,12 +405,15 @@ async def run(settings: Settings) -> int:
 
 async def _beat_forever(agent: Agent) -> None:
     while True:
+        agent.has_news.clear()
         # An error in one heartbeat must not end the agent.
         try:
             await agent.beat()
         except Exception:
             log.exception("internal error in a heartbeat; the agent continues")
-        await asyncio.sleep(agent.link.pause_s())
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(agent.link.pause_s()):
+                await agent.has_news.wait()
 
 
 def _signals(loop: asyncio.AbstractEventLoop) -> asyncio.Queue[int]:

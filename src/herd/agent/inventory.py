@@ -10,12 +10,15 @@ import asyncio
 import dataclasses
 import logging
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from herd.agent.engine_silence import EngineSilence
 from herd.agent.ollama_environment import OllamaSetup, read_setup
 from herd.bounded import BoundedDict
-from herd.core.state.fleet import EngineEndpoint, ModelInfo, is_model_name
+from herd.core.state.fleet import EngineEndpoint, ModelInfo
+from herd.core.state.model_names import is_model_name
 from herd.engines import Engine, EngineRequest, EngineResponse, Inventory
 from herd.http1.client import full_url, request
 
@@ -87,6 +90,7 @@ class LocalEngine:
     url: str
     last: Inventory | None = None
     misses: int = 0
+    silence: EngineSilence = field(default_factory=EngineSilence)
 
 
 class Engines:
@@ -125,6 +129,10 @@ class Engines:
         self._started_here.discard(url)
         self._found.pop(url, None)
 
+    @property
+    def found(self) -> list[LocalEngine]:
+        return list(self._found.values())
+
     async def poll(self) -> list[LocalEngine]:
         """Polls every engine; returns those that have reported an inventory."""
         if not self._found or self._polls % SEARCH_EVERY == 0:
@@ -149,7 +157,13 @@ class Engines:
         if models_max is None and local.engine.kind == OLLAMA:
             models_max = self._setup.models_max
         return EngineEndpoint(
-            local.engine.kind, url, last.version, self.slots(local), models_max, abilities=local.engine.abilities
+            local.engine.kind,
+            url,
+            last.version,
+            self.slots(local),
+            models_max,
+            abilities=local.engine.abilities,
+            silent_s=local.silence.silent_s(time.monotonic()),
         )
 
     @property
@@ -197,6 +211,9 @@ class Engines:
 
     async def _poll(self, local: LocalEngine) -> bool:
         """Updates one engine; returns whether it missed the poll."""
+        if local.silence.silent_s(time.monotonic()) and local.last is not None:
+            # It is frozen, not gone: it stays listed with its last inventory, and the heartbeat is not delayed.
+            return True
         requests = local.engine.inventory_requests()
         responses = tuple(await asyncio.gather(*(self._send(local.url, request) for request in requests)))
         is_complete = all(response.status for response in responses)

@@ -65,6 +65,7 @@ CPU_MAX_PCT = 1000.0
 SHARE_SLACK = 1.02
 """How much used or available memory may exceed the total: older agents round and read the values at different times."""
 HOURS_PER_WEEK = 168
+SILENT_MAX_S = 1e9
 CERTIFICATE_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -173,6 +174,7 @@ def _engines(
             checks.optional(engine.models_max, "herd.engines.models_max", SLOTS_MAX),
             address(engine.library_url, source_ip) if engine.library_url else "",
             abilities.get(engine.kind, NO_ABILITIES),
+            checks.number(engine.silent_s, "herd.engines.silent_s", SILENT_MAX_S),
         )
         endpoints.append(endpoint)
         for model in engine.models:

@@ -69,7 +69,14 @@ def _public(report: Report, timestamp: float) -> dict[str, object]:
 def _engine_json(engine: EngineEndpoint, report: Report) -> EngineJson:
     models = [_model_json(model) for model in report.models.values() if model.engine == engine]
     return EngineJson(
-        engine.kind, engine.url, engine.version, engine.slots, engine.models_max, models, engine.library_url
+        engine.kind,
+        engine.url,
+        engine.version,
+        engine.slots,
+        engine.models_max,
+        models,
+        engine.library_url,
+        engine.silent_s,
     )
 
 

@@ -50,6 +50,7 @@ class EngineJson(_Struct):
     models_max: int | None = None
     models: list[ModelJson] = []
     library_url: str = ""
+    silent_s: float = 0.0
 
 
 class GpuJson(_Struct):

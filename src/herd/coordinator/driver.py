@@ -15,7 +15,7 @@ from functools import partial
 from typing import Protocol
 
 from herd.core.lifecycle.dispatcher import Dispatcher
-from herd.core.state.commands import Abort, Alarm, Command, Dispatch, Hold, LoadModel, Record, Refuse
+from herd.core.state.commands import Abort, Alarm, Command, Dispatch, GiveUp, Hold, LoadModel, Record, Refuse
 from herd.core.state.events import AttemptFailed, AttemptFinished, ClientLeft, Event, FirstByte, RequestArrived, Ticked
 from herd.core.state.refusals import INTERNAL_ERROR as _INTERNAL
 from herd.core.state.request import Failure, FailureKind, Outcome, Request, RequestId
@@ -34,6 +34,8 @@ class RequestRunner(Protocol):
     def hold(self, command: Hold) -> None: ...
 
     def refuse(self, command: Refuse) -> None: ...
+
+    def give_up(self, command: GiveUp) -> None: ...
 
     def abort(self, command: Abort) -> None: ...
 
@@ -245,6 +247,8 @@ class Driver:
             run.hold(command)
         elif isinstance(command, Refuse):
             run.refuse(command)
+        elif isinstance(command, GiveUp):
+            run.give_up(command)
         else:
             run.abort(command)
 

@@ -84,6 +84,9 @@ class Engine(ABC):
     """Whether the engine can return the prompt that its template produces (`render_request`), to continue an answer."""
     is_generic: bool = False
     """Whether the engine recognizes servers of many kinds. The agent asks the other engines first."""
+    answers_while_busy: bool = False
+    """Whether the server answers `sign_of_life` at once while it loads a model, reads a prompt or generates: then no
+    answer for seconds means that it is frozen."""
     error_status_assumed: int = 500
     """The status of an error that the engine sends with status 200, if the error does not show what caused it."""
     slots_default: int = 1
@@ -109,6 +112,10 @@ class Engine(ABC):
     @abstractmethod
     def probe(self) -> EngineRequest:
         """A cheap GET request that identifies this kind of engine. It never loads a model."""
+
+    def sign_of_life(self) -> EngineRequest:
+        """The cheapest GET request that any state of the server answers. It never loads a model."""
+        return self.probe()
 
     @abstractmethod
     def recognizes(self, response: EngineResponse) -> bool:

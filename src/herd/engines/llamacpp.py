@@ -74,6 +74,7 @@ _SLOTS = msgspec.json.Decoder(list[_Slot])
 class LlamaCpp(OpenAICompatible):
     kind = "llamacpp"
     title = "llama.cpp"
+    answers_while_busy = True
     default_port = 8080
     abilities = EngineAbilities(counts_tokens=True, model_format="gguf", paths=PATHS, leaves_out=frozenset({"tools"}))
     can_continue = True
@@ -87,6 +88,10 @@ class LlamaCpp(OpenAICompatible):
         },
         constants={"cache_prompt": True},
     )
+
+    def sign_of_life(self) -> EngineRequest:
+        """Its /health is answered without a look into the queue of the model's thread."""
+        return EngineRequest("GET", "/health")
 
     def probe(self) -> EngineRequest:
         return EngineRequest("GET", "/props")

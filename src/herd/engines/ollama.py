@@ -85,6 +85,7 @@ _RENDER_ANSWER = msgspec.json.Decoder(_RenderAnswer)
 class Ollama(Engine):
     kind = "ollama"
     title = "Ollama"
+    answers_while_busy = True
     default_port = 11434
     abilities = EngineAbilities(
         takes_window=True,

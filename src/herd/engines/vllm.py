@@ -42,6 +42,7 @@ _VERSION = msgspec.json.Decoder(_Version)
 class VLlm(OpenAICompatible):
     kind = "vllm"
     title = "vLLM"
+    answers_while_busy = True
     default_port = 8000
     abilities = EngineAbilities(paths=MappingProxyType({**BASIC_PATHS, "/v1/responses": ServedPath(since=(0, 10))}))
     """/v1/messages is newer and therefore translated."""

@@ -13,7 +13,8 @@ from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
-from herd.core.state.fleet import MODEL_NAME_MAX_CHARS, canonical, is_model_name
+from herd.core.state.fleet import canonical
+from herd.core.state.model_names import MODEL_NAME_MAX_CHARS, is_model_name
 from herd.errors import BadRequest
 from herd.protocols.conversation import ParsedRequest
 

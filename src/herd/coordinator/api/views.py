@@ -96,7 +96,14 @@ def node_view(node: Node, dispatcher: Dispatcher, now: float) -> Json:
         "thermal": {"state": report.thermal_state, "temperature_c": report.temperature_c},
         "capacity": _capacity(node),
         "engines": [
-            {"kind": e.kind, "url": e.url, "version": e.version, "slots": e.slots, "models_max": e.models_max}
+            {
+                "kind": e.kind,
+                "url": e.url,
+                "version": e.version,
+                "slots": e.slots,
+                "models_max": e.models_max,
+                "silent_s": round(e.silent_s, 1),
+            }
             for e in report.engines
         ],
         "models": [model_view(model_info) for _, model_info in sorted(report.models.items())],

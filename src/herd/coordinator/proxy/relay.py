@@ -33,7 +33,7 @@ from herd.coordinator.upstream import forwarded_headers
 from herd.coordinator.upstream.connection import UpstreamRequest
 from herd.coordinator.upstream.contract import UpstreamSink
 from herd.core.lifecycle.poison_requests import is_crash
-from herd.core.state.commands import Abort, Dispatch, Hold, Refuse
+from herd.core.state.commands import Abort, Dispatch, GiveUp, Hold, Refuse
 from herd.core.state.events import AnswerRepaired, AttemptFailed, AttemptFinished, ClientLeft, FirstByte
 from herd.core.state.request import Counters, Failure, FailureKind, RequestId
 from herd.dialects import Dialect
@@ -108,6 +108,21 @@ class Relay:
     def refuse(self, command: Refuse) -> None:
         self._send_refusal(command.refusal)
 
+    def give_up(self, command: GiveUp) -> None:
+        """Leaves an engine that stands still, unless nobody else can continue the answer: it may continue itself."""
+        upstream = self._upstream
+        if upstream is None or command.attempt != self._dispatch.attempt or upstream.quiet_s < command.quiet_s:
+            return
+        name = self._dispatch.fallback or self._parsed.model
+        if not self._client.forwarded_bytes or self._client.continuation_kinds(name) & command.kinds:
+            self._report(command.failure)
+
+    def _on_quiet(self, quiet_s: float) -> None:
+        if self._client.forwarded_bytes and self._client.continuation_kinds(
+            self._dispatch.fallback or self._parsed.model
+        ):
+            self._fail(FailureKind.FROZEN, f"no data for {quiet_s:.0f} s, far longer than the pace of this answer")
+
     def abort(self, command: Abort) -> None:
         if command.refusal is not None:
             self._send_refusal(command.refusal)
@@ -172,6 +187,8 @@ class Relay:
         method, path = request.method.encode("ascii"), request.path.encode("ascii")
         guard = RequestGuard(self._request_id, sink, self._dependencies.driver.contain)
         self._upstream = self._dependencies.pool.send(url, method, path, lines, request.body, guard, silence_s)
+        if sink is self and self._dispatch.pace_s:
+            self._upstream.pace_s, self._upstream.on_quiet = self._dispatch.pace_s, self._on_quiet
 
     @property
     def _engine(self) -> Engine:

@@ -6,6 +6,7 @@ The parser's callbacks (`on_*`) only record the parsed parts. The sink gets them
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Final, Protocol, cast
 
 import httptools
@@ -17,7 +18,10 @@ from herd.http1.contract import Header
 from herd.http1.tcp_options import set_options
 from herd.http1.write_batching import WriteBatcher
 
-SWEEP_EVERY_S: Final = 5.0
+SWEEP_EVERY_S: Final = 1.0
+
+# A stream that was silent before is given this many times its longest silence.
+_LONGEST_SILENCES: Final = 4.0
 
 # A request up to this size is sent in one piece with its head. A larger one is not copied for that.
 _JOINED_MAX_BYTES: Final = 64 << 10
@@ -26,7 +30,10 @@ _JOINED_MAX_BYTES: Final = 64 << 10
 class UpstreamRequest:
     """One request to a node."""
 
-    __slots__ = ("_body", "_connecting", "_connection", "_head", "_is_over", "_node", "_sink", "is_paused", "silence_s")
+    __slots__ = (
+        *("_body", "_connecting", "_connection", "_head", "_is_over", "_node", "_sink"),
+        *("is_paused", "on_quiet", "pace_s", "silence_s"),
+    )
 
     def __init__(self, node: NodeConnections, head: bytes, body: bytes, sink: UpstreamSink) -> None:
         self._node = node
@@ -39,6 +46,14 @@ class UpstreamRequest:
         self.is_paused = False
         self.silence_s = 0.0
         """How long the answer may pause, if longer than the settings allow."""
+        self.pace_s = 0.0
+        """How long a pause its pace explains; after that `on_quiet` is called with the seconds, 0: never."""
+        self.on_quiet: Callable[[float], None] | None = None
+
+    @property
+    def quiet_s(self) -> float:
+        """For how long no data has come in the middle of the answer, in whole sweeps."""
+        return self._connection.quiet_s if self._connection is not None else 0.0
 
     @property
     def is_open(self) -> bool:
@@ -71,7 +86,7 @@ class UpstreamRequest:
     def _end(self) -> UpstreamSink:
         """Prevents further calls to the sink and drops all references."""
         self._is_over = True
-        self._connection = self._connecting = None
+        self._connection = self._connecting = self.on_quiet = None
         self._body = b""
         return self._sink
 
@@ -131,6 +146,7 @@ class UpstreamConnection(asyncio.Protocol):
         "_is_interim",
         "_is_used",
         "_keeps_alive",
+        "_longest_quiet_s",
         "_no_body_data_bytes",
         "_node",
         "_parser",
@@ -156,6 +172,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._is_used = False
         self._has_received = False
         self._quiet_sweeps = 0
+        self._longest_quiet_s = 0.0
         self._expect_response()
 
     def _expect_response(self) -> None:
@@ -176,6 +193,7 @@ class UpstreamConnection(asyncio.Protocol):
         request._connection = self
         self._has_received = False
         self._quiet_sweeps = 0
+        self._longest_quiet_s = 0.0
         if len(request._body) <= _JOINED_MAX_BYTES:
             self._pool.outbox.send(transport, request._head + request._body)
         else:
@@ -199,9 +217,14 @@ class UpstreamConnection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.resume_reading()
 
+    @property
+    def quiet_s(self) -> float:
+        return 0.0 if self._has_received else self._quiet_sweeps * SWEEP_EVERY_S
+
     def sweep(self) -> None:
         request, settings = self._request, self._pool.settings
         if self._has_received or (request is not None and (request.is_paused or not self._is_in_body)):
+            self._longest_quiet_s = max(self._longest_quiet_s, self._quiet_sweeps * SWEEP_EVERY_S)
             self._has_received = False
             self._quiet_sweeps = 0
             return
@@ -212,6 +235,8 @@ class UpstreamConnection(asyncio.Protocol):
                 self.abort()
         elif quiet_s >= max(settings.stall_timeout_s, request.silence_s):
             self._give_up(request, FailureKind.STALLED, f"no data for {quiet_s:.0f} s in the middle of the answer")
+        elif request.on_quiet is not None and quiet_s >= max(request.pace_s, _LONGEST_SILENCES * self._longest_quiet_s):
+            request.on_quiet(quiet_s)
 
     # --- called by the loop ---
 

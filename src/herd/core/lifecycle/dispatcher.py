@@ -15,6 +15,7 @@ from herd.core.lifecycle import invariants
 from herd.core.lifecycle.admission import can_waiting_help, last_failure
 from herd.core.lifecycle.dispatcher_parts import DispatcherParts, DispatcherSettings
 from herd.core.lifecycle.fleet_updates import FleetUpdates
+from herd.core.lifecycle.frozen_engines import frozen_attempts
 from herd.core.lifecycle.placement import Placement, record
 from herd.core.lifecycle.poison_requests import BLOCKED_S, PoisonRequests, crash_weight, is_crash
 from herd.core.lifecycle.retries import adopt_counted_prompt, is_strike, may_retry, needs_budget
@@ -344,6 +345,9 @@ class Dispatcher:
         # Waiting requests first: no request may be sent to a node and reach its deadline in the same tick.
         for live_request in sorted(self.live_requests.values(), key=lambda live_request: live_request.is_running):
             self._check_deadlines(live_request, event.at, out)
+        for frozen in frozen_attempts(self.live_requests.values(), self.scheduler, self.forecast.speeds, event.at):
+            if not frozen.give_up(out):
+                self._end_failed_attempt(frozen.live_request, frozen.failure, event.at, out)
         self._retry_held(event.at, out)
         if event.at - self._audited_at >= AUDIT_EVERY_S:
             self._audited_at = event.at

@@ -43,8 +43,10 @@ class FleetUpdates:
         is_new_boot = known is not None and known.report.boot_id != report.boot_id
         if known is not None and is_new_boot:
             self._liveness.clear_failures(known)
-        windows = _windows_of(known)
+        windows, was_frozen = _windows_of(known), known is not None and _is_frozen(known.report)
         node = self._fleet.apply_heartbeat(self._with_changes(report, known), now)
+        if was_frozen and not _is_frozen(report):
+            self._liveness.record_return(node, now)
         self._forecast.apply_heartbeat(node, windows, is_new_boot)
         if self._windows is not None:
             if is_new_boot:
@@ -94,6 +96,10 @@ class FleetUpdates:
             if not _is_shown(change, report.models.get(model), known is not None and model in known.loading_until)
         }
         return replace(report, models=_merged(report.models, missing)) if missing else report
+
+
+def _is_frozen(report: Report) -> bool:
+    return any(endpoint.silent_s for endpoint in report.engines)
 
 
 def _is_shown(change: ConfirmedChange, reported: ModelInfo | None, is_loading: bool) -> bool:

@@ -12,6 +12,7 @@ from herd.core.context.window_usage import chosen_tokens
 from herd.core.context.windows import truncation_limit_tokens
 from herd.core.lifecycle.admission import hold_refusal
 from herd.core.lifecycle.dispatcher_parts import DispatcherParts, DispatcherSettings
+from herd.core.lifecycle.frozen_engines import pace_s
 from herd.core.lifecycle.retries import first_byte_timeout_s, has_budget, predicted_timeout_s
 from herd.core.lifecycle.silence import silence_s
 from herd.core.scheduling.substitutes import substitute
@@ -184,6 +185,10 @@ class Placement:
         self._liveness.record_attempt(node, decision.model, now)
         options = self._engine_options(live_request, node, model_info)
         live_request.attempt.truncation_limit_tokens = truncation_limit_tokens(options, request, model_info)
+        speed = self._forecast.speeds.speed(node, decision.model)
+        limit = (options.output_tokens_max if options is not None else None) or request.output_tokens_max
+        patience_s = silence_s(request, model_info, speed, limit, self._settings.retries.silence_max_s)
+        has_others = len(self._fleet.with_model(decision.model)) > 1
         out.append(
             Dispatch(
                 request_id=request.id,
@@ -195,13 +200,8 @@ class Placement:
                 retries=live_request.retries,
                 fallback=decision.model if decision.model != request.model else None,
                 options=options,
-                silence_s=silence_s(
-                    request,
-                    model_info,
-                    self._forecast.speeds.speed(node, decision.model),
-                    (options.output_tokens_max if options is not None else None) or request.output_tokens_max,
-                    self._settings.retries.silence_max_s,
-                ),
+                silence_s=patience_s,
+                pace_s=pace_s(model_info, speed, patience_s) if has_others else 0.0,
             )
         )
 

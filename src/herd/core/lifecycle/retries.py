@@ -106,7 +106,7 @@ def adopt_counted_prompt(request: Request, failure: Failure) -> bool:
     return True
 
 
-_LOST = (FailureKind.CONNECT, FailureKind.RESET, FailureKind.CLOSED, FailureKind.NODE_LOST)
+_LOST = (FailureKind.CONNECT, FailureKind.RESET, FailureKind.CLOSED, FailureKind.NODE_LOST, FailureKind.FROZEN)
 
 
 def needs_budget(failure: Failure, attempts: int) -> bool:

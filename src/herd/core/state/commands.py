@@ -1,7 +1,7 @@
 """Defines all commands of the core to the driver, in the imperative.
 
-`Dispatch`, `Refuse` and `Abort` go to the relay that holds the client connection of the request. `Hold` may be shown to
-a waiting client, and `Record` goes to the store.
+`Dispatch`, `Refuse`, `GiveUp` and `Abort` go to the relay that holds the client connection of the request. `Hold`
+may be shown to a waiting client, and `Record` goes to the store.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from herd.core.state.decision import Decision
 from herd.core.state.engine_options import EngineOptions
 from herd.core.state.fleet import ModelInfo, ModelName, NodeId
-from herd.core.state.request import Attempt, Counters, Outcome, Request, RequestId
+from herd.core.state.request import Attempt, Counters, Failure, Outcome, Request, RequestId
 from herd.errors import Refusal
 
 
@@ -35,6 +35,8 @@ class Dispatch:
     """Engine options to set in the request; None: the request is sent unchanged."""
     silence_s: float = 0.0
     """How long the engine may be silent in the middle of its answer, if longer than the usual timeout."""
+    pace_s: float = 0.0
+    """How much silence in the middle of the answer its pace explains; 0 if no other node could continue it."""
 
 
 @dataclass(slots=True)
@@ -52,6 +54,17 @@ class Refuse:
 
     request_id: RequestId
     refusal: Refusal
+
+
+@dataclass(slots=True)
+class GiveUp:
+    """Report the attempt as failed if it has been silent for `quiet_s`, and engines of `kinds` can continue it."""
+
+    request_id: RequestId
+    attempt: int
+    failure: Failure
+    quiet_s: float
+    kinds: frozenset[str]
 
 
 @dataclass(slots=True)
@@ -105,4 +118,4 @@ class Alarm:
     message: str
 
 
-Command = Dispatch | Hold | Refuse | Abort | LoadModel | Record | Alarm
+Command = Dispatch | Hold | Refuse | GiveUp | Abort | LoadModel | Record | Alarm

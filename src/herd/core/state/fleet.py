@@ -27,8 +27,6 @@ GB = 1_000_000_000
 WARM_FOR_S = 1800.0
 """How long an unloaded model is probably still in the page cache (compatibility: "unloaded within 30 min")."""
 
-MODEL_NAME_MAX_CHARS = 256
-
 NAMES_CACHED_MAX = 1024
 """Model names whose canonical form is cached: every request needs it several times."""
 
@@ -41,15 +39,6 @@ def canonical(name: str) -> ModelName:
     """The canonical name of a model: `m` is `m:latest`, and case does not matter (Ollama's rule)."""
     tail = name.rpartition("/")[2]
     return ModelName((name if ":" in tail else name + ":latest").lower())
-
-
-def is_model_name(name: str) -> bool:
-    """Whether a node can list a model with this name, and a client can request it.
-
-    Engines list what they were started with: paths, file names with spaces, adapters with several colons. So a name is
-    only bounded, and every character is printable. It is quoted wherever it becomes a part of a path or URL.
-    """
-    return 0 < len(name) <= MODEL_NAME_MAX_CHARS and name.isprintable()
 
 
 class Pressure(Enum):
@@ -110,6 +99,8 @@ class EngineEndpoint:
     """URL at which the agent shares the models with the fleet; empty if it does not."""
     abilities: EngineAbilities = field(default=NO_ABILITIES, compare=False)
     """Follows from `kind`."""
+    silent_s: float = field(default=0.0, compare=False)
+    """Seconds since which it accepts connections but answers nothing, by its agent; 0 if it answers or is unknown."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -82,13 +82,18 @@ class LivenessTracker:
     def apply_heartbeat(self, node: Node, now: float) -> None:
         """Marks the node as online. After an absence it gets requests again, later each time within a few minutes."""
         if node.liveness is Liveness.OFFLINE:
-            is_flapping = now - node.returned_at < FLAP_WINDOW_S
-            node.returns = node.returns + 1 if is_flapping else 1
-            node.returned_at, node.heartbeats_since_return = now, 0
-            if node.returns > RETURNS_ALLOWED:
-                node.untrusted_until = now + min(TRIAL_MAX_S, TRIAL_S * 2.0 ** (node.returns - RETURNS_ALLOWED - 1))
+            self.record_return(node, now)
         node.heartbeats_since_return += 1
         node.liveness = Liveness.ONLINE
+
+    @staticmethod
+    def record_return(node: Node, now: float) -> None:
+        """The node is back, or its frozen engine answers again: it gets requests slowly, and later each time."""
+        is_flapping = now - node.returned_at < FLAP_WINDOW_S
+        node.returns = node.returns + 1 if is_flapping else 1
+        node.returned_at, node.heartbeats_since_return = now, 0
+        if node.returns > RETURNS_ALLOWED:
+            node.untrusted_until = now + min(TRIAL_MAX_S, TRIAL_S * 2.0 ** (node.returns - RETURNS_ALLOWED - 1))
 
     def record_attempt(self, node: Node, model: ModelName, now: float) -> None:
         """The first attempt after a quarantine is a test: no other request is sent until its result is known."""

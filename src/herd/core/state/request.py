@@ -93,6 +93,8 @@ class FailureKind(Enum):
     MODEL_MISSING = "model_missing"
     UNAUTHORIZED = "unauthorized"
     NODE_LOST = "node_lost"
+    FROZEN = "frozen"
+    """The node is online, but its engine stands still."""
     CANNOT_CONTINUE = "unfit"
     """The engine cannot continue an answer that another node has begun; not the node's fault."""
     WINDOW = "window"
