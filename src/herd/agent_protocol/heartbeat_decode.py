@@ -173,8 +173,8 @@ def _engines(
             max(1, checks.integer(engine.slots, "herd.engines.slots", SLOTS_MAX)),
             checks.optional(engine.models_max, "herd.engines.models_max", SLOTS_MAX),
             address(engine.library_url, source_ip) if engine.library_url else "",
-            abilities.get(engine.kind, NO_ABILITIES),
-            checks.number(engine.silent_s, "herd.engines.silent_s", SILENT_MAX_S),
+            abilities=abilities.get(engine.kind, NO_ABILITIES),
+            silent_s=checks.number(engine.silent_s, "herd.engines.silent_s", SILENT_MAX_S),
         )
         endpoints.append(endpoint)
         for model in engine.models:

@@ -74,9 +74,9 @@ def _engine_json(engine: EngineEndpoint, report: Report) -> EngineJson:
         engine.version,
         engine.slots,
         engine.models_max,
-        models,
-        engine.library_url,
-        engine.silent_s,
+        models=models,
+        library_url=engine.library_url,
+        silent_s=engine.silent_s,
     )
 
 

@@ -82,8 +82,16 @@ class EngineAbilities:
 NO_ABILITIES = EngineAbilities()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineState:
+    """How an engine is now, by its agent."""
+
+    silent_s: float = field(default=0.0, compare=False)
+    """Seconds since which it accepts connections but answers nothing, by its agent; 0 if it answers or is unknown."""
+
+
 @dataclass(frozen=True, slots=True)
-class EngineEndpoint:
+class EngineEndpoint(EngineState):
     """One inference server of a node, as the coordinator reaches it.
 
     `kind` is the name of a file in `engines/`; `url` is "http://host:port" without a path; `slots` is the number of
@@ -99,8 +107,6 @@ class EngineEndpoint:
     """URL at which the agent shares the models with the fleet; empty if it does not."""
     abilities: EngineAbilities = field(default=NO_ABILITIES, compare=False)
     """Follows from `kind`."""
-    silent_s: float = field(default=0.0, compare=False)
-    """Seconds since which it accepts connections but answers nothing, by its agent; 0 if it answers or is unknown."""
 
 
 @dataclass(frozen=True, slots=True)
