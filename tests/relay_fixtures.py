@@ -116,7 +116,7 @@ class Client:
         self.over.set_result(None)
 
 
-@dataclass
+@dataclass(kw_only=True)
 class RelaySetup:
     driver: Driver
     pool: Pool
@@ -225,7 +225,7 @@ async def a_relay_setup(
         wait_comments=wait_comments,
         rng=Random(7),
     )
-    setup = RelaySetup(driver, pool, dependencies, records)
+    setup = RelaySetup(driver=driver, pool=pool, dependencies=dependencies, records=records)
     for index, (name, url) in enumerate((nodes or {}).items()):
         setup.add_node(name, url, kind=kind, loaded=index == 0, slots=slots)
     yield setup

@@ -55,7 +55,7 @@ class BurstAcceptor:
         self._sockets.clear()
 
     def _end(self, task: asyncio.Task[object]) -> None:
-        """A client that left at once, or whose TLS handshake failed, is no fault of ours."""
+        """Ignores the errors of a client that left at once, or whose TLS handshake failed."""
         self._begun.discard(task)
         if not task.cancelled():
             task.exception()

@@ -136,7 +136,7 @@ def test_default_window_of_a_load_is_learned_and_forgotten_with_its_node() -> No
     assert windows.engine_options(a_request(), ALPHA, M, loaded(32768), 10.0) == EngineOptions(32768)
 
 
-def test_a_window_that_was_just_sent_is_kept_until_a_heartbeat_shows_it() -> None:
+def test_a_window_that_was_just_sent_stays_until_a_heartbeat_shows_it() -> None:
     """A heartbeat is up to some seconds old: a request without the window would load the model again."""
     windows = Windows(WindowSettings())
     cold = replace(loaded(), loaded=None)

@@ -1,8 +1,8 @@
 """Defines the state of the fleet: every node with its newest report, and the models it has on disk and in memory.
 
-Read this file first. A `Report` is the content of one heartbeat. It is replaced and never changed, so a reference to it
-is a snapshot. A `Node` has the newest report and what the coordinator has observed since. Sizes are bytes, times are
-seconds on the caller's monotonic clock, context windows are tokens.
+Read this file first. A `Report` is the content of one heartbeat. It never changes, so a reference to it is a snapshot.
+A `Node` has the newest report and what the coordinator has observed since. Sizes are bytes, times are seconds on the
+caller's monotonic clock, context windows are tokens.
 """
 
 from __future__ import annotations
