@@ -119,6 +119,9 @@ class FakeLoop:
     def call_soon(self, callback: Callable[[], None]) -> None:
         self.soon.append(callback)
 
+    def call_later(self, _delay_s: float, callback: Callable[[], None]) -> None:
+        self.soon.append(callback)
+
     def run_soon(self) -> None:
         while self.soon:
             self.soon.pop(0)()

@@ -63,6 +63,17 @@ class Client:
     def receive_some(self) -> bytes:
         return self._socket.recv(1 << 16)
 
+    def half_close(self) -> None:
+        """Ends the sending direction only, as simple clients do."""
+        self._socket.shutdown(socket.SHUT_WR)
+
+    def receive_all(self) -> bytes:
+        data = b""
+        while piece := self.receive_some():
+            data += piece
+        self._socket.close()
+        return data
+
     def disconnect(self, how: str) -> None:
         if how == "reset":
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -149,4 +160,46 @@ def test_a_disconnect_in_the_middle_of_the_answer(asking: Asking, how: str) -> N
         assert trace_row["status"] == "client_cancelled"
         tokens = trace_row["completion_tokens"]
         assert isinstance(tokens, int) and 1 <= tokens <= BEFORE + 1, "the forwarded tokens are counted"
+        is_free_again(fleet)
+
+
+def ends(fleet: Fleet) -> int:
+    """The number of connections whose end of sending the coordinator has noticed."""
+    return fleet.on_loop(
+        lambda: sum(getattr(one, "_has_eof", False) for one in fleet.coordinator.server.clients.connections)
+    )
+
+
+@pytest.mark.parametrize(
+    "asking", [one for one in ASKINGS if "input" not in one.body], ids=[n for n in NAMES if "embed" not in n]
+)
+def test_a_half_closed_client_is_answered(asking: Asking) -> None:
+    with a_node() as (fleet, node):
+        gate = Gate(at="request", times=1)
+        node.fail(gate)
+        client = Client(fleet, asking)
+        client.half_close()
+        node.wait(lambda: gate.reached, "the request at the node")
+        while not ends(fleet):
+            pass
+        gate.release()
+        answer = client.receive_all().removeprefix(b"HTTP/1.1 100 Continue\r\n\r\n")
+        assert answer.startswith(b"HTTP/1.1 200 ")
+        assert row(fleet)["status"] == "completed"
+        is_free_again(fleet)
+
+
+@pytest.mark.parametrize("asking", [one for one in ASKINGS if one.streams], ids=[n for n in NAMES if "streamed" in n])
+def test_a_client_that_half_closes_in_the_middle_of_the_answer_gets_the_rest(asking: Asking) -> None:
+    with a_node() as (fleet, node):
+        gate = Gate(at="chunk", chunk=BEFORE, times=1)
+        node.fail(gate)
+        client = Client(fleet, asking)
+        node.wait(lambda: gate.reached, "the middle of the answer")
+        client.half_close()
+        while not ends(fleet):
+            pass
+        gate.release()
+        assert client.receive_all().endswith(b"0\r\n\r\n")
+        assert row(fleet)["status"] == "completed"
         is_free_again(fleet)

@@ -8,23 +8,26 @@
 A request that arrives in one read goes from IDLE to BUSY at once. While a request is answered, reading continues, so
 that a disconnect is noticed; pipelined requests are buffered up to a limit. There is no timer per request or per
 connection: `sweep` checks each connection once a second.
+
+A client that closes its sending direction after its last request is answered (half_close.py).
 """
 
 from __future__ import annotations
 
 import asyncio
-import socket
-import struct
 from typing import Final, cast
 
 from herd.errors import HeadersTooLarge, HerdError, Refusal, TooLarge
-from herd.http1.chunked import ChunkedBody
+from herd.http1.buffered_body import TOO_MANY_UPLOADS, TOO_SLOW, BufferedBody
 from herd.http1.connections import ClientConnections
-from herd.http1.contract import ClientTransport, Header, UpgradedProtocol
-from herd.http1.exchange import HttpExchange, render_head
+from herd.http1.contract import ClientTransport, UpgradedProtocol
+from herd.http1.exchange import HttpExchange
+from herd.http1.half_close import HALF_CLOSED_TOO_LONG, HalfClose
 from herd.http1.places import NEW_S, Activity
 from herd.http1.request_head import CHUNKED, RequestHead, can_never_complete, path_hint, read_head
+from herd.http1.slow_reader import ReaderProgress
 from herd.http1.streamed_body import StreamedBody
+from herd.http1.tcp_options import reset_on_close
 from herd.http1.tcp_state import has_closed, peer_ip
 
 _IDLE: Final = 0
@@ -39,7 +42,6 @@ _REQUESTS_PER_TURN: Final = 32
 # At most this many refused connections get an answer with the reason. Further ones are only closed: otherwise the
 # answers themselves could exhaust this process.
 _REFUSED_MAX: Final = 32
-_RESET: Final = struct.pack("ii", 1, 0)
 
 
 class HttpConnection(asyncio.Protocol):
@@ -49,22 +51,21 @@ class HttpConnection(asyncio.Protocol):
         "_body",
         "_clients",
         "_exchange",
+        "_half_close",
+        "_has_eof",
         "_head",
         "_head_bytes",
         "_is_pumping",
         "_is_read_paused",
         "_is_used",
         "_is_write_paused",
-        "_mark_at",
-        "_mark_bytes",
         "_phase",
-        "_progress_at",
+        "_progress",
         "_received",
         "_scanned",
         "_sent",
         "_since",
         "_tail",
-        "_taken",
         "_transport",
         "_upgraded",
         "client_ip",
@@ -79,15 +80,14 @@ class HttpConnection(asyncio.Protocol):
         self._scanned = 0
         self._head_bytes = b"\0"
         self._head: RequestHead | None = None
-        self._body: bytearray | ChunkedBody | StreamedBody | None = None
+        self._body: BufferedBody | StreamedBody | None = None
         self._received = 0
-        self._mark_at = 0.0
-        self._mark_bytes = 0
         self._exchange: HttpExchange | None = None
         self._upgraded: UpgradedProtocol | None = None
+        self._half_close: HalfClose | None = None
+        self._has_eof = False
         self._sent = 0
-        self._taken = 0
-        self._progress_at = self._since
+        self._progress = ReaderProgress(self._since)
         self._is_used = False
         self._is_pumping = False
         self._is_read_paused = False
@@ -139,18 +139,35 @@ class HttpConnection(asyncio.Protocol):
                 self._pump()
 
     def eof_received(self) -> bool:
-        # A half-closed connection counts as a disconnect, as in other gateways: the two cannot be distinguished.
-        if self._exchange is not None:
+        # asyncio closes a TLS connection at its end in any case. An incomplete upload can never be answered.
+        if self._exchange is not None and (self.is_encrypted or self._phase == _UPLOADING):
             self._give_up()
             self._transport.abort()
-        return False
+        self._clients.outbox.flush()
+        self._has_eof = self._phase == _BUSY or self._has_waiting_requests()
+        if self._has_eof:
+            self._watch_half_close()
+        return self._has_eof
+
+    def _has_waiting_requests(self) -> bool:
+        """Whether there are buffered bytes that `_pump` has not looked at."""
+        return bool(self._tail) and (self._phase == _IDLE or (self._phase == _HEAD and self._is_write_paused))
+
+    def _watch_half_close(self) -> None:
+        if self._half_close is not None:
+            return
+        clients = self._clients
+        self._half_close = HalfClose(self._transport, clients.loop, clients.time(), self._sent)
+        if self._exchange is not None:
+            self._half_close.probe(self._exchange)
+            clients.outbox.flush()
+        self._half_close.check()
 
     def connection_lost(self, _exc: Exception | None) -> None:
         self._clients.leave(self)
-        self._clients.uploading_bytes -= self._received
-        self._received = 0
         self._end_upgraded()
         self._give_up()
+        self._forget_upload()
 
     def pause_writing(self) -> None:
         self._is_write_paused = True
@@ -176,7 +193,8 @@ class HttpConnection(asyncio.Protocol):
         return self._clients.date_line
 
     def stays_open(self, head: RequestHead) -> bool:
-        return head.keeps_alive and not self._clients.is_draining and self._phase != _UPLOADING
+        is_last = self._clients.is_draining or self._phase == _UPLOADING or (self._has_eof and not self._tail)
+        return head.keeps_alive and not is_last
 
     def send(self, data: bytes) -> None:
         self._sent += len(data)
@@ -187,7 +205,7 @@ class HttpConnection(asyncio.Protocol):
         if self._phase == _UPLOADING:
             self._linger()
             return
-        if not stays_open or self._clients.is_draining:
+        if not stays_open or self._clients.is_draining or (self._has_eof and not self._tail):
             self._finish()
             return
         self._phase = _IDLE
@@ -216,10 +234,14 @@ class HttpConnection(asyncio.Protocol):
         if with_reset:
             self._phase = _LINGERING
             self._clients.outbox.flush()
-            self._transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+            self.end_with_reset(True)
             self._transport.abort()
         else:
             self._linger()
+
+    def end_with_reset(self, is_on: bool) -> None:
+        if not self._transport.is_closing():
+            reset_on_close(self._transport.get_extra_info("socket"), is_on)
 
     # --- reading requests ---
 
@@ -253,6 +275,8 @@ class HttpConnection(asyncio.Protocol):
                 break
             del self._tail[:used]
         self._is_pumping = False
+        if self._has_eof:
+            self._end_after_eof()
         if self._upgraded is not None and self._tail:
             rest = bytes(self._tail)
             self._tail.clear()
@@ -260,6 +284,15 @@ class HttpConnection(asyncio.Protocol):
         if self._is_read_paused and len(self._tail) <= self._clients.settings.pipeline_max_bytes:
             self._is_read_paused = False
             self._transport.resume_reading()
+
+    def _end_after_eof(self) -> None:
+        """Closes a half-closed connection that has no complete request left."""
+        if self._phase == _UPLOADING:
+            self._give_up()
+            self._transport.abort()
+        elif self._phase <= _BODY and not self._has_waiting_requests():
+            self._tail.clear()
+            self._finish()
 
     def _read_request(self, data: bytes | bytearray) -> int:
         """Reads one request from the start of `data`. Returns the bytes used: 0 for an incomplete or refused head."""
@@ -304,12 +337,10 @@ class HttpConnection(asyncio.Protocol):
     def _open_body(self, head: RequestHead, data: bytes) -> bytes:
         if head.expects_continue and not data:
             self.send(b"HTTP/1.1 100 Continue\r\n\r\n")
-        self._mark_at = self._clients.time()
-        self._mark_bytes = 0
         if self._clients.is_streamed(head.path):
             return self._open_upload(head, data)
         self._phase = _BODY
-        self._body = ChunkedBody(self._clients.settings.body_max_bytes) if head.length == CHUNKED else bytearray()
+        self._body = BufferedBody(head.length, self._clients.settings.body_max_bytes, self._clients.time())
         return self._read_body(data)
 
     def _open_upload(self, head: RequestHead, data: bytes) -> bytes:
@@ -332,11 +363,6 @@ class HttpConnection(asyncio.Protocol):
             self._phase = _BUSY
         return rest
 
-    def _check_upload(self, now: float) -> None:
-        if isinstance(self._body, StreamedBody):
-            settings = self._clients.settings
-            self._body.check_speed(now, settings.body_grace_s, settings.body_min_bytes_per_s)
-
     def _pause_upload(self, is_paused: bool) -> None:
         if is_paused is self._is_read_paused or self._transport.is_closing():
             return
@@ -348,34 +374,21 @@ class HttpConnection(asyncio.Protocol):
 
     def _read_body(self, data: bytes) -> bytes:
         """Adds to the body and starts the request when it is complete. Returns the bytes after the body."""
-        assert self._head is not None
+        head, body = self._head, self._body
+        assert head is not None and isinstance(body, BufferedBody)
         self._received += len(data)
         self._clients.uploading_bytes += len(data)
         if self._clients.uploading_bytes > self._clients.settings.uploads_max_bytes:
-            refusal = Refusal(
-                503, "too_many_uploads", "too many uploads in progress, try again shortly", retry_after_s=1.0
-            )
-            self._refuse(self._head.path, refusal, is_head=self._head.method == "HEAD")
+            self._refuse(head.path, TOO_MANY_UPLOADS, is_head=head.method == "HEAD")
             return b""
-        if isinstance(self._body, ChunkedBody):
-            return self._read_chunks(self._body, data)
-        assert isinstance(self._body, bytearray)
-        missing = self._head.length - len(self._body)
-        self._body += data[:missing]
-        if len(data) >= missing:
-            self._start(self._head, bytes(self._body))
-        return data[missing:]
-
-    def _read_chunks(self, body: ChunkedBody, data: bytes) -> bytes:
-        assert self._head is not None
         try:
             rest = body.feed(data)
         except HerdError as error:
-            self._refuse(self._head.path, error.refusal, is_head=self._head.method == "HEAD")
+            self._refuse(head.path, error.refusal, is_head=head.method == "HEAD")
             return b""
         if rest is None:
             return b""
-        self._start(self._head, bytes(body.content))
+        self._start(head, body.content)
         return rest
 
     def _start(self, head: RequestHead, body: bytes, upload: StreamedBody | None = None) -> None:
@@ -403,14 +416,7 @@ class HttpConnection(asyncio.Protocol):
 
     def _refuse(self, path: str | None, refusal: Refusal, is_head: bool = False) -> None:
         """Sends a refusal and closes: after a refused head the start of the next request is unknown."""
-        status, content_type, body = self._clients.render_error(path, refusal)
-        headers: list[Header] = [(b"Content-Type", content_type.encode("latin-1"))]
-        if refusal.retry_after_s is not None:
-            headers.append((b"Retry-After", b"%d" % max(1, round(refusal.retry_after_s))))
-        if refusal.allow is not None:
-            headers.append((b"Allow", refusal.allow.encode("latin-1")))
-        own = self.date_line + b"Content-Length: %d\r\nConnection: close\r\n" % len(body)
-        self.send(render_head(status, headers, own) + (b"" if is_head else body))
+        self.send(self._clients.render_refusal(path, refusal, is_head))
         self._linger()
 
     def _finish(self) -> None:
@@ -435,7 +441,9 @@ class HttpConnection(asyncio.Protocol):
             self._is_read_paused = False
             self._transport.resume_reading()
         self._clients.outbox.flush()
-        if not self._transport.is_closing():
+        if self._has_eof:
+            self._transport.close()
+        elif not self._transport.is_closing():
             self._transport.write_eof()
 
     def _give_up(self) -> None:
@@ -470,7 +478,8 @@ class HttpConnection(asyncio.Protocol):
     # --- time limits ---
 
     def sweep(self, now: float) -> None:
-        if self._is_reader_stuck(now):
+        unsent_bytes = self._transport.get_write_buffer_size()
+        if self._progress.is_stuck(now, self._sent, unsent_bytes, self._clients.settings.slow_reader_s):
             self._transport.abort()
         elif self._phase == _IDLE:
             settings = self._clients.settings
@@ -480,33 +489,32 @@ class HttpConnection(asyncio.Protocol):
         elif self._phase == _HEAD:
             if now - self._since > self._clients.settings.header_timeout_s:
                 self._refuse(None, Refusal(408, "request_timeout", "the request head was not complete in time"))
-        elif self._phase == _BODY:
-            self._sweep_upload(now)
-        elif self._phase == _UPLOADING:
+        elif self._phase == _BODY or self._phase == _UPLOADING:
             self._check_upload(now)
         elif self._phase == _UPGRADED:
             return
         elif self._phase == _BUSY:
-            if self._is_read_paused and has_closed(self._transport.get_extra_info("socket")):
-                self._transport.abort()
-        elif now - self._since > self._clients.settings.linger_s and not self._transport.get_write_buffer_size():
+            if self._half_close is not None and self._exchange is not None:
+                self._sweep_half_close(self._half_close, self._exchange, now)
+            elif self._is_read_paused and has_closed(self._transport.get_extra_info("socket")):
+                self._watch_half_close()
+        elif now - self._since > self._clients.settings.linger_s and not unsent_bytes:
             self._transport.abort()
 
-    def _is_reader_stuck(self, now: float) -> bool:
-        waiting = self._transport.get_write_buffer_size()
-        taken = self._sent - waiting
-        if not waiting or taken != self._taken:
-            self._taken = taken
-            self._progress_at = now
-            return False
-        return now - self._progress_at > self._clients.settings.slow_reader_s
-
-    def _sweep_upload(self, now: float) -> None:
-        settings = self._clients.settings
-        if now - self._mark_at < settings.body_grace_s:
+    def _sweep_half_close(self, half_close: HalfClose, exchange: HttpExchange, now: float) -> None:
+        if not half_close.sweep(now, self._sent, exchange, self._clients.settings.half_close_grace_s):
             return
-        if self._received - self._mark_bytes < settings.body_min_bytes_per_s * settings.body_grace_s:
-            path = self._head.path if self._head is not None else None
-            self._refuse(path, Refusal(408, "request_timeout", "the request body arrives too slowly"))
-        self._mark_at = now
-        self._mark_bytes = self._received
+        has_begun = exchange.has_begun
+        self._give_up()
+        if has_begun:
+            self._transport.abort()
+        else:
+            self._refuse(exchange.path, HALF_CLOSED_TOO_LONG, is_head=exchange.method == "HEAD")
+
+    def _check_upload(self, now: float) -> None:
+        settings, body = self._clients.settings, self._body
+        limits = settings.body_grace_s, settings.body_min_bytes_per_s
+        if isinstance(body, StreamedBody):
+            body.check_speed(now, *limits)
+        elif body is not None and body.is_too_slow(now, *limits):
+            self._refuse(self._head.path if self._head is not None else None, TOO_SLOW)

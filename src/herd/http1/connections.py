@@ -7,7 +7,8 @@ from collections.abc import Callable
 from email.utils import formatdate
 
 from herd.errors import Refusal
-from herd.http1.exchange import HttpExchange
+from herd.http1.contract import Header
+from herd.http1.exchange import HttpExchange, render_head
 from herd.http1.http_settings import HttpSettings
 from herd.http1.places import Connection, Places
 from herd.http1.write_batching import WriteBatcher
@@ -69,6 +70,17 @@ class ClientConnections:
 
     def limit_refusal(self, ip: str) -> Refusal:
         return self._places.refusal(ip)
+
+    def render_refusal(self, path: str | None, refusal: Refusal, is_head: bool) -> bytes:
+        """An answer that refuses a request and announces the close of its connection."""
+        status, content_type, body = self.render_error(path, refusal)
+        headers: list[Header] = [(b"Content-Type", content_type.encode("latin-1"))]
+        if refusal.retry_after_s is not None:
+            headers.append((b"Retry-After", b"%d" % max(1, round(refusal.retry_after_s))))
+        if refusal.allow is not None:
+            headers.append((b"Allow", refusal.allow.encode("latin-1")))
+        own = self.date_line + b"Content-Length: %d\r\nConnection: close\r\n" % len(body)
+        return render_head(status, headers, own) + (b"" if is_head else body)
 
     def sweep(self, now: float) -> None:
         """Enforces every time limit. Called about once a second with `time()`."""

@@ -56,6 +56,9 @@ class ConnectionHandle(Protocol):
     def answered(self, stays_open: bool) -> None:
         """The answer is complete."""
 
+    def end_with_reset(self, is_on: bool) -> None:
+        """Whether the system resets the connection when it is closed, also if this process is killed."""
+
     def cut(self, with_reset: bool) -> None:
         """The answer is incomplete and the client must notice; `with_reset` if a normal close would look complete."""
 
@@ -69,6 +72,7 @@ class HttpExchange:
         "_framing",
         "_head",
         "_held",
+        "_is_probed",
         "_left",
         "_stays_open",
         "body",
@@ -102,6 +106,7 @@ class HttpExchange:
         self._framing = _FRESH
         self._held = b""
         self._left = 0
+        self._is_probed = False
         self._stays_open = True
 
     @property
@@ -195,6 +200,8 @@ class HttpExchange:
         self._close()
         if last:
             self._connection.send(last)
+        if self._is_probed:
+            self._connection.end_with_reset(False)
         self._connection.answered(self._stays_open)
 
     def switch(self, headers: Sequence[Header], protocol: bytes, upgraded: UpgradedProtocol) -> ClientTransport:
@@ -212,7 +219,28 @@ class HttpExchange:
         if last and framing != _FRESH and (framing != _BY_LENGTH or len(last) < self._left):
             self.write(last)
         self._close()
-        self._connection.cut(framing == _BY_CLOSE)
+        # After a probe the zero alone would look like the last chunk to a lenient client.
+        self._connection.cut(framing == _BY_CLOSE or (framing == _BY_CHUNKS and self._is_probed))
+
+    def probe(self) -> None:
+        """Sends bytes that do not change the answer, if there are any for this part of it; they show a client's end.
+
+        Before the answer: an interim response, which every client of HTTP/1.1 skips (RFC 9110 15.2). Between chunks: a
+        leading zero of the next chunk's size.
+        """
+        framing = self._framing
+        if framing == _FRESH or self._held:
+            if not self._head.is_http10:
+                self._connection.send(b"HTTP/1.1 100 Continue\r\n\r\n")
+        elif framing == _BY_CHUNKS:
+            self._is_probed = True
+            self._connection.end_with_reset(True)
+            self._connection.send(b"0")
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether bytes of the answer were sent."""
+        return self._framing != _FRESH and not self._held
 
     def client_left(self) -> None:
         """The client has disconnected: calls `on_disconnect` once; nothing more is sent."""

@@ -118,3 +118,10 @@ class HttpSettings:
             "help": "Seconds to keep a refused client's connection open so that it can read the error.",
         },
     )
+    half_close_grace_s: float = field(
+        default=10.0,
+        metadata={
+            "env": "FLEET_HALF_CLOSE_GRACE",
+            "help": "Seconds to answer a half-closed client if nothing shows whether it is gone (HTTP/1.0).",
+        },
+    )

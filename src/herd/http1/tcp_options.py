@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import struct
 from collections.abc import Iterable
 from typing import Final
 
@@ -32,3 +33,8 @@ def set_options(sock: socket.socket) -> None:
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for number, value in _TCP_OPTIONS:
         sock.setsockopt(socket.IPPROTO_TCP, number, value)
+
+
+def reset_on_close(sock: socket.socket, is_on: bool) -> None:
+    """Whether the system resets the connection when it is closed, also by the end of this process."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", is_on, 0))

@@ -22,12 +22,17 @@ def has_closed(sock: socket.socket) -> bool:
     return _state(sock) in (_CLOSE_WAIT, _CLOSED)
 
 
-def is_gone(sock: socket.socket) -> bool:
-    """Whether the connection has ended in both directions; only Linux reports this."""
-    return _state(sock) == _CLOSED
+def is_gone(sock: socket.socket) -> bool | None:
+    """Whether the connection has ended in both directions; None if the system does not report it."""
+    state = _state(sock)
+    return state == _CLOSED if state else None
 
 
 def _state(sock: socket.socket) -> int:
+    """The state in Linux's numbers; 0 if the system does not report it."""
     if sys.platform != "linux":
         return 0
-    return int(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0])
+    try:
+        return int(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0])
+    except (OSError, IndexError):
+        return 0
