@@ -163,7 +163,7 @@ def test_probes_come_only_after_the_end_and_are_at_most_two() -> None:
     assert reply.body == b"answer" and reply.headers["connection"] == "close" and transport.is_closed
 
 
-def test_without_a_probe_the_answer_has_the_grace_and_then_the_client_is_told() -> None:
+def test_without_a_probe_the_answer_has_the_grace_and_then_the_client_gets_a_408() -> None:
     """A client of HTTP/1.0 may get no interim response."""
     memory = a_memory(half_close_grace_s=10.0)
     connection, transport = memory.connect()
