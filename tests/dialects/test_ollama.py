@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from typing import Any
 
+import msgspec
 import ollama
 import pytest
 from hypothesis import given
@@ -19,6 +21,7 @@ from herd.dialects import Timestamp
 from herd.dialects.ollama import DIALECT, NEVER_EXPIRES, NO_TIME, VERSION_ASSUMED
 from herd.errors import BadRequest, HerdError, Refusal, UnknownModel
 from herd.protocols.conversation import Delta, ParsedRequest, Route, ToolCall, Usage
+from herd.protocols.ollama.client_answers import AnswerWriter
 from protocol_samples import sample
 
 ROUTES = {route.path: route for route in DIALECT.routes}
@@ -457,6 +460,27 @@ def test_ps_has_one_entry_per_node_with_the_recorded_fields() -> None:
     assert (entry["size"], entry["size_vram"], entry["context_length"]) == (5, 3, 2048)
     assert entry["expires_at"] == loaded.expires_at and body["models"][0]["expires_at"] == NEVER_EXPIRES
     assert len(ollama.ProcessResponse(**body).models) == 3
+
+
+def test_a_model_without_a_digest_is_listed_with_a_stable_one_because_the_ollama_cli_cuts_it() -> None:
+    fleet = Fleet()
+    nameless = ModelInfo(name="org/m", engine=an_engine(kind="vllm"), loaded=Loaded(5, 2048))
+    fleet.apply_heartbeat(a_report("alpha", [nameless]), 1.0)
+    [tag], [running] = listed("/api/tags", fleet)["models"], listed("/api/ps", fleet)["models"]
+    assert re.fullmatch("[0-9a-f]{64}", tag["digest"]) and running["digest"] == tag["digest"]
+
+
+@pytest.mark.parametrize("is_plain", [True, False])
+def test_a_streamed_line_has_no_other_line_separators(is_plain: bool) -> None:
+    writer = AnswerWriter("m", TIMESTAMP.rfc3339, streams=True, is_chat=True)
+    text = "a\u2028b\u2029c\x85d"
+    line = (
+        writer.splice([msgspec.json.encode(text)[1:-1]])
+        if is_plain
+        else writer.write(Delta(text=text, thinking="\u2028"))
+    )
+    assert len(line.decode().splitlines()) == 1
+    assert json.loads(line)["message"]["content"] == text
 
 
 def test_lists_of_an_empty_fleet_match_the_recordings() -> None:

@@ -159,6 +159,38 @@ def test_a_call_that_was_cut_at_the_limit_is_not_completed() -> None:
     assert end.tool_calls[0].arguments == '{"path": "half' and repair.count == 0
 
 
+def test_mixed_fragments_of_parallel_calls_stay_whole() -> None:
+    repair = ToolRepair([Tool("read", "", SCHEMA)])
+    parts = [
+        (0, '{"li', "read"),
+        (1, '{"pa', "read"),
+        (0, 'nes": "3', ""),
+        (1, 'th": "a', ""),
+        (0, '"}', ""),
+        (1, '"}', ""),
+    ]
+    sent = repair.deltas([call(*part) for part in parts] + [Delta(text="and"), Delta(finish_reason="tool_calls")])
+    assert [one for delta in sent for one in delta.tool_calls] == [
+        ToolCall(0, "", "read", '{"lines":3}'),
+        ToolCall(1, "", "read", '{"path": "a"}'),
+    ]
+    assert sent[-2].text == "and" and repair.count == 1
+
+
+def test_mixed_calls_that_were_cut_at_the_limit_are_not_completed() -> None:
+    repair = ToolRepair([Tool("read", "", SCHEMA)])
+    repair.deltas([call(0, '{"path": "ha', "read"), call(1, '{"path": "a', "read"), call(0, "lf")])
+    [end] = repair.deltas([Delta(finish_reason="length")])
+    assert [one.arguments for one in end.tool_calls] == ['{"path": "half', '{"path": "a'] and repair.count == 0
+
+
+def test_almost_json_before_another_call_is_repaired_at_the_end() -> None:
+    repair = ToolRepair([Tool("read", "", SCHEMA)])
+    repair.deltas([call(0, "{'lines': 1,", "read"), call(1, '{"lines": 2}', "read")])
+    [end] = repair.deltas([Delta(finish_reason="tool_calls")])
+    assert [one.arguments for one in end.tool_calls] == ['{"lines":1}', '{"lines": 2}']
+
+
 def test_an_answer_without_calls_is_passed_on_as_the_same_objects() -> None:
     chunks = [Delta(text="a"), Delta(finish_reason="stop"), Delta(is_last=True)]
     assert all(new is old for new, old in zip(ToolRepair([]).deltas(chunks), chunks, strict=True))

@@ -6,6 +6,7 @@ Shapes and statuses follow transcripts of Ollama 0.32.15. Two fields are additio
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -212,7 +213,7 @@ def _tag(models: Sequence[ModelInfo], node_ids: list[Any]) -> dict[str, Any]:
     return _names(shown) | {
         "modified_at": max((model.modified_at for model in models), key=instant) or NO_TIME,
         "size": shown.size_bytes,
-        "digest": shown.digest,
+        "digest": _digest(shown),
         "details": _details(shown) | {"fleet_nodes": node_ids},
         "capabilities": sorted(shown.capabilities),
     }
@@ -233,7 +234,7 @@ def _running_entry(model: ModelInfo, loaded: Loaded, node: Node) -> dict[str, An
     unknown = NO_TIME if model.engine.abilities.serves_ollama_api else NEVER_EXPIRES
     return _names(model) | {
         "size": loaded.size_bytes,
-        "digest": model.digest,
+        "digest": _digest(model),
         "details": _details(model),
         "expires_at": loaded.expires_at or unknown,
         "size_vram": loaded.vram_bytes or 0,
@@ -246,6 +247,11 @@ def _names(model: ModelInfo) -> dict[str, Any]:
     """Ollama always sends the tag; a name from another engine gets `:latest`, Ollama's default tag."""
     tagged = model.name if ":" in model.name.rpartition("/")[2] else f"{model.name}:latest"
     return {"name": tagged, "model": tagged}
+
+
+def _digest(model: ModelInfo) -> str:
+    """The digest of the model's file, or of its name where the engine tells none: `ollama list` needs 12 characters."""
+    return model.digest or hashlib.sha256(model.name.encode("utf-8", "replace")).hexdigest()
 
 
 def _details(model: ModelInfo) -> dict[str, Any]:

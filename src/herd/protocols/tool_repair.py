@@ -21,6 +21,7 @@ from typing import Any, Final
 import json_repair
 import msgspec
 
+from herd.protocols.collector import is_complete
 from herd.protocols.conversation import Delta, Tool, ToolCall
 
 REPAIR_MAX_BYTES: Final = 32 << 10
@@ -38,11 +39,12 @@ class ToolRepair:
     `deltas` is called with the chunks of a stream, or the only one of a complete answer.
     """
 
-    __slots__ = ("_held", "_schemas", "count")
+    __slots__ = ("_held", "_is_mixed", "_schemas", "count")
 
     def __init__(self, tools: Sequence[Tool]) -> None:
         self._schemas: dict[str, Any] = {tool.name: tool.parameters for tool in tools}
-        self._held: list[ToolCall] = []
+        self._held: dict[int, _HeldCall] = {}
+        self._is_mixed = False
         self.count = 0
 
     def deltas(self, chunks: Sequence[Delta]) -> list[Delta]:
@@ -52,30 +54,59 @@ class ToolRepair:
     def _delta(self, chunk: Delta) -> Delta:
         complete: list[ToolCall] = []
         for call in chunk.tool_calls:
-            if self._held and self._held[-1].index != call.index:
-                complete += self._release()
-            self._hold(call)
+            complete += self._hold(call)
         if chunk.finish_reason is not None or chunk.is_last or chunk.error is not None:
-            complete += self._release(is_cut=chunk.finish_reason == _CUT)
+            complete += self._release_all(is_cut=chunk.finish_reason == _CUT)
         chunk.tool_calls = complete
         return chunk
 
-    def _hold(self, call: ToolCall) -> None:
-        if not self._held:
-            self._held.append(ToolCall(call.index, call.id, call.name, call.arguments))
-            return
-        held = self._held[-1]
-        held.id, held.name = held.id or call.id, held.name or call.name
-        held.arguments += call.arguments
+    def _hold(self, fragment: ToolCall) -> list[ToolCall]:
+        """Adds the fragment to its call. Returns the calls before a new one, as far as they are complete.
 
-    def _release(self, is_cut: bool = False) -> list[ToolCall]:
-        calls, self._held = self._held, []
-        for call in calls:
-            repaired = None if is_cut else repaired_arguments(call.arguments, self._schemas.get(call.name))
-            if repaired is not None:
-                call.arguments = repaired
-                self.count += 1
-        return calls
+        Some engines mix the fragments of parallel calls, so an incomplete call may still get the rest of it.
+        """
+        held = self._held.get(fragment.index)
+        if held is not None:
+            self._is_mixed = self._is_mixed or fragment.index != next(reversed(self._held))
+            held.add(fragment)
+            return []
+        complete: list[ToolCall] = []
+        while self._held and is_complete(next(iter(self._held.values())).fragments):
+            complete.append(self._repaired(self._held.pop(next(iter(self._held)))))
+        self._held[fragment.index] = _HeldCall(fragment)
+        return complete
+
+    def _release_all(self, is_cut: bool) -> list[ToolCall]:
+        """All held calls. If the answer was cut, so was the last one; of mixed ones, each may be."""
+        held, self._held = list(self._held.values()), {}
+        cut = len(held) if is_cut and self._is_mixed else int(is_cut)
+        whole, rest = held[: len(held) - cut], held[len(held) - cut :]
+        return [self._repaired(call) for call in whole] + [call.joined() for call in rest]
+
+    def _repaired(self, held: _HeldCall) -> ToolCall:
+        call = held.joined()
+        repaired = repaired_arguments(call.arguments, self._schemas.get(call.name))
+        if repaired is not None:
+            call.arguments = repaired
+            self.count += 1
+        return call
+
+
+class _HeldCall:
+    """The fragments of one call so far."""
+
+    __slots__ = ("_first", "fragments")
+
+    def __init__(self, first: ToolCall) -> None:
+        self._first = ToolCall(first.index, first.id, first.name, "")
+        self.fragments = [first.arguments]
+
+    def add(self, fragment: ToolCall) -> None:
+        self._first.id, self._first.name = self._first.id or fragment.id, self._first.name or fragment.name
+        self.fragments.append(fragment.arguments)
+
+    def joined(self) -> ToolCall:
+        return ToolCall(self._first.index, self._first.id, self._first.name, "".join(self.fragments))
 
 
 def repaired_arguments(text: str, schema: object) -> str | None:

@@ -110,3 +110,10 @@ def test_each_call_of_a_document_is_whole(message: dict[str, Any]) -> None:
 
 def test_calls_are_numbered_in_the_order_in_which_they_begin() -> None:
     assert CallFragments().assign([], []) == []
+
+
+def test_an_index_may_be_a_text() -> None:
+    sent: Any = [call(None, "a", *F) | {"index": "0"}, call(None, "b", *G) | {"index": "1"}]
+    assert [one.id for one in collected(sent).tool_calls] == ["a", "b"]
+    strange: Any = [call(None, "a", *F) | {"index": "first"}, call(None, "b", *G) | {"index": ""}]
+    assert [one.id for one in collected(strange).tool_calls] == ["a", "b"]

@@ -170,7 +170,13 @@ class RecordedExchange:
         self._exchange.end()
 
     def cut(self, last: bytes = b"") -> None:
-        self._exchange.cut(self._failed(last) if self._streams and last else last)
+        """A stream ends in order after `response.failed`, its last event, so that client libraries return it."""
+        failed = self._failed(last) if self._streams and last else None
+        if failed is None:
+            self._exchange.cut(last)
+            return
+        self._exchange.write(failed)
+        self._exchange.end()
 
     # --- recording ---
 
@@ -203,8 +209,8 @@ class RecordedExchange:
 
     # --- an interrupted stream ---
 
-    def _failed(self, last: bytes) -> bytes:
-        """`response.failed` in place of the error event. Without a first event, that is sent before it.
+    def _failed(self, last: bytes) -> bytes | None:
+        """`response.failed` in place of the error event; None before the first event of the stream.
 
         The blank lines that end the interrupted event stay. An engine's own `response.failed` is not repeated.
         """
@@ -212,7 +218,7 @@ class RecordedExchange:
         lead = last[: len(last) - len(frame)]
         kind, response = responses_history.event_response(self._first)
         if kind not in _FIRST_EVENTS:
-            return last
+            return None
         if responses_history.event_response(self._recent)[0] == "response.failed":
             return b""
         data = next((line[len(b"data:") :] for line in frame.split(b"\n") if line.startswith(b"data:")), b"")

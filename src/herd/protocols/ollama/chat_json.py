@@ -130,7 +130,17 @@ def write_tool_calls(calls: Iterable[ToolCall]) -> list[dict[str, Any]]:
 
 def line(body: dict[str, Any]) -> bytes:
     """One line of a streamed answer."""
-    return msgspec.json.encode(body) + b"\n"
+    return one_line(msgspec.json.encode(body)) + b"\n"
+
+
+def one_line(json_text: bytes) -> bytes:
+    """JSON without the characters outside ASCII at which clients in Python split an answer into lines.
+
+    Ollama escapes the first two, as Go does.
+    """
+    if b"\xe2\x80" in json_text:
+        json_text = json_text.replace("\u2028".encode(), rb"\u2028").replace("\u2029".encode(), rb"\u2029")
+    return json_text.replace("\x85".encode(), rb"\u0085")
 
 
 def _text(arguments: msgspec.Raw) -> str:

@@ -108,7 +108,8 @@ class AnswerWriter:
         """The line of a chunk that has only a text, before and after the text."""
 
     def splice(self, texts: Sequence[bytes]) -> bytes:
-        return surrounded(texts, self._before_text, self._after_text) if self._streams else b""
+        lines = surrounded(texts, self._before_text, self._after_text) if self._streams else b""
+        return chat_json.one_line(lines)
 
     def write(self, delta: Delta) -> bytes:
         if delta.is_plain_text and (spliced := self.splice([as_json(delta.text)])):

@@ -31,9 +31,18 @@ class Function(msgspec.Struct):
 
 
 class ToolCall(msgspec.Struct):
-    index: int | None = None
+    """`index` is a text in some servers' answers."""
+
+    index: int | str | None = None
     id: str | None = None
     function: Function | None = None
+
+    @property
+    def number(self) -> int | None:
+        """The index as a number; None if it is absent, or another text."""
+        if isinstance(self.index, str):
+            return int(self.index) if self.index.isascii() and self.index.isdigit() and len(self.index) < 9 else None
+        return self.index
 
 
 class ImageUrl(msgspec.Struct):
@@ -295,9 +304,8 @@ def _call(position: int, call: ToolCall) -> conversation.ToolCall:
     function = call.function or Function()
     given = function.arguments
     arguments = msgspec.json.encode(given).decode() if isinstance(given, dict) else given or ""
-    return conversation.ToolCall(
-        position if call.index is None else call.index, call.id or "", function.name or "", arguments
-    )
+    number = call.number
+    return conversation.ToolCall(position if number is None else number, call.id or "", function.name or "", arguments)
 
 
 # --- formats and choices ---

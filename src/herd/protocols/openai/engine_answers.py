@@ -288,7 +288,7 @@ def _legacy_call(message: chat_json.AnswerMessage) -> list[ToolCall]:
 
 
 def _indices(calls: Sequence[chat_json.ToolCall] | None) -> list[int | None]:
-    return [call.index for call in calls] if calls else [0]
+    return [call.number for call in calls] if calls else [0]
 
 
 def _text(message: chat_json.Message) -> str:
