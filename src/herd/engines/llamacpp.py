@@ -24,7 +24,11 @@ _ENDPOINT = EngineEndpoint("llamacpp", "")
 PATHS: PathsByName = MappingProxyType(
     {
         **BASIC_PATHS,
-        "/v1/messages": ServedPath(loses=frozenset(("output_config.format.json_schema",))),
+        "/v1/messages": ServedPath(
+            loses=frozenset(
+                ("output_config.format.json_schema", "messages.content.document", "messages.content.search_result")
+            )
+        ),
         "/v1/messages/count_tokens": EVERY_FIELD,
     }
 )

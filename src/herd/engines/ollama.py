@@ -52,7 +52,9 @@ PATHS: PathsByName = MappingProxyType(
         "/v1/messages": ServedPath(
             since=(0, 14, 0),
             ignores=frozenset(("tool_choice", "metadata", "thinking.budget_tokens")),
-            loses=frozenset(("output_config.format.json_schema",)),
+            loses=frozenset(
+                ("output_config.format.json_schema", "messages.content.document", "messages.content.search_result")
+            ),
         ),
     }
 )

@@ -141,6 +141,20 @@ def test_a_field_that_an_endpoint_ignores_is_translated_if_the_engine_can_honor_
         assert translated["response_format"]["json_schema"]["schema"] == SCHEMA
 
 
+@pytest.mark.parametrize("engine", [OLLAMA, LLAMACPP])
+@pytest.mark.parametrize(
+    "block",
+    [
+        {"type": "document", "source": {"type": "text", "media_type": "text/plain", "data": "of whales"}},
+        {"type": "search_result", "source": "s", "title": "t", "content": [{"type": "text", "text": "of whales"}]},
+    ],
+)
+def test_blocks_that_an_endpoint_drops_or_refuses_are_translated_to_text(engine: Engine, block: dict[str, Any]) -> None:
+    messages = [{"role": "user", "content": [{"type": "text", "text": "What is it about?"}, block]}]
+    path, translated = sent(build(forms_of("/v1/messages", ANTHROPIC, messages=messages, max_tokens=9), engine))
+    assert path != "/v1/messages" and "of whales" in translated["messages"][0]["content"]
+
+
 @pytest.mark.parametrize(("version", "target"), [("0.13.5", "/api/chat"), ("0.14.0", "/v1/messages")])
 def test_an_old_ollama_gets_a_translation_of_messages(version: str, target: str) -> None:
     forms = forms_of("/v1/messages", ANTHROPIC, messages=HI, max_tokens=9)

@@ -44,6 +44,7 @@ _SYSTEM = msgspec.json.Decoder(str | list[msgspec.Raw])
 _BLOCK = msgspec.json.Decoder(dict[str, Any])
 _CONTENT = msgspec.json.Decoder(str | list[dict[str, Any]])
 
+_TEXT_BLOCKS = ("document", "search_result")
 _JSON_SCHEMA = re.compile(rb'"type"\s*:\s*"json_schema"')
 
 _BILLING = b"x-anthropic-billing-header:"
@@ -81,15 +82,19 @@ def parse(route: Route, body: bytes) -> ParsedRequest:
         has_system_turns=any(message.role == _SYSTEM_ROLE for message in messages),
         wants_thinking=_wants_thinking(fields),
         is_thinking_in_limit=request_fields.is_given(fields.thinking),
-        translatable_fields=_translatable_fields(fields),
+        translatable_fields=_translatable_fields(fields, messages),
     )
 
 
-def _translatable_fields(fields: _RequestFields) -> tuple[str, ...]:
-    """A schema for the answer, which the endpoints of some engines ignore."""
+def _translatable_fields(fields: _RequestFields, messages: Sequence[_RawMessage]) -> tuple[str, ...]:
+    """A schema for the answer and blocks of text, which the endpoints of some engines ignore or refuse."""
     config = fields.output_config
     has_schema = config is not request_fields.ABSENT and _JSON_SCHEMA.search(config) is not None
-    return ("output_config.format.json_schema",) if has_schema else ()
+    lists = [bytes(message.content) for message in messages if request_fields.is_list(message.content)]
+    found = [
+        f"messages.content.{kind}" for kind in _TEXT_BLOCKS if any(b'"%s"' % kind.encode() in one for one in lists)
+    ]
+    return ("output_config.format.json_schema",) * has_schema + tuple(found)
 
 
 def _without_billing_line(body: bytes, fields: _RequestFields) -> bytes:
