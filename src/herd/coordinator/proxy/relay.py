@@ -113,14 +113,11 @@ class Relay:
         upstream = self._upstream
         if upstream is None or command.attempt != self._dispatch.attempt or upstream.quiet_s < command.quiet_s:
             return
-        name = self._dispatch.fallback or self._parsed.model
-        if not self._client.forwarded_bytes or self._client.continuation_kinds(name) & command.kinds:
+        if not self._client.forwarded_bytes or self._client.continuation_kinds() & command.kinds:
             self._report(command.failure)
 
     def _on_quiet(self, quiet_s: float) -> None:
-        if self._client.forwarded_bytes and self._client.continuation_kinds(
-            self._dispatch.fallback or self._parsed.model
-        ):
+        if self._client.forwarded_bytes and self._client.continuation_kinds():
             self._fail(FailureKind.FROZEN, f"no data for {quiet_s:.0f} s, far longer than the pace of this answer")
 
     def abort(self, command: Abort) -> None:
