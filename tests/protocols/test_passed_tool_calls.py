@@ -163,11 +163,25 @@ def test_a_ping_is_not_held_and_held_events_keep_their_names() -> None:
 
 
 def test_each_of_several_calls_is_repaired_when_the_next_begins() -> None:
-    pieces = chat_stream(BAD, calls=3)
+    pieces = chat_stream(('{"lines":', '"3"}'), calls=3)
     calls = repairer()
     out = [calls.stream(piece) for piece in pieces]
     assert arguments_of("chat", out[4]) == '{"lines":3}', "the first call is complete with the second"
     assert arguments_of("chat", b"".join(out)) == '{"lines":3}' * 3 and calls.count == 3
+
+
+def test_mixed_fragments_of_parallel_calls_stay_whole() -> None:
+    pieces = [
+        chunk([fragment('{"li', 0, id="a", name="read")]),
+        chunk([fragment('{"lines":', 1, id="b", name="read")]),
+        chunk([fragment('nes": 1}', 0)]),
+        chunk([fragment("2}", 1)]),
+        chunk(finish="tool_calls"),
+    ]
+    out, calls = passed("chat", pieces)
+    assert out == b"".join(pieces) and calls.count == 0
+    out, calls = passed("chat", [*pieces[:3], chunk(finish="length")])
+    assert out == b"".join([*pieces[:3], chunk(finish="length")]) and calls.count == 0
 
 
 def test_calls_with_one_index_but_other_ids_are_several() -> None:

@@ -5,7 +5,7 @@ complete, and text is passed on at once. If the call is right, its bytes follow 
 the repaired arguments, and the others become empty. So the number and the order of a call's events never change.
 
     API          a call begins with            is complete with
-    OpenAI chat  delta.tool_calls              another call, finish_reason, [DONE]
+    OpenAI chat  delta.tool_calls              another call after valid JSON, finish_reason, [DONE]
     Anthropic    content_block_start tool_use  the event after content_block_stop
     Responses    function_call_arguments       output_item.done
     Ollama       message.tool_calls            the same line
@@ -19,6 +19,7 @@ from typing import Any, Final
 
 import msgspec
 
+from herd.protocols.collector import is_complete
 from herd.protocols.tool_repair import repaired_arguments, repaired_object
 
 _MARKERS: Final = (b'"tool_calls"', b'"tool_use"', b"function_call")
@@ -64,7 +65,18 @@ class _Part:
 class PassedToolCalls:
     """Repairs the calls of one answer. `request` is the body of the request, with the schemas of the tools."""
 
-    __slots__ = ("_body", "_calls", "_held_bytes", "_is_closed", "_is_off", "_parts", "_rest", "_schemas", "count")
+    __slots__ = (
+        "_body",
+        "_calls",
+        "_held_bytes",
+        "_is_closed",
+        "_is_mixed",
+        "_is_off",
+        "_parts",
+        "_rest",
+        "_schemas",
+        "count",
+    )
 
     def __init__(self, request: bytes) -> None:
         self._body = request
@@ -73,6 +85,7 @@ class PassedToolCalls:
         self._calls: list[_Call] = []
         self._held_bytes = 0
         self._is_closed = False
+        self._is_mixed = False
         self._is_off = False
         self._rest = b""
         self.count = 0
@@ -142,9 +155,12 @@ class PassedToolCalls:
                 key = (choice.get("index"), sent.get("index"))
                 call = self._call_of(key, _text(sent.get("id")))
                 if call is None:
-                    out += self._release() if not places else b""
+                    # Some engines mix the fragments of parallel calls, so an incomplete call may get the rest of it.
+                    if not places and all(is_complete([held.arguments]) for held in self._calls):
+                        out += self._release()
                     call = _Call(key, _text(sent.get("id")))
                     self._calls.append(call)
+                self._is_mixed = self._is_mixed or call is not self._calls[-1]
                 call.name = call.name or _text(function.get("name"))
                 call.arguments += _text(function.get("arguments"))
                 places.append(_Place(function, "arguments", call))
@@ -226,9 +242,10 @@ class PassedToolCalls:
         calls, self._calls = self._calls, []
         self._held_bytes, self._is_closed = 0, False
         for number, call in enumerate(calls):
-            if not is_cut or number < len(calls) - 1:
+            if not is_cut or (number < len(calls) - 1 and not self._is_mixed):
                 call.repaired = repaired_arguments(call.arguments, self._schema(call.name))
                 self.count += call.repaired is not None
+        self._is_mixed = False
         if all(call.repaired is None for call in calls):
             return b"".join([part.block for part in parts])
         return b"".join([_rewritten(part) for part in parts])
