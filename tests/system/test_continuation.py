@@ -13,14 +13,19 @@ import pytest
 
 from fakes.faults import Counting, Cut, How, RunnerDies, Status
 from fakes.fleet import Fleet, Machine, report_of, running_fleet, settings_for_tests
-from fakes.llamacpp.engines import llama_engines
+from fakes.llamacpp.engines import LlamaEngine
+from fakes.llamacpp.tiny_gguf import TinyModel
 from fakes.ollama.server import FakeModel, FakeOllama
 from herd.agent_protocol import heartbeat_encode
 from herd.coordinator.proxy.relay_dependencies import RelaySettings
 from herd.coordinator.settings import Settings
+from herd.core.lifecycle.frozen_engines import CONFIRM_AFTER_S
+from herd.core.state.fleet import Report
 
 QUESTION = [{"role": "user", "content": "Tell me of the herd."}]
 MODEL = FakeModel(name="m", answer_tokens=12)
+ENDLESS = TinyModel(mean_tokens=10_000_000)
+"""Its answers end at the client's limit, long after the test has stopped the engine."""
 
 
 @dataclass
@@ -273,8 +278,12 @@ def test_without_a_rendered_prompt_the_stream_ends_with_an_error() -> None:
 
 def test_a_real_llama_cpp_killed_in_mid_stream_is_continued() -> None:
     """Two engines with the same weights; one is killed with SIGKILL during decode. Greedy text is the same on both."""
-    body = {"model": "tiny", "messages": QUESTION, "stream": True, "temperature": 0, "max_tokens": 400, "seed": 1}
-    with llama_engines(2) as (first, second), running_fleet({"first": first, "second": second}) as fleet:
+    body = {"model": "tiny", "messages": QUESTION, "stream": True, "temperature": 0, "max_tokens": 900, "seed": 1}
+    with (
+        LlamaEngine(model=ENDLESS) as first,
+        LlamaEngine(model=ENDLESS) as second,
+        running_fleet({"first": first, "second": second}) as fleet,
+    ):
         name = fleet.get("/api/tags")["models"][0]["name"]
         body["model"] = name
         expected = openai_text(ask(fleet, "/v1/chat/completions", body))
@@ -287,3 +296,37 @@ def test_a_real_llama_cpp_killed_in_mid_stream_is_continued() -> None:
                 received = ReceivedAnswer([line for line in (begun + response.read()).splitlines() if line], True)
         assert received.lines[-1] == b"data: [DONE]"
         assert openai_text(received) == expected
+        assert outcomes(fleet)[-2:] == ["retried", "completed"], "the killed engine did not end it"
+
+
+def test_a_stream_of_a_frozen_llama_cpp_is_continued_within_seconds_of_the_report() -> None:
+    """One of two engines is stopped with SIGSTOP during decode; its agent reports that it answers nothing."""
+    body = {"model": "tiny", "messages": QUESTION, "stream": True, "temperature": 0, "max_tokens": 900, "seed": 1}
+    with (
+        LlamaEngine(model=ENDLESS) as first,
+        LlamaEngine(model=ENDLESS) as second,
+        running_fleet({"first": first, "second": second}) as fleet,
+    ):
+        reports = {node_id: report_of(node_id, node, Machine()) for node_id, node in fleet.nodes.items()}
+        body["model"] = fleet.get("/api/tags")["models"][0]["name"]
+        expected = openai_text(ask(fleet, "/v1/chat/completions", body))
+        with closing(http.client.HTTPConnection("127.0.0.1", fleet.port, timeout=60)) as connection:
+            connection.request("POST", "/v1/chat/completions", json.dumps(body), {"Content-Type": "application/json"})
+            with connection.getresponse() as response:
+                begun = b"".join(response.readline() for _ in range(6))
+                frozen = response.headers["X-Fleet-Node"]
+                (first if frozen == "first" else second).child.freeze()
+                report = silent(reports[frozen], CONFIRM_AFTER_S)
+                fleet.ask("POST", "/heartbeat", heartbeat_encode.encode(report, time.time()))
+                received = ReceivedAnswer([line for line in (begun + response.read()).splitlines() if line], True)
+        assert received.lines[-1] == b"data: [DONE]"
+        assert openai_text(received) == expected
+        assert outcomes(fleet)[-2:] == ["retried", "completed"], "the frozen engine did not end it"
+        assert fleet.coordinator.driver.alarms == 0
+
+
+def silent(report: Report, seconds: float) -> Report:
+    """The same node, whose engine has answered nothing for this long."""
+    endpoint = replace(report.engines[0], silent_s=seconds)
+    models = {name: replace(model_info, engine=endpoint) for name, model_info in report.models.items()}
+    return replace(report, engines=(endpoint,), models=models)

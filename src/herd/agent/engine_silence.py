@@ -1,7 +1,7 @@
 """Tells from unanswered probes whether an engine is frozen: it accepts connections, but answers nothing.
 
-A probe is a cheap request on a connection of its own. Any answer, however late, is a sign of life, and so is a refused
-connection: that engine has ended, which other checks notice. Time in which the agent itself did not run does not count,
+A probe is a cheap request on a connection of its own. Any answer, however late, shows that the engine runs; a refused
+connection shows that it has ended, which other checks notice. Time in which the agent itself did not run is left out,
 because a machine that swaps or sleeps delays both.
 """
 

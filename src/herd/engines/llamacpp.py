@@ -94,7 +94,7 @@ class LlamaCpp(OpenAICompatible):
     )
 
     def sign_of_life(self) -> EngineRequest:
-        """Its /health is answered without a look into the queue of the model's thread."""
+        """Its /health is answered without waiting for the model's thread."""
         return EngineRequest("GET", "/health")
 
     def probe(self) -> EngineRequest:

@@ -89,7 +89,7 @@ def test_an_engine_that_freezes_again_waits_longer_for_its_next_request() -> Non
     assert node.returns == 2 and node.untrusted_until > world.now
 
 
-def test_a_frozen_engine_is_no_strike_of_the_request() -> None:
+def test_a_frozen_engine_does_not_count_against_the_request() -> None:
     world = a_world()
     world.receives(*(a_node(name) for name in "abcde"))
     world.arrives()
@@ -117,7 +117,7 @@ def test_the_pace_says_nothing_where_tools_or_thinking_may_be_silent(silence_s: 
     assert pace_s(a_model_info(), Speed(1000.0, 0.02, 0.1, 1.0, 1.0), silence_s) == 0.0
 
 
-def test_a_fast_machine_that_stands_still_is_noticed_in_eight_seconds() -> None:
+def test_a_fast_machine_without_progress_is_noticed_in_eight_seconds() -> None:
     assert pace_s(a_model_info(), Speed(3000.0, 0.02, 0.1, 1.0, 1.0), 0.0) == PACE_MIN_S
 
 

@@ -109,7 +109,7 @@ class Relay:
         self._send_refusal(command.refusal)
 
     def give_up(self, command: GiveUp) -> None:
-        """Leaves an engine that stands still, unless nobody else can continue the answer: it may continue itself."""
+        """Leaves an engine that stands still, if another can continue the answer: otherwise it may continue itself."""
         upstream = self._upstream
         if upstream is None or command.attempt != self._dispatch.attempt or upstream.quiet_s < command.quiet_s:
             return

@@ -33,7 +33,7 @@ SLACK = 3.0
 
 
 def is_silent(engine: EngineEndpoint, node: Node, now: float) -> bool:
-    """Whether the engine has answered nothing for so long that it counts as frozen."""
+    """Whether the engine has answered nothing for CONFIRM_AFTER_S, so that it counts as frozen."""
     return engine.silent_s > 0.0 and engine.silent_s + now - node.last_heartbeat_at >= CONFIRM_AFTER_S
 
 

@@ -187,7 +187,7 @@ class Placement:
         live_request.attempt.truncation_limit_tokens = truncation_limit_tokens(options, request, model_info)
         speed = self._forecast.speeds.speed(node, decision.model)
         limit = (options.output_tokens_max if options is not None else None) or request.output_tokens_max
-        patience_s = silence_s(request, model_info, speed, limit, self._settings.retries.silence_max_s)
+        silence_max_s = silence_s(request, model_info, speed, limit, self._settings.retries.silence_max_s)
         has_others = len(self._fleet.with_model(decision.model)) > 1
         out.append(
             Dispatch(
@@ -200,8 +200,8 @@ class Placement:
                 retries=live_request.retries,
                 fallback=decision.model if decision.model != request.model else None,
                 options=options,
-                silence_s=patience_s,
-                pace_s=pace_s(model_info, speed, patience_s) if has_others else 0.0,
+                silence_s=silence_max_s,
+                pace_s=pace_s(model_info, speed, silence_max_s) if has_others else 0.0,
             )
         )
 
