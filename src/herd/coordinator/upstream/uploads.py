@@ -75,8 +75,13 @@ class Uploader:
 async def _write(
     writer: asyncio.StreamWriter, length: int | None, pieces: AsyncIterator[bytes], answer: asyncio.Future[Response]
 ) -> None:
-    """Writes the body, or stops early once the node has answered."""
+    """Writes the body, or stops early once the node has answered. Raises ValueError if it has another length."""
+    left = length or 0
     async for piece in pieces:
+        left -= len(piece)
+        if length is not None and left < 0:
+            # The node would take these bytes for another request.
+            raise ValueError(f"the body is longer than its length of {length} bytes")
         if piece:
             writer.write(piece if length is not None else b"%x\r\n%b\r\n" % (len(piece), piece))
         async with asyncio.timeout(STALL_S):
@@ -85,3 +90,5 @@ async def _write(
             return
     if length is None:
         writer.write(b"0\r\n\r\n")
+    elif left:
+        raise ValueError(f"the body is shorter than its length of {length} bytes")

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import http.client
 import json
+import random
+import socket
+import zlib
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
@@ -12,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from access_fixtures import FORWARDED
 from fakes.faults import Cut, How
 from fakes.fleet import Fleet, Machine, running_fleet, settings_for_tests
 from fakes.ollama.server import FakeOllama
@@ -133,6 +138,41 @@ def test_an_upload_has_a_limit(is_chunked: bool) -> None:
         status, answer = call(fleet, "POST", f"/api/blobs/{DIGEST}", content)
         assert status in (400, 413) and answer["error"] == "the request body is over 4000 bytes"
         assert not one.blobs and not other.blobs
+
+
+@pytest.mark.parametrize("size", [10, 8 * WINDOW_BYTES])
+@pytest.mark.parametrize("coding", ["gzip", "deflate", "br"])
+def test_a_compressed_file_is_refused_whatever_its_size(coding: str, size: int) -> None:
+    """Unpacked it had another length than announced: its last bytes reached the node as another request."""
+    file = random.Random(1).randbytes(size)
+    digest = f"sha256:{hashlib.sha256(file).hexdigest()}"
+    with two() as (fleet, one, other):
+        packed = zlib.compress(file) if coding == "deflate" else gzip.compress(file)
+        status, answer = call(fleet, "POST", f"/api/blobs/{digest}", packed, **{"Content-Encoding": coding})
+        assert status == 415 and "uncompressed" in answer["error"]
+        assert not [seen.path for seen in (*one.requests, *other.requests) if seen.path.startswith("/api/blobs")]
+
+
+@pytest.mark.parametrize("path", [f"//api/blobs/{DIGEST}", f"/ollama/api/blobs/{DIGEST}", f"/API/blobs/{DIGEST}"])
+def test_a_sloppy_path_has_the_rights_of_the_right_one_and_the_limit_of_other_bodies(path: str) -> None:
+    settings = replace(settings_for_tests(), http=HttpSettings(body_max_bytes=len(FILE)))
+    with two(settings) as (fleet, one, other):
+        assert call(fleet, "POST", path, FILE, **FORWARDED)[0] == 401
+        assert call(fleet, "POST", path, FILE + b"x")[0] == 413
+        assert not one.blobs and not other.blobs
+        assert call(fleet, "POST", path, FILE)[0] == 201
+        assert other.blobs[DIGEST] == FILE
+
+
+def test_a_slow_upload_is_refused_and_frees_its_connection() -> None:
+    settings = replace(settings_for_tests(), http=HttpSettings(body_grace_s=0.1, body_min_bytes_per_s=10**9))
+    with two(settings) as (fleet, *_), closing(socket.create_connection(("127.0.0.1", fleet.port), 30)) as sock:
+        head = f"POST /api/blobs/{DIGEST} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {len(FILE)}\r\n\r\n"
+        sock.sendall(head.encode() + FILE[:10])
+        received = b""
+        while piece := sock.recv(1 << 16):
+            received += piece
+        assert received.startswith(b"HTTP/1.1 4") and b"too slowly" in received
 
 
 def test_a_wrong_digest_is_refused_by_the_engine_and_an_invalid_one_before_it() -> None:

@@ -24,6 +24,7 @@ from herd.coordinator.upstream.engine_client import EngineClient, EngineRefused,
 from herd.core.planning.transfer_queue import registry_refusal
 from herd.core.state.fleet import Fleet, Node, canonical
 from herd.errors import BadRequest, Refusal
+from herd.http1.content_coding import content_coding
 from herd.protocols import request_fields
 from herd.protocols.pull_progress import SUCCESS, read_progress
 from herd.trust.keys import ApiKey
@@ -91,6 +92,10 @@ class CreationApi:
     async def upload_blob(self, request: Request) -> Response:
         """Passes a model file on to one node while it arrives. The node's engine verifies the digest."""
         digest = _digest(request)
+        if content_coding(request.headers.raw):
+            # The digest is that of the unpacked file, and its length is not in the headers.
+            message = "model files are uploaded uncompressed: send the file as it is, without Content-Encoding"
+            raise OperationFailed(Refusal(415, "unsupported_content_encoding", message))
         length = request.headers.get("content-length")
         node_id, answer = await self._creation.upload(
             _client(request), f"/api/blobs/{digest}", int(length) if length is not None else None, _pieces(request)
