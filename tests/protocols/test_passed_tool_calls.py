@@ -34,7 +34,7 @@ def chunk(calls: list[dict[str, Any]] | None = None, text: str = "", finish: str
     return event({"id": "x", "choices": [{"index": 0, "delta": delta, "finish_reason": finish}]})
 
 
-def fragment(arguments: str, index: int = 0, **first: str) -> dict[str, Any]:
+def fragment(arguments: Any, index: int = 0, **first: str) -> dict[str, Any]:
     name = {"name": first.pop("name")} if "name" in first else {}
     return {"index": index, **first, "function": {**name, "arguments": arguments}}
 
@@ -191,6 +191,74 @@ def test_calls_with_one_index_but_other_ids_are_several() -> None:
         chunk(finish="tool_calls"),
     ]
     assert arguments_of("chat", passed("chat", pieces)[0]) == '{"lines":1}{"lines":2}'
+
+
+def joined(stream: bytes) -> dict[tuple[int, int], list[str]]:
+    """Name and arguments of each call by choice and index, as clients join them."""
+    calls: dict[tuple[int, int], list[str]] = {}
+    for value in values(stream):
+        for choice in value["choices"]:
+            for sent in choice["delta"].get("tool_calls", []):
+                call = calls.setdefault((choice["index"], sent["index"]), ["", ""])
+                call[0] += sent["function"].get("name", "")
+                call[1] += sent["function"].get("arguments") or ""
+    return calls
+
+
+def unnumbered(call: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in call.items() if name != "index"}
+
+
+BOTH = {(0, 0): ["read", '{"lines":1}'], (0, 1): ["read", '{"lines":2}']}
+FIRST = [fragment('{"lines":', id="a", name="read"), fragment("1}")]
+SECOND = [fragment('{"lines":', id="b", name="read"), fragment("2}")]
+WHOLE = [fragment('{"lines":1}', id="a", name="read"), fragment('{"lines":2}', id="b", name="read")]
+
+
+@pytest.mark.parametrize("has_index", [True, False])
+@pytest.mark.parametrize(
+    "chunks",
+    [
+        [[one] for one in FIRST + SECOND],
+        [[one] for one in WHOLE],
+        [WHOLE],
+        [[fragment({"lines": 1}, id="a", name="read"), WHOLE[1]]],
+    ],
+)
+def test_parallel_calls_with_one_index_or_none_get_indices_of_their_own(chunks: list[Any], has_index: bool) -> None:
+    sent = [chunk([call if has_index else unnumbered(call) for call in calls]) for calls in chunks]
+    pieces = [*sent, chunk(finish="tool_calls"), b"data: [DONE]\n\n"]
+    for given in (pieces, [b"".join(pieces)]):
+        assert joined(passed("chat", given)[0]) == BOTH
+
+
+def test_each_choice_has_its_own_indices_and_right_ones_stay() -> None:
+    def of_choice(number: int, call: dict[str, Any]) -> bytes:
+        return event({"choices": [{"index": number, "delta": {"tool_calls": [call]}, "finish_reason": None}]})
+
+    right = [of_choice(choice, {**call, "index": 3 - at}) for choice in (0, 1) for at, call in enumerate(WHOLE)]
+    out, _ = passed("chat", [*right, chunk(finish="tool_calls")])
+    assert out == b"".join([*right, chunk(finish="tool_calls")])
+    wrong = [of_choice(choice, call) for choice in (0, 1) for call in WHOLE]
+    out, _ = passed("chat", [*wrong, chunk(finish="tool_calls")])
+    assert joined(out) == BOTH | {(1, index): call for (_, index), call in BOTH.items()}
+    assert out.startswith(wrong[0])
+
+
+def test_an_index_that_was_given_to_another_call_is_replaced() -> None:
+    pieces = [chunk([one]) for one in [*WHOLE, fragment('{"lines":', 1, id="c", name="read"), fragment("3}", 1)]]
+    out, _ = passed("chat", [*pieces, chunk(finish="tool_calls")])
+    assert joined(out) == BOTH | {(0, 2): ["read", '{"lines":3}']}
+
+
+def test_arguments_that_are_an_object_become_a_text() -> None:
+    function: dict[str, Any] = {"name": "read", "arguments": {"lines": 3}}
+    for api in ("chat", "responses"):
+        body = json.dumps(document(api, "", "stop")).replace('"arguments": ""', '"arguments": {"lines": 3}').encode()
+        calls = repairer(api)
+        assert b'{\\"lines\\":3}' in calls.document(body) and calls.count
+    pieces = [chunk([{"index": 0, "id": "a", "function": function}]), chunk(finish="tool_calls")]
+    assert joined(passed("chat", pieces)[0]) == {(0, 0): ["read", '{"lines":3}']}
 
 
 def test_a_very_long_call_is_passed_on_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:

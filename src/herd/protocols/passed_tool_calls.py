@@ -4,6 +4,9 @@ A chunk without a tool call costs a byte search. A call's fragments are held, in
 complete, and text is passed on at once. If the call is right, its bytes follow unchanged; else the first fragment gets
 the repaired arguments, and the others become empty. So the number and the order of a call's events never change.
 
+Parallel calls of a chat with the same index, or none, get indices of their own, because clients join fragments by it.
+Arguments that are an object where the API has a text become one.
+
     API          a call begins with            is complete with
     OpenAI chat  delta.tool_calls              another call after valid JSON, finish_reason, [DONE]
     Anthropic    content_block_start tool_use  the event after content_block_stop
@@ -20,6 +23,7 @@ from typing import Any, Final
 import msgspec
 
 from herd.protocols.collector import is_complete
+from herd.protocols.openai.call_fragments import ChatNumbers
 from herd.protocols.tool_repair import repaired_arguments, repaired_object
 
 _MARKERS: Final = (b'"tool_calls"', b'"tool_use"', b"function_call")
@@ -36,7 +40,6 @@ class _Call:
     """A call that is not complete. `key` tells which fragments belong to it."""
 
     key: object
-    id: str = ""
     name: str = ""
     arguments: str = ""
     repaired: str | None = None
@@ -72,6 +75,7 @@ class PassedToolCalls:
         "_is_closed",
         "_is_mixed",
         "_is_off",
+        "_numbers",
         "_parts",
         "_rest",
         "_schemas",
@@ -87,6 +91,7 @@ class PassedToolCalls:
         self._is_closed = False
         self._is_mixed = False
         self._is_off = False
+        self._numbers = ChatNumbers()
         self._rest = b""
         self.count = 0
 
@@ -145,25 +150,32 @@ class PassedToolCalls:
         out = b""
         places: list[_Place] = []
         reasons = []
+        is_changed = False
         for choice in _objects(value.get("choices")):
             reasons.append(choice.get("finish_reason"))
             delta = choice.get("delta")
-            for sent in _objects(delta.get("tool_calls") if isinstance(delta, dict) else None):
+            fragments = _objects(delta.get("tool_calls") if isinstance(delta, dict) else None)
+            for sent in fragments:
+                is_changed |= _as_text(sent.get("function"))
+            is_changed |= bool(fragments) and self._numbers.number(choice.get("index"), fragments)
+            for sent in fragments:
                 function = sent.get("function")
                 if not isinstance(function, dict):
                     continue
                 key = (choice.get("index"), sent.get("index"))
-                call = self._call_of(key, _text(sent.get("id")))
+                call = self._call_of(key)
                 if call is None:
                     # Some engines mix the fragments of parallel calls, so an incomplete call may get the rest of it.
                     if not places and all(is_complete([held.arguments]) for held in self._calls):
                         out += self._release()
-                    call = _Call(key, _text(sent.get("id")))
+                    call = _Call(key)
                     self._calls.append(call)
                 self._is_mixed = self._is_mixed or call is not self._calls[-1]
                 call.name = call.name or _text(function.get("name"))
                 call.arguments += _text(function.get("arguments"))
                 places.append(_Place(function, "arguments", call))
+        if is_changed:
+            block = _written(block, value)
         is_end = any(reason is not None for reason in reasons)
         if places:
             out += self._hold(_Part(block, value, places))
@@ -180,7 +192,7 @@ class PassedToolCalls:
         if kind == "content_block_start" and isinstance(started, dict) and started.get("type") == "tool_use":
             self._calls.append(_Call(index, name=_text(started.get("name"))))
             return out + self._hold(_Part(block, value, []))
-        call = self._call_of(index, "")
+        call = self._call_of(index)
         if call is None or kind not in ("content_block_delta", "content_block_stop"):
             return out + block
         if kind == "content_block_stop":
@@ -194,7 +206,7 @@ class PassedToolCalls:
     def _response_event(self, block: bytes, value: dict[str, Any], kind: str) -> bytes:
         if kind.startswith("response.function_call_arguments."):
             key = value.get("item_id") or value.get("output_index")
-            call = self._call_of(key, "")
+            call = self._call_of(key)
             if call is None:
                 call = _Call(key)
                 self._calls.append(call)
@@ -206,7 +218,7 @@ class PassedToolCalls:
         item = value.get("item")
         if kind == "response.output_item.done" and isinstance(item, dict) and self._parts:
             key = item.get("id") or value.get("output_index")
-            call = self._call_of(key, "") or self._call_of(value.get("output_index"), "")
+            call = self._call_of(key) or self._call_of(value.get("output_index"))
             if call is not None:
                 call.name = _text(item.get("name"))
                 held = self._hold(_Part(block, value, [_Place(item, "arguments", call, False)]))
@@ -219,12 +231,9 @@ class PassedToolCalls:
             return _written(block, value) if is_changed else block
         return block
 
-    def _call_of(self, key: object, id: str) -> _Call | None:
-        """The open call with this key, unless another id begins a new one."""
-        for call in reversed(self._calls):
-            if call.key == key:
-                return None if id and call.id and id != call.id else call
-        return None
+    def _call_of(self, key: object) -> _Call | None:
+        """The open call with this key."""
+        return next((call for call in reversed(self._calls) if call.key == key), None)
 
     def _hold(self, part: _Part) -> bytes:
         self._parts.append(part)
@@ -255,6 +264,7 @@ class PassedToolCalls:
     def _repair_whole(self, value: dict[str, Any]) -> None:
         """Repairs the calls of a complete answer in any API, in place."""
         for choice in _objects(value.get("choices")):
+            self._as_texts(choice.get("message"))
             if choice.get("finish_reason") not in _CUT:
                 self._repair_calls(choice.get("message"))
         if value.get("done_reason") not in _CUT:
@@ -264,8 +274,15 @@ class PassedToolCalls:
                 if block.get("type") == "tool_use":
                     self._repair_place(block, "input", block.get("name"))
         for item in _objects(value.get("output")):
-            if item.get("type") == "function_call" and item.get("status") not in _CUT:
+            if item.get("type") != "function_call":
+                continue
+            self.count += _as_text(item)
+            if item.get("status") not in _CUT:
                 self._repair_place(item, "arguments", item.get("name"))
+
+    def _as_texts(self, message: object) -> None:
+        for call in _objects(message.get("tool_calls") if isinstance(message, dict) else None):
+            self.count += _as_text(call.get("function"))
 
     def _repair_calls(self, message: object) -> None:
         for call in _objects(message.get("tool_calls") if isinstance(message, dict) else None):
@@ -314,6 +331,14 @@ def _rewritten(part: _Part) -> bytes:
         place.holder[place.name] = "" if place.is_fragment and place.call.is_written else repaired
         place.call.is_written = place.call.is_written or place.is_fragment
     return _written(part.block, part.value) if is_changed else part.block
+
+
+def _as_text(function: object) -> bool:
+    """Makes arguments that are an object a JSON text, in place. Returns whether they were one."""
+    if not isinstance(function, dict) or not isinstance(function.get("arguments"), dict):
+        return False
+    function["arguments"] = msgspec.json.encode(function["arguments"]).decode()
+    return True
 
 
 def _written(block: bytes, value: dict[str, Any]) -> bytes:

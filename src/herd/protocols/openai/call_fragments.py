@@ -8,6 +8,7 @@ fragments of several calls.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from herd.protocols.collector import is_complete
 from herd.protocols.conversation import ToolCall
@@ -48,6 +49,56 @@ class CallFragments:
                 named.add(call.index)
             assigned.append(ToolCall(call.index, fragment.id, fragment.name, fragment.arguments))
         return assigned
+
+
+class ChatNumbers:
+    """Gives each call of a streamed chat answer an index of its own; a client joins the fragments by it.
+
+    An index that belongs to one call only stays, whatever it is.
+    """
+
+    __slots__ = ("_fragments", "_indices")
+
+    def __init__(self) -> None:
+        self._fragments: dict[object, CallFragments] = {}
+        self._indices: dict[object, dict[int, int]] = {}
+
+    def number(self, choice: object, sent: Sequence[dict[str, Any]]) -> bool:
+        """Sets the index of each fragment in `sent`, of one chunk and one choice. Returns whether one was changed."""
+        if not isinstance(choice, int):
+            choice = None
+        calls = [_fragment_of(fragment) for fragment in sent]
+        given = [_index_of(fragment) for fragment in sent]
+        filled = [
+            fragment for fragment, call in zip(sent, calls, strict=True) if call.id or call.name or call.arguments
+        ]
+        assigned = self._fragments.setdefault(choice, CallFragments()).assign(calls, given)
+        indices = self._indices.setdefault(choice, {})
+        is_changed = False
+        for fragment, call in zip(filled, assigned, strict=True):
+            index = _index_of(fragment)
+            if call.index not in indices:
+                own = index if index not in indices.values() else None
+                indices[call.index] = max(indices.values(), default=-1) + 1 if own is None else own
+            if index != indices[call.index]:
+                fragment["index"] = indices[call.index]
+                is_changed = True
+        return is_changed
+
+
+def _fragment_of(sent: dict[str, Any]) -> ToolCall:
+    given = sent.get("function")
+    function = given if isinstance(given, dict) else {}
+    id, name, arguments = (
+        text if isinstance(text, str) else ""
+        for text in (sent.get("id"), function.get("name"), function.get("arguments"))
+    )
+    return ToolCall(0, id, name, arguments)
+
+
+def _index_of(sent: dict[str, Any]) -> int | None:
+    index = sent.get("index")
+    return index if isinstance(index, int) and not isinstance(index, bool) else None
 
 
 class _Call:
