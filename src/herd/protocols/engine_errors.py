@@ -214,7 +214,14 @@ _STATUS_BY_TYPE = (
 """The status that belongs to the type of an error. Types are words such as `invalid_request_error`."""
 
 _STATUS_BY_TEXT = (
-    (404, re.compile(r"model\b.*\bnot found|no models? loaded", re.IGNORECASE)),
+    (
+        404,
+        re.compile(
+            r"model\b.*\bnot found|no models? loaded|no such model|unknown model|(?:could|can) ?not find model"
+            r"|not a valid model\b|model\b(?:\W+\S+){0,2}?\W+(?:(?:does |do )?not|doesn.t) exist",
+            re.IGNORECASE,
+        ),
+    ),
     (
         500,
         re.compile(

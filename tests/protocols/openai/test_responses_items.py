@@ -129,6 +129,13 @@ def test_only_our_own_encrypted_reasoning_can_be_read() -> None:
     assert read(ours | {"encrypted_content": "herd.%"}, spoken).ignored == ["input[0].encrypted_content"]
 
 
+@pytest.mark.parametrize("media_type", ["application/json", "text/markdown;charset=utf-8", "text/x-python", ""])
+def test_text_in_a_data_address_is_read_whatever_its_type(media_type: str) -> None:
+    uri = f"data:{media_type};base64," + in_base64("{}")
+    part = {"type": "input_file", "file_data": uri}
+    assert without_losses(read({"role": "user", "content": [part]}))[0].text == "{}\n"
+
+
 def test_files_with_text_are_part_of_the_message() -> None:
     uri = "data:text/plain;base64," + in_base64("été")
     parts = [
@@ -143,8 +150,6 @@ def test_files_with_text_are_part_of_the_message() -> None:
     [
         ({"type": "input_image", "image_url": "https://example.com/a.png"}, "input[0].content[0].image_url"),
         ({"type": "input_image", "file_id": "file_1"}, "input[0].content[0].file_id"),
-        ({"type": "input_file", "file_id": "file_1"}, "input[0].content[0] (input_file)"),
-        ({"type": "input_file", "file_data": in_base64("%PDF-\0")}, "input[0].content[0] (input_file)"),
         ({"type": "input_audio", "input_audio": {"data": "A", "format": "mp3"}}, "input[0].content[0] (input_audio)"),
     ],
 )
@@ -152,9 +157,32 @@ def test_content_that_cannot_be_read_is_named_as_unsupported(part: dict[str, Any
     assert read({"role": "user", "content": [part]}).unsupported == [path]
 
 
-@pytest.mark.parametrize("kind", ["item_reference", "compaction"])
-def test_item_that_replaces_earlier_turns_is_unsupported(kind: str) -> None:
-    assert read({"type": kind, "id": "i", "encrypted_content": "x"}).unsupported == [f"input[0] ({kind})"]
+@pytest.mark.parametrize(
+    ("part", "origin"),
+    [
+        ({"file_id": "file_1"}, "file_1"),
+        ({"file_url": "https://example.com/a.pdf"}, "https://example.com/a.pdf"),
+        ({"filename": "a.pdf", "file_data": in_base64("%PDF-1")}, "a.pdf"),
+        ({"file_data": "data:application/pdf;base64," + in_base64("%PDF-\0")}, "application/pdf"),
+        ({"file": {"filename": "b.bin", "file_data": "data:;base64,/w=="}}, "b.bin"),
+        ({"file_data": in_base64("\0")}, "unknown source"),
+        ({}, "unknown source"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_named_to_the_model_and_to_the_client(part: dict[str, Any], origin: str) -> None:
+    got = read({"role": "user", "content": [{"type": "input_file", **part}, {"type": "input_text", "text": "Read."}]})
+    assert got.messages[0].text == f"[Document that cannot be read here: {origin}]\nRead."
+    assert (got.ignored, got.unsupported) == (["input[0].content[0] (input_file)"], [])
+
+
+def test_a_compaction_does_not_end_the_session() -> None:
+    got = read({"type": "compaction", "id": "i", "encrypted_content": "x"}, USER)
+    assert (got.ignored, got.unsupported) == (["input[0] (compaction)"], [])
+    assert [turn.role for turn in got.messages] == ["user"]
+
+
+def test_item_that_replaces_earlier_turns_is_unsupported() -> None:
+    assert read({"type": "item_reference", "id": "i"}).unsupported == ["input[0] (item_reference)"]
     assert read({"id": "msg_1"}).unsupported == ["input[0] (item_reference)"]
 
 

@@ -178,10 +178,10 @@ def _read_part(part: object, where: str, read: ReadItems, texts: list[str], imag
             read.unsupported.append(f"{where}.{'file_id' if part.get('file_id') else 'image_url'}")
     elif kind in ("input_file", "file"):
         document = _file_text(part)
-        if document is not None:
-            texts.append(document)
-        else:
-            read.unsupported.append(f"{where} ({printable(str(kind))})")
+        if document is None:
+            read.ignored.append(f"{where} ({kind})")
+            document = f"[Document that cannot be read here: {_origin(part)}]\n"
+        texts.append(document)
     elif kind in ("input_audio", "input_video"):
         read.unsupported.append(f"{where} ({kind})")
     elif kind is None:
@@ -216,9 +216,21 @@ def _file_text(part: Mapping[str, Any]) -> str | None:
         text = base64.b64decode(uri[0] if uri is not None else data, validate=True).decode()
     except (binascii.Error, ValueError):
         return None
-    if "\0" in text:
+    if "\0" in text or text.startswith("%PDF-"):
         return None
     return f"{name}:\n{text}\n" if isinstance(name, str) and name else f"{text}\n"
+
+
+def _origin(part: Mapping[str, Any]) -> str:
+    """Which file it is, in words that the model can repeat to the user."""
+    nested = part.get("file")
+    given = nested if isinstance(nested, Mapping) else part
+    for name in ("filename", "file_url", "file_id"):
+        if isinstance(given.get(name), str) and given[name]:
+            return str(given[name])
+    data = given.get("file_data")
+    uri = _data_uri(data, "") if isinstance(data, str) else None
+    return uri[1] if uri is not None and uri[1] else "unknown source"
 
 
 # --- calls ---
@@ -342,5 +354,6 @@ _READERS: Final[Mapping[str, Callable[[ReadItems, Item, str], None]]] = MappingP
     }
 )
 
-_MEANINGFUL: Final = frozenset(("item_reference", "compaction"))
-"""Items that stand for earlier turns which only their server can read."""
+_MEANINGFUL: Final = frozenset(("item_reference",))
+"""Items that stand for earlier turns which only their server can read. A `compaction` is left out and named: it stays
+in the session's history, so a refusal would end the session."""
