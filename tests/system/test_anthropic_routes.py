@@ -112,6 +112,18 @@ def test_missing_route_of_openai_says_so_in_its_own_form(setup: Setup) -> None:
     assert headers["x-request-id"]
 
 
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [("/api/chat", {"model": "m01", "messages": HI}), ("/api/generate", {"model": "none"}), ("/api/chat", 3)],
+)
+def test_ollamas_answers_have_the_request_id_too(setup: Setup, path: str, body: object) -> None:
+    content_type = {"Content-Type": "application/json"}
+    _, headers, _ = ask(setup.fleet, "POST", path, content_type, json.dumps(body).encode())
+    assert len(headers.get_all("x-request-id", [])) == 1
+    assert headers["x-fleet-request"] in (None, headers["x-request-id"])
+    assert ask(setup.fleet, "GET", "/api/none")[1]["x-request-id"]
+
+
 def test_tokens_are_counted_from_what_engines_counted_before(client: anthropic.Anthropic) -> None:
     prompt: Any = [{"role": "user", "content": "x" * 1200}]
     before = client.messages.count_tokens(model="m20", messages=prompt).input_tokens

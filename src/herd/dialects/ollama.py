@@ -70,6 +70,9 @@ class Ollama(Dialect):
         (method, path) for path in ("/", "/api/version", "/api/tags", "/api/ps") for method in ("GET", "HEAD")
     )
 
+    request_id_header = b"x-request-id"
+    """Ollama sends none; here a user can find the request of an error in the traces."""
+
     def parse(self, route: Route, body: bytes) -> ParsedRequest:
         return parse_valid_text(client_requests.parse, route, body)
 

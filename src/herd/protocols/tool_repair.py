@@ -14,6 +14,7 @@ agent then fails or asks again. The rules, for every dialect and every engine:
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Final
@@ -30,6 +31,7 @@ Line breaks inside strings are repaired at any size."""
 DEPTH_MAX: Final = 16
 """Values nested deeper than this keep their types."""
 _CUT: Final = "length"
+_LIST: Final = re.compile(r"""\[\s*(?:(['"]).*\1|\{.*\}|\[.*\])\s*,?\s*\]""", re.DOTALL)
 _WORDS: Final = MappingProxyType({"true": True, "false": False})
 
 
@@ -161,6 +163,16 @@ def _object_in(text: str) -> object:
     return value if isinstance(value, dict) else None
 
 
+def _list_in(text: str) -> object:
+    """A list in Python's spelling, such as `['a', 'b']`, and not a pattern such as `[a-z]`; else the text."""
+    if len(text) > REPAIR_MAX_BYTES or not _LIST.fullmatch(text):
+        return text
+    try:
+        return json_repair.loads(text)
+    except (ValueError, RecursionError):
+        return text
+
+
 def _fit(value: object, schema: object, root: object, depth: int) -> object:
     """The value with the type of its schema. The same object if it fits already, or no change makes it fit."""
     schema = _resolved(schema, root)
@@ -265,7 +277,7 @@ def _text_as(text: str, kind: str) -> object:
         try:
             value = msgspec.json.decode(stripped)
         except (msgspec.DecodeError, UnicodeEncodeError, RecursionError):
-            value = _object_in(stripped) if kind == "object" else text
+            value = _object_in(stripped) if kind == "object" else _list_in(stripped) if kind == "array" else text
         if value is not None and _is_of(value, kind):
             return value
         return [text] if kind == "array" else text

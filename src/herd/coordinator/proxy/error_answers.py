@@ -68,9 +68,9 @@ class ErrorAnswers:
         advice = f"; did you mean {self._methods[nearest]} {nearest}?" if nearest is not None else ""
         if missing is not None:
             advice = f": {dialect.absent[missing]}"
-        if not path.startswith("/v1"):
-            return PlainTextResponse(f"404 page not found{advice}", 404)
         request_id = self._new_request_id()
-        answer = dialect.error(Refusal(404, "not_found", f"path not found{advice}"), request_id)
         headers = {name.decode("ascii"): value.decode("ascii") for name, value in dialect.id_headers(request_id)}
+        if not path.startswith("/v1"):
+            return PlainTextResponse(f"404 page not found{advice}", 404, headers)
+        answer = dialect.error(Refusal(404, "not_found", f"path not found{advice}"), request_id)
         return Response(answer.body, answer.status, headers, answer.content_type)
