@@ -249,6 +249,7 @@ def test_fields_that_only_refine_the_answer_are_ignored_by_name() -> None:
         {"n": 1, "logit_bias": {}, "functions": [], "audio": None},
         {"n": None, "response_format": None, "tools": []},
         {"response_format": {"type": "json_object"}, "tools": [{"type": "function", "function": {"name": "f"}}]},
+        {"tools": [{"type": "function", "function": {"name": "f", "parameters": {"default": {"type": "custom"}}}}]},
         {"response_format": {"schema": {"type": "object"}, "type": "json_schema", "json_schema": {"schema": {}}}},
     ],
 )

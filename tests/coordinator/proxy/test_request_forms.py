@@ -76,6 +76,14 @@ def test_an_unsupported_field_keeps_the_request_on_the_engines_own_path_and_warn
     assert outgoing.headers() == [(b"X-Fleet-Context-Warning", MAY_RELOAD.encode())]
 
 
+def test_the_limit_holds_where_the_engines_own_path_does_not_know_its_new_name() -> None:
+    audio = {"role": "user", "content": [{"type": "input_audio", "input_audio": {"data": "AAAA", "format": "wav"}}]}
+    forms = forms_of("/v1/chat/completions", messages=[audio], max_completion_tokens=5, max_tokens=9)
+    for options in (None, WINDOW, EngineOptions(output_tokens_max=1024)):
+        path, body = sent(build(forms, OLLAMA, options))
+        assert (path, body["max_tokens"], body["messages"]) == ("/v1/chat/completions", 5, [audio])
+
+
 def test_an_engine_without_the_path_fails_and_the_error_names_one_that_could_serve_it() -> None:
     forms = forms_of("/v1/embeddings", input=[1, 2])
 

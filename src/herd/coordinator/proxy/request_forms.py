@@ -26,10 +26,12 @@ from herd.errors import HerdError
 from herd.http1.contract import Header
 from herd.protocols.apply_options import as_own_endpoint, with_engine_options
 from herd.protocols.conversation import Conversation, ParsedRequest, copied
+from herd.protocols.request_fields import rewrite
 
 FIELDS_NAMED_MAX: Final = 16
 """Most fields that a header, an error or a trace names."""
 FIELD_MAX_CHARS: Final = 64
+_LIMIT: Final = "max_completion_tokens"
 
 MAY_RELOAD: Final = "the request was sent without the context window of the loaded model, which may be reloaded"
 
@@ -101,8 +103,13 @@ class RequestForms:
         self.missing_paths.add(command.model_info.engine, self.parsed.route.path, now)
         return True
 
-    def _unchanged(self, command: Dispatch, warning: str = "") -> Outgoing:
-        route = self.parsed.route
+    def _unchanged(self, command: Dispatch, served: ServedPath | None = None, warning: str = "") -> Outgoing:
+        """The client's request. `served` is the engine's path if a translation would have kept more of the request."""
+        route, limit_tokens = self.parsed.route, self.parsed.output_tokens_max
+        if served is not None and limit_tokens and _LIMIT in self.parsed.translatable_fields and _LIMIT in served.loses:
+            # Without the other name of the limit, the answer would have none.
+            body = rewrite(self.parsed, command.model_info.name, {"max_tokens": limit_tokens})
+            return Outgoing(EngineRequest(route.method, route.path, body), warning=warning)
         options = command.options if self.dialect.has_engine_options else None
         body = self.dialect.rewrite(self.parsed, command.model_info.name, options)
         return Outgoing(EngineRequest(route.method, route.path, body), warning=warning)
@@ -114,9 +121,9 @@ class RequestForms:
             conversation = as_own_endpoint(self._read(command), served)
             request = engine.build_request(with_engine_options(conversation, command.options))
         except HerdError:
-            return self._unchanged(command, warning)
+            return self._unchanged(command, served, warning)
         if not all(served.ignores_field(name) for name in conversation.unsupported):
-            return self._unchanged(command, warning)
+            return self._unchanged(command, served, warning)
         return Outgoing(request, conversation, named([*conversation.ignored, *conversation.unsupported]))
 
     def _translated(self, command: Dispatch, engine: Engine) -> Outgoing | Failure:

@@ -71,11 +71,16 @@ class _RawMessage(msgspec.Struct):
     reasoning_content: msgspec.Raw = request_fields.ABSENT
 
 
+class _ToolType(msgspec.Struct):
+    type: str | None = None
+
+
 class _ChatRequestFields(_RequestFields, kw_only=True):
     messages: list[_RawMessage] | None = None
 
 
 _REQUEST_FIELDS = msgspec.json.Decoder(_RequestFields)
+_TOOL_TYPES = msgspec.json.Decoder(list[_ToolType])
 _CHAT_REQUEST_FIELDS = msgspec.json.Decoder(_ChatRequestFields)
 
 
@@ -170,7 +175,7 @@ def _special_fields(route: Route, fields: _RequestFields, has_images: bool) -> t
     ]
     if fields.response_format is not request_fields.ABSENT and not _KNOWN_FORMAT.search(fields.response_format):
         found.append("response_format.type")
-    if route.path == CHAT and fields.tools is not request_fields.ABSENT and _OTHER_TOOL.search(fields.tools):
+    if route.path == CHAT and fields.tools is not request_fields.ABSENT and _has_other_tool(fields.tools):
         found.append("tools[]")
     if (
         route.path == COMPLETIONS
@@ -183,6 +188,16 @@ def _special_fields(route: Route, fields: _RequestFields, has_images: bool) -> t
     if has_images and isinstance(fields, _ChatRequestFields) and _has_remote_image(fields.messages or ()):
         found.append("messages[].content[]")
     return tuple(found)
+
+
+def _has_other_tool(tools: msgspec.Raw) -> bool:
+    """Whether a tool is not a function. The words may also be in the schema of one, so a match is decoded."""
+    if not _OTHER_TOOL.search(tools):
+        return False
+    try:
+        return any(tool.type not in (None, "function") for tool in _TOOL_TYPES.decode(tools))
+    except msgspec.DecodeError:
+        return True
 
 
 def _has_remote_image(messages: Sequence[_RawMessage]) -> bool:
