@@ -26,7 +26,7 @@ def a_key(expires_at: float = 0.0, requests_per_minute: int = 0, tokens_per_mont
         id="k1",
         name="laptop",
         digest="",
-        scopes=frozenset({Scope.INFERENCE}),
+        scopes=frozenset({Scope.CHAT}),
         created_at=START,
         expires_at=expires_at,
         requests_per_minute=requests_per_minute,

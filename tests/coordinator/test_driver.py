@@ -99,7 +99,7 @@ def test_an_exception_while_a_lost_node_is_reported_ends_the_stream(
 ) -> None:
     async def test() -> None:
         async with RawServer(breaks_off(BEGUN, len(BEGUN))) as server, a_relay_setup({"alpha": server.url}) as setup:
-            breaks(monkeypatch, Continuation, "prepare", error)
+            breaks(monkeypatch, Continuation, "kinds", error)
             client = await setup.answered()
             assert not client.is_whole and client.last is not None and client.last.startswith(b'{"error":')
             assert setup.outcomes == [MIDSTREAM]
