@@ -198,7 +198,7 @@ def test_embeddings_have_the_error_of_the_engine_too() -> None:
         ):
             for dialect, path in ((OPENAI, "/v1/embeddings"), (OLLAMA, "/api/embed")):
                 client = await setup.answered(path, dialect=dialect, input="a")
-                assert client.status == 400 and b"no embedding model" in client.answer
+                assert client.status == 404 and b"no embedding model" in client.answer
 
     run(test)
 
