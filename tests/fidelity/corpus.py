@@ -97,7 +97,7 @@ def lengthened(sample: Sample) -> Sample:
     body = dict(sample.body)
     if "messages" in body:
         body["messages"] = [{"role": "user", "content": long}, {"role": "assistant", "content": "Yes."}, *SAY_HI]
-    elif "prompt" in body:
+    elif isinstance(body.get("prompt"), str):
         body["prompt"] = long + "Say hi."
     else:
         body["input"] = long + "Say hi."

@@ -100,7 +100,9 @@ def test_a_flood_uses_only_its_share_of_connections() -> None:
         first = connected(fleet, asks("flood"))
         node.wait(lambda: gate.reached, "the first request at the node")
         held, statuses = flood(fleet, 3 * PLACES // 4)
-        assert statuses == {429: CLIENTS - len(held)}
+        # A connection that finds no place in that moment gets 503 instead.
+        assert statuses.keys() <= {429, 503} and statuses.total() == CLIENTS - len(held)
+        assert statuses[503] <= PLACES
         peak = peak_bytes()
         _, statuses = flood(fleet, 0)
         assert statuses == {429: CLIENTS}
