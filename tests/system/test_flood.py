@@ -90,7 +90,7 @@ def flood(fleet: Fleet, waiting: int) -> tuple[list[socket.socket], Counter[int]
 
 
 def test_a_flood_uses_only_its_share_of_connections() -> None:
-    http = HttpSettings(connections_max=CLIENTS + 100, connections_loopback_max=CLIENTS + 100)
+    http = HttpSettings(connections_max=2 * CLIENTS, connections_loopback_max=2 * CLIENTS)
     settings = settings_for_tests()
     settings = replace(settings, http=http, holding=replace(settings.holding, held_max=PLACES))
     node = FakeOllama([FakeModel(name="m", answer_tokens=2)], FakeSettings(num_parallel=1))
