@@ -18,6 +18,7 @@ def test_a_body_of_another_length_than_announced_is_never_sent_as_a_whole_reques
     pieces: list[bytes], problem: str
 ) -> None:
     received = bytearray()
+    ended = asyncio.Event()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -25,7 +26,9 @@ def test_a_body_of_another_length_than_announced_is_never_sent_as_a_whole_reques
                 received.extend(piece)
         except OSError:
             pass
-        writer.close()
+        finally:
+            writer.close()
+            ended.set()
 
     async def body() -> AsyncIterator[bytes]:
         for piece in pieces:
@@ -38,6 +41,7 @@ def test_a_body_of_another_length_than_announced_is_never_sent_as_a_whole_reques
             uploader = Uploader(UpstreamSettings(), lambda _: "")
             with pytest.raises(EngineRequestFailed, match=f"{problem} than its length of 4 bytes"):
                 await uploader.send(f"http://127.0.0.1:{port}", EngineRequest("POST", "/api/blobs/x"), 4, body())
+            await ended.wait()
 
     asyncio.run(main())
     assert b"GET /" not in received
