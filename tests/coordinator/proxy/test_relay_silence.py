@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from fakes.raw_server import RawServer, chunked, stalls
+from fakes.raw_server import RawServer, chunked, refused_url, stalls
+from herd.coordinator.proxy.relay import Relay
 from herd.coordinator.upstream.connection import SWEEP_EVERY_S
 from herd.coordinator.upstream.contract import UpstreamSettings
 from herd.core.lifecycle.retries import RetrySettings
@@ -55,5 +56,28 @@ def test_an_engine_that_sends_every_token_is_cut_when_it_stalls() -> None:
             is_silent_for(setup, 15.0)
             await client.over
             assert not client.is_whole
+
+    run(test)
+
+
+def test_an_exception_about_a_silent_stream_ends_it_with_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(self: Relay, quiet_s: float) -> None:
+        raise ValueError(quiet_s)
+
+    async def test() -> None:
+        monkeypatch.setattr(Relay, "_on_quiet", fails)
+        upstream, retries = UpstreamSettings(stall_timeout_s=7200.0), RetrySettings(retries_max=0)
+        async with (
+            RawServer(stalls(BEGUN)) as server,
+            a_relay_setup({"alpha": server.url}, upstream=upstream, retries=retries) as setup,
+        ):
+            setup.add_node("beta", refused_url())
+            client = setup.ask()
+            await client.begun.wait()
+            setup.pool.sweep()
+            is_silent_for(setup, 3600.0)
+            await client.over
+            assert not client.is_whole and client.last is not None and client.last.startswith(b'{"error":')
+            setup.expected_alarms = 1
 
     run(test)

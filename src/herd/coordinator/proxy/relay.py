@@ -185,7 +185,8 @@ class Relay:
         guard = RequestGuard(self._request_id, sink, self._dependencies.driver.contain)
         self._upstream = self._dependencies.pool.send(url, method, path, lines, request.body, guard, silence_s)
         if sink is self and self._dispatch.pace_s:
-            self._upstream.pace_s, self._upstream.on_quiet = self._dispatch.pace_s, self._on_quiet
+            self._upstream.pace_s = self._dispatch.pace_s
+            self._upstream.on_quiet = lambda quiet_s: self._guarded("on_quiet", lambda: self._on_quiet(quiet_s))
 
     @property
     def _engine(self) -> Engine:
