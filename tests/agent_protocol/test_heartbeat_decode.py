@@ -234,7 +234,7 @@ def test_heartbeat_of_an_ollama_herd_agent_is_decoded() -> None:
     qwen, nomic = report.models[canonical("qwen3:30b")], report.models[canonical("nomic-embed-text")]
     assert (
         qwen.loaded == Loaded(int(18.5 * GIB), 32768)
-        and qwen.size_bytes == int(17.25 * GIB)
+        and qwen.size_bytes == 17_250_000_000
         and qwen.parameters == "30.5B"
     )
     assert nomic.loaded is None and nomic.capabilities == {"embedding"} and nomic.family == "nomic-bert"

@@ -24,7 +24,7 @@ from fakes.raw_server import RawServer, answers
 from herd import mdns
 from herd.agent import availability, coordinator_link, node_identity, ollama_environment
 from herd.agent.sensors import chip, memory, thermal
-from herd.agent_protocol import heartbeat_decode
+from herd.agent_protocol import heartbeat_checks
 from herd.agent_protocol.join import JoinAnswer, JoinRequest
 from herd.cli import client
 from herd.cli.client import CliError
@@ -89,7 +89,7 @@ READ_TEXTS: dict[str, tuple[Callable[[str], object], tuple[type[Exception], ...]
     "Basic credentials": (access_control._password, ()),
     "a bearer token": (lambda text: access_control.presented_keys({b"authorization": text, b"x-api-key": text}), ()),
     "a pinned engine URL": (tls_pinning.parse_engine_url, (ValueError,)),
-    "an engine's URL": (lambda text: heartbeat_decode.address(text, "10.0.0.1"), (HerdError,)),
+    "an engine's URL": (lambda text: heartbeat_checks.address(text, "10.0.0.1"), (HerdError,)),
     "a host": (http_client.full_url, ()),
     "systemd's environment": (ollama_environment.from_systemd, ()),
     "a number in an environment": (ollama_environment.parse_count, ()),

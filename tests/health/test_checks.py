@@ -155,6 +155,11 @@ PROBLEMS: dict[str, tuple[Snapshot, Severity, str]] = {
         "no answer for 8 s",
     ),
     "unreachable": (with_alpha(is_reachable=False), Severity.CRITICAL, "http://127.0.0.1:11434"),
+    "unusable_engine": (
+        with_report(engines=(an_engine(), replace(an_engine(), problem="the server of q listens on 127.0.0.1 only"))),
+        Severity.WARNING,
+        "the server of q listens on 127.0.0.1 only",
+    ),
     "version_skew": (with_report(agent_version="0.0.9"), Severity.INFO, "0.0.9"),
     "vulnerable_engine": (
         ollama("0.1.30"),

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import TypeVar
+from urllib.parse import urlsplit
 
 import msgspec
 
+from herd.addresses import bracketed
 from herd.agent_protocol.heartbeat_json import GIB
 from herd.errors import HerdError
 
@@ -14,6 +17,8 @@ NAME_MAX = 256
 BYTES_MAX = 1 << 50
 """A petabyte: more memory or disk than any node has."""
 BANDWIDTH_MAX_GBPS = 100_000.0
+LOOPBACK = "127.0.0.1"
+CERTIFICATE_SHA256 = re.compile(r"[0-9a-f]{64}")
 Part = TypeVar("Part")
 
 
@@ -82,3 +87,27 @@ def temperature(value: float | None) -> float | None:
 
 def gigabytes(value: float, field: str) -> int:
     return int(number(value, field, BYTES_MAX / GIB) * GIB)
+
+
+def address(url: str, source_ip: str) -> str:
+    """The URL of an engine: its announced port at the address that sent the heartbeat. Raises `BadHeartbeat`.
+
+    The announced host is ignored, so that a node cannot make the coordinator connect to another machine.
+    """
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError as error:
+        raise BadHeartbeat(f"the URL of an engine is invalid: {error}") from None
+    is_pinned = parts.scheme == "https" and CERTIFICATE_SHA256.fullmatch(parts.fragment) is not None
+    if (
+        not (is_pinned or parts.scheme == "http")
+        or not parts.hostname
+        or parts.username is not None
+        or len(url) > NAME_MAX
+    ):
+        raise BadHeartbeat(
+            "the URL of an engine must be http://host:port, or https://host:port#SHA256 of its certificate"
+        )
+    host = bracketed(source_ip or LOOPBACK)
+    return f"https://{host}:{port or 443}#{parts.fragment}" if is_pinned else f"http://{host}:{port or 80}"

@@ -10,18 +10,15 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TypeAlias
-from urllib.parse import urlsplit
 
 import msgspec
 
-from herd.addresses import bracketed
 from herd.agent_protocol import heartbeat_checks as checks
-from herd.agent_protocol.heartbeat_checks import NAME_MAX, BadHeartbeat
+from herd.agent_protocol import ollama_herd_agent
+from herd.agent_protocol.heartbeat_checks import BadHeartbeat
 from herd.agent_protocol.heartbeat_json import (
     BODY_MAX_BYTES,
     ENGINES_MAX,
@@ -30,14 +27,12 @@ from herd.agent_protocol.heartbeat_json import (
     PAUSED_MODES,
     CapacityJson,
     DiskJson,
+    DrainSignalJson,
     EngineJson,
     GpuJson,
     HeartbeatJson,
-    LoadedModelJson,
     MemoryJson,
     ModelJson,
-    ModelMetaJson,
-    OllamaJson,
     OwnJson,
 )
 from herd.bounded import BoundedDict
@@ -58,34 +53,25 @@ from herd.core.state.fleet import (
     canonical,
 )
 
-SLOTS_MAX = 4096
-OLLAMA_PORT = 11434
-LOOPBACK = "127.0.0.1"
 CPU_MAX_PCT = 1000.0
 SHARE_SLACK = 1.02
 """How much used or available memory may exceed the total: older agents round and read the values at different times."""
 HOURS_PER_WEEK = 168
 SILENT_MAX_S = 1e9
-CERTIFICATE_SHA256 = re.compile(r"[0-9a-f]{64}")
-
+DRAIN_SIGNAL_MAX_BYTES = 2048
 
 NO_ENGINES: Mapping[str, EngineAbilities] = MappingProxyType({})
 
 
-NODES_MAX = 4096
-"""Nodes whose engines are remembered for `decode`."""
-
 _ENGINES: msgspec.json.Decoder[list[EngineJson]] = msgspec.json.Decoder(list[EngineJson])
-_OLLAMA: msgspec.json.Decoder[OllamaJson | None] = msgspec.json.Decoder(OllamaJson | None)
-
-NodeEngines: TypeAlias = tuple[tuple[EngineEndpoint, ...], Mapping[ModelName, ModelInfo]]
+_DRAIN_SIGNAL = msgspec.json.Decoder(DrainSignalJson)
 
 
 @dataclass(frozen=True, slots=True)
 class _Known:
     raw: bytes
     source_ip: str
-    engines: NodeEngines
+    engines: ollama_herd_agent.NodeEngines
 
 
 class KnownEngines:
@@ -93,13 +79,14 @@ class KnownEngines:
     that nothing is decoded, and values that were computed from them stay valid."""
 
     def __init__(self) -> None:
-        self._of_node = BoundedDict[str, _Known](NODES_MAX)
+        self._of_node = BoundedDict[str, _Known](ollama_herd_agent.NODES_MAX)
+        self.described = ollama_herd_agent.DescribedModels()
 
-    def find(self, node_id: str, raw: msgspec.Raw, source_ip: str) -> NodeEngines | None:
+    def find(self, node_id: str, raw: msgspec.Raw, source_ip: str) -> ollama_herd_agent.NodeEngines | None:
         known = self._of_node.get(node_id)
         return known.engines if known is not None and known.raw == bytes(raw) and known.source_ip == source_ip else None
 
-    def add(self, node_id: str, raw: msgspec.Raw, source_ip: str, engines: NodeEngines) -> None:
+    def add(self, node_id: str, raw: msgspec.Raw, source_ip: str, engines: ollama_herd_agent.NodeEngines) -> None:
         self._of_node[node_id] = _Known(bytes(raw), source_ip, engines)
 
 
@@ -117,14 +104,17 @@ def decode(
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
         raise BadHeartbeat(f"the heartbeat cannot be read: {error}") from None
     own = sent.herd or OwnJson()
-    found = known.find(sent.node_id, own.engines, source_ip) if known is not None and sent.herd is not None else None
-    engines, models = found or _engines(sent, own, source_ip, abilities)
-    if known is not None and found is None and sent.herd is not None:
-        known.add(sent.node_id, own.engines, source_ip, (engines, models))
+    if sent.herd is None:
+        described = (known or KnownEngines()).described
+        engines, models = ollama_herd_agent.engines(sent, source_ip, abilities, described)
+    else:
+        found = known.find(sent.node_id, own.engines, source_ip) if known is not None else None
+        engines, models = found or _engines(own, source_ip, abilities)
+        if known is not None and found is None:
+            known.add(sent.node_id, own.engines, source_ip, (engines, models))
     return Report(
         node_id=NodeId(checks.name(sent.node_id, "node_id")),
-        # Older agents send no boot id; two cloned machines then differ by address.
-        boot_id=checks.text(own.boot_id, "herd.boot_id") or f"at {source_ip}",
+        boot_id=checks.text(own.boot_id, "herd.boot_id") or boot_id_at(source_ip),
         memory=_memory(sent.memory, own.memory),
         models=models,
         engines=engines,
@@ -140,9 +130,9 @@ def decode(
         memory_bandwidth_gbps=checks.bandwidth(sent.memory_bandwidth_gbps),
         disk=_disk(sent.disk) if sent.disk else None,
         gpus=_gpus(own.gpus),
-        thermal_state=checks.text(sent.thermal.state if sent.thermal else "unknown", "thermal.state"),
+        thermal_state=checks.text((sent.thermal.state if sent.thermal else None) or "unknown", "thermal.state"),
         temperature_c=checks.temperature(sent.thermal.temperature_c if sent.thermal else None),
-        draining=sent.draining,
+        draining=bool(sent.draining),
         paused=own.paused,
         capacity=_capacity(sent.capacity, own.trend, own.week) if sent.capacity else None,
         connection_failures=checks.integer(sent.connection_failures, "connection_failures", 1 << 31),
@@ -150,16 +140,28 @@ def decode(
     )
 
 
+def boot_id_at(source_ip: str) -> str:
+    """The boot id of an agent that sends none: two cloned machines then differ by address."""
+    return f"at {source_ip}"
+
+
+def drain_signal(body: bytes) -> NodeId | None:
+    """The node that an agent of ollama-herd stops, if this body is only that signal and no report."""
+    if len(body) > DRAIN_SIGNAL_MAX_BYTES:
+        return None
+    try:
+        sent = _DRAIN_SIGNAL.decode(body)
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+        return None
+    return NodeId(checks.name(sent.node_id, "node_id")) if sent.draining and sent.memory is None else None
+
+
 def with_node_id(report: Report, node_id: NodeId) -> Report:
     """The same report with the name that the coordinator assigned to the node."""
     return dataclasses.replace(report, node_id=node_id)
 
 
-def _engines(
-    sent: HeartbeatJson, own: OwnJson, source_ip: str, abilities: Mapping[str, EngineAbilities]
-) -> NodeEngines:
-    if sent.herd is None:
-        return _ollama_herd_engine(sent, source_ip, abilities)
+def _engines(own: OwnJson, source_ip: str, abilities: Mapping[str, EngineAbilities]) -> ollama_herd_agent.NodeEngines:
     listed = checks.part(own.engines, _ENGINES, "herd.engines")
     checks.at_most(len(listed), ENGINES_MAX, "herd.engines")
     checks.at_most(sum(len(engine.models) for engine in listed), MODELS_MAX, "herd.engines.models")
@@ -168,11 +170,11 @@ def _engines(
     for engine in listed:
         endpoint = EngineEndpoint(
             checks.name(engine.kind, "herd.engines.kind"),
-            address(engine.url, source_ip),
+            checks.address(engine.url, source_ip),
             checks.text(engine.version, "herd.engines.version"),
-            max(1, checks.integer(engine.slots, "herd.engines.slots", SLOTS_MAX)),
-            checks.optional(engine.models_max, "herd.engines.models_max", SLOTS_MAX),
-            address(engine.library_url, source_ip) if engine.library_url else "",
+            max(1, checks.integer(engine.slots, "herd.engines.slots", ollama_herd_agent.SLOTS_MAX)),
+            checks.optional(engine.models_max, "herd.engines.models_max", ollama_herd_agent.SLOTS_MAX),
+            checks.address(engine.library_url, source_ip) if engine.library_url else "",
             abilities=abilities.get(engine.kind, NO_ABILITIES),
             silent_s=checks.number(engine.silent_s, "herd.engines.silent_s", SILENT_MAX_S),
         )
@@ -216,84 +218,6 @@ def _model_info(model: ModelJson, endpoint: EngineEndpoint) -> ModelInfo:
     )
 
 
-def _ollama_herd_engine(sent: HeartbeatJson, source_ip: str, abilities: Mapping[str, EngineAbilities]) -> NodeEngines:
-    """An agent of ollama-herd has one Ollama, sends sizes in gigabytes, and sends 0 for unknown values."""
-    ollama = checks.part(sent.ollama, _OLLAMA, "ollama")
-    if ollama is None:
-        return (), {}
-    checks.at_most(len(ollama.models_available) + len(ollama.models_loaded), MODELS_MAX, "ollama.models_available")
-    endpoint = EngineEndpoint(
-        "ollama",
-        address(sent.ollama_host or f"http://{bracketed(source_ip)}:{OLLAMA_PORT}", source_ip),
-        checks.text(ollama.version or "", "ollama.version"),
-        max(1, checks.integer(ollama.num_parallel or 1, "ollama.num_parallel", SLOTS_MAX)),
-        checks.optional(ollama.max_loaded_models or None, "ollama.max_loaded_models", SLOTS_MAX),
-        abilities=abilities.get("ollama", NO_ABILITIES),
-    )
-    loaded = {canonical(model.name): model for model in ollama.models_loaded}
-    names = {canonical(name): name for name in ollama.models_available}
-    names.update({key: model.name for key, model in loaded.items() if key not in names})
-    return (endpoint,), {
-        key: _ollama_herd_model(name, loaded.get(key), ollama, endpoint) for key, name in names.items()
-    }
-
-
-def _ollama_herd_model(
-    name: str, loaded: LoadedModelJson | None, ollama: OllamaJson, endpoint: EngineEndpoint
-) -> ModelInfo:
-    meta = ollama.models_available_meta.get(name) or ModelMetaJson()
-    loaded_bytes = checks.gigabytes(loaded.size_gb, "ollama.models_loaded.size_gb") if loaded is not None else 0
-    return ModelInfo(
-        name=checks.name(name, "ollama.models_available"),
-        engine=endpoint,
-        size_bytes=checks.gigabytes(ollama.models_available_sizes.get(name, 0.0), "ollama.models_available_sizes")
-        or loaded_bytes,
-        digest=checks.text(
-            meta.digest or (loaded.digest if loaded else None) or "", "ollama.models_available_meta.digest"
-        ),
-        family=checks.text(meta.family or "", "ollama.models_available_meta.family"),
-        parameters=checks.text(
-            meta.parameter_size or (loaded.parameter_size if loaded else None) or "", "ollama.parameter_size"
-        ),
-        quantization=checks.text(
-            meta.quantization_level or (loaded.quantization if loaded else None) or "", "ollama.quantization"
-        ),
-        context_max_tokens=checks.optional(meta.context_length or None, "ollama.models_available_meta.context_length"),
-        capabilities=frozenset(
-            checks.text(capability, "ollama.capabilities") for capability in (meta.capabilities or [])[:64]
-        ),
-        loaded=Loaded(
-            loaded_bytes, checks.optional(loaded.context_length or None, "ollama.models_loaded.context_length")
-        )
-        if loaded is not None
-        else None,
-    )
-
-
-def address(url: str, source_ip: str) -> str:
-    """The URL of an engine: its announced port at the address that sent the heartbeat. Raises `BadHeartbeat`.
-
-    The announced host is ignored, so that a node cannot make the coordinator connect to another machine.
-    """
-    try:
-        parts = urlsplit(url)
-        port = parts.port
-    except ValueError as error:
-        raise BadHeartbeat(f"the URL of an engine is invalid: {error}") from None
-    is_pinned = parts.scheme == "https" and CERTIFICATE_SHA256.fullmatch(parts.fragment) is not None
-    if (
-        not (is_pinned or parts.scheme == "http")
-        or not parts.hostname
-        or parts.username is not None
-        or len(url) > NAME_MAX
-    ):
-        raise BadHeartbeat(
-            "the URL of an engine must be http://host:port, or https://host:port#SHA256 of its certificate"
-        )
-    host = bracketed(source_ip or LOOPBACK)
-    return f"https://{host}:{port or 443}#{parts.fragment}" if is_pinned else f"http://{host}:{port or 80}"
-
-
 def _memory(sent: MemoryJson, exact: Mapping[str, int]) -> Memory:
     total = exact.get("total_bytes") or checks.gigabytes(sent.total_gb, "memory.total_gb")
     if total <= 0:
@@ -309,7 +233,7 @@ def _memory(sent: MemoryJson, exact: Mapping[str, int]) -> Memory:
     if max(used, available) > total * SHARE_SLACK:
         raise BadHeartbeat("memory.used_gb and memory.available_gb must not exceed memory.total_gb")
     try:
-        pressure = Pressure(sent.pressure)
+        pressure = Pressure(sent.pressure or "normal")
     except ValueError:
         raise BadHeartbeat("memory.pressure must be normal, warn or critical") from None
     return Memory(
@@ -326,9 +250,9 @@ def _memory(sent: MemoryJson, exact: Mapping[str, int]) -> Memory:
 
 def _disk(sent: DiskJson) -> Disk:
     return Disk(
-        checks.gigabytes(sent.total_gb, "disk.total_gb"),
-        checks.gigabytes(sent.used_gb, "disk.used_gb"),
-        checks.gigabytes(sent.available_gb, "disk.available_gb"),
+        checks.gigabytes(sent.total_gb or 0.0, "disk.total_gb"),
+        checks.gigabytes(sent.used_gb or 0.0, "disk.used_gb"),
+        checks.gigabytes(sent.available_gb or 0.0, "disk.available_gb"),
     )
 
 
@@ -347,14 +271,15 @@ def _gpus(sent: list[GpuJson]) -> tuple[Gpu, ...]:
 
 
 def _capacity(sent: CapacityJson, trend: str, week: Sequence[float | None]) -> Capacity:
+    score = 1.0 if sent.availability_score is None else sent.availability_score
     return Capacity(
-        mode=checks.text(sent.mode, "capacity.mode"),
-        ceiling_bytes=checks.gigabytes(sent.ceiling_gb, "capacity.ceiling_gb"),
-        score=checks.number(sent.availability_score, "capacity.availability_score", 1.0),
+        mode=checks.text(sent.mode or "full", "capacity.mode"),
+        ceiling_bytes=checks.gigabytes(sent.ceiling_gb or 0.0, "capacity.ceiling_gb"),
+        score=checks.number(score, "capacity.availability_score", 1.0),
         trend=trend if trend in ("rising", "stable", "falling") else "stable",
-        reason=checks.text(sent.reason, "capacity.reason"),
+        reason=checks.text(sent.reason or "", "capacity.reason"),
         paused=sent.mode in PAUSED_MODES,
-        override_active=sent.override_active,
+        override_active=bool(sent.override_active),
         learning_confidence=checks.number(sent.learning_confidence, "capacity.learning_confidence", 1.0),
         days_observed=checks.integer(sent.days_observed, "capacity.days_observed", 1 << 20),
         week=_week(week),

@@ -15,7 +15,7 @@ from herd.agent_protocol.heartbeat_json import (
     ModelJson,
     OwnJson,
 )
-from herd.core.state.fleet import Capacity, Disk, EngineEndpoint, Memory, ModelInfo, Report
+from herd.core.state.fleet import GB, Capacity, Disk, EngineEndpoint, Memory, ModelInfo, Report
 
 
 def encode(report: Report, timestamp: float) -> bytes:
@@ -143,7 +143,7 @@ def _ollama_json(report: Report) -> dict[str, object] | None:
             if model.loaded is not None
         ],
         "models_available": [model.name for model in models],
-        "models_available_sizes": {model.name: model.size_bytes / GIB for model in models},
+        "models_available_sizes": {model.name: model.size_bytes / GB for model in models},
         "models_available_meta": {
             model.name: {
                 "digest": model.digest,

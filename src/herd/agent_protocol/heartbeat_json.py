@@ -88,7 +88,7 @@ class MemoryJson(_Struct, kw_only=True):
     total_gb: float
     used_gb: float | None = None
     available_gb: float | None = None
-    pressure: str = "normal"
+    pressure: str | None = None
     wired_gb: float | None = None
     compressed_gb: float | None = None
     swap_used_gb: float | None = None
@@ -96,21 +96,21 @@ class MemoryJson(_Struct, kw_only=True):
 
 
 class ThermalJson(_Struct):
-    state: str = "unknown"
+    state: str | None = None
     temperature_c: float | None = None
-    source: str = ""
+    source: str | None = None
 
 
 class DiskJson(_Struct):
-    total_gb: float = 0.0
-    used_gb: float = 0.0
-    available_gb: float = 0.0
+    total_gb: float | None = None
+    used_gb: float | None = None
+    available_gb: float | None = None
 
 
 class LoadedModelJson(_Struct, kw_only=True):
     name: str
-    size_gb: float = 0.0
-    requests_active: int = 0
+    size_gb: float | None = None
+    requests_active: int | None = None
     parameter_size: str | None = None
     quantization: str | None = None
     context_length: int | None = None
@@ -125,33 +125,49 @@ class ModelMetaJson(_Struct):
     quantization_level: str | None = None
     capabilities: list[str] | None = None
     context_length: int | None = None
+    modified_at: str | None = None
 
 
 class OllamaJson(_Struct, kw_only=True):
-    models_loaded: list[LoadedModelJson] = []
-    models_available: list[str] = []
-    models_available_sizes: dict[str, float] = {}
-    models_available_meta: dict[str, ModelMetaJson] = {}
+    models_loaded: list[LoadedModelJson] | None = None
+    models_available: list[str] | None = None
+    models_available_sizes: dict[str, float | None] | None = None
+    """In units of 1000^3 bytes, unlike every other `_gb` field."""
+    models_available_meta: dict[str, ModelMetaJson | None] | None = None
+    """None: unchanged since the heartbeat that had it."""
     num_parallel: int | None = None
     max_loaded_models: int | None = None
-    requests_active: int = 0
+    requests_active: int | None = None
     version: str | None = None
 
 
+class MlxServerJson(_Struct, kw_only=True):
+    """A server of mlx-lm that the agent supervises; its model is listed as `mlx:MODEL` while it is healthy."""
+
+    port: int | None = None
+    model: str | None = None
+    status: str | None = None
+    status_reason: str | None = None
+    context_length: int | None = None
+    model_size_gb: float | None = None
+
+
 class CapacityJson(_Struct):
-    mode: str = "full"
-    ceiling_gb: float = 0.0
-    availability_score: float = 1.0
-    reason: str = ""
-    override_active: bool = False
-    learning_confidence: float = 0.0
-    days_observed: int = 0
+    mode: str | None = None
+    ceiling_gb: float | None = None
+    availability_score: float | None = None
+    reason: str | None = None
+    override_active: bool | None = None
+    learning_confidence: float | None = None
+    days_observed: int | None = None
 
 
 NO_OLLAMA = msgspec.Raw(b"null")
 
 
 class HeartbeatJson(_Struct, kw_only=True):
+    """Every field but two may be missing or null: agents of other versions send less, and null for "unknown"."""
+
     node_id: str
     memory: MemoryJson
     arch: str | None = None
@@ -159,14 +175,25 @@ class HeartbeatJson(_Struct, kw_only=True):
     agent_version: str | None = None
     ollama_host: str | None = None
     lan_ip: str | None = None
-    draining: bool = False
+    draining: bool | None = None
     chip: str | None = None
     memory_bandwidth_gbps: float | None = None
-    connection_failures: int = 0
+    connection_failures: int | None = None
     cpu: CpuJson | None = None
     thermal: ThermalJson | None = None
     disk: DiskJson | None = None
     ollama: msgspec.Raw = NO_OLLAMA
     """An `OllamaJson` or null, decoded only if there is no object `herd`."""
+    mlx_servers: list[MlxServerJson] | None = None
+    mlx_bind_host: str | None = None
+    mlx_version: str | None = None
     capacity: CapacityJson | None = None
     herd: OwnJson | None = None
+
+
+class DrainSignalJson(_Struct, kw_only=True):
+    """What an agent of ollama-herd sends to `/heartbeat` when it stops: no report, only that it takes no requests."""
+
+    node_id: str
+    draining: bool | None = None
+    memory: msgspec.Raw | None = None

@@ -16,7 +16,7 @@ import pytest
 
 from builders import a_model_info, a_report, an_engine
 from fakes.fleet import Fleet, running_fleet, settings_for_tests
-from herd.agent_protocol import heartbeat_decode, heartbeat_encode
+from herd.agent_protocol import heartbeat_checks, heartbeat_encode
 from herd.core.lifecycle.holding import HoldingSettings
 from herd.errors import HerdError
 
@@ -107,7 +107,7 @@ def test_hundreds_of_address_forms_are_tested() -> None:
 def test_the_announced_host_name_is_ignored(source: str) -> None:
     for form in forms(8080):
         try:
-            decoded = heartbeat_decode.address(form, source)
+            decoded = heartbeat_checks.address(form, source)
         except HerdError:
             continue
         parts = urlsplit(decoded)

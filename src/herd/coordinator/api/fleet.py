@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import msgspec
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
 from herd.agent_protocol import heartbeat_decode
+from herd.bounded import BoundedDict
 from herd.coordinator.api import views
 from herd.coordinator.api.responses import json_errors, json_response
 from herd.coordinator.auth.audit import client_ip
@@ -23,6 +26,9 @@ from herd.core.state.fleet import EngineAbilities, NodeId
 from herd.errors import BadRequest
 from herd.trust.rights import Right
 
+STOPPING_S = 3.0
+"""How long a report does not end a drain: an agent of ollama-herd may send the one that it has already taken."""
+DRAINED_MAX = 1024
 PEERS_MAX = 1024
 """Addresses of other nodes, which may copy this node's models, in an answer to a heartbeat."""
 
@@ -60,6 +66,7 @@ class FleetApi:
         self._heartbeat_received = heartbeat_received
         self._node_names = NodeNames()
         self._known_engines = heartbeat_decode.KnownEngines()
+        self._drained_at = BoundedDict[NodeId, float](DRAINED_MAX)
 
     @property
     def routes(self) -> list[ApiRoute]:
@@ -81,10 +88,12 @@ class FleetApi:
         body = await request.body()
         reporter = self._reporter(request, body)
         source_ip = client_ip(request)
+        drained = heartbeat_decode.drain_signal(body)
+        if drained is not None:
+            return _signed(reporter, self._drain(reporter.node_id or drained, source_ip, reporter))
         report = heartbeat_decode.decode(body, source_ip, self._abilities, self._known_engines)
         claimed = reporter.node_id or report.node_id
-        if reporter is UNSIGNED and not self._membership.may_claim(claimed):
-            raise NodeNotPaired(f"{claimed} is a paired node, but this report is not signed by that node")
+        self._check_claim(claimed, reporter)
         self._membership.check_engine_urls(
             (url for endpoint in report.engines for url in (endpoint.url, endpoint.library_url) if url), reporter
         )
@@ -92,6 +101,8 @@ class FleetApi:
         node_id = self._node_names.assign(claimed, report.boot_id, source_ip, now)
         if node_id != report.node_id:
             report = heartbeat_decode.with_node_id(report, node_id)
+        if now - self._drained_at.get(node_id, -math.inf) < STOPPING_S:
+            report = replace(report, draining=True)
         self._driver.feed(HeartbeatReceived(now, report))
         self._heartbeat_received()
         queues = self._driver.queues.of_node(node_id).values()
@@ -99,6 +110,22 @@ class FleetApi:
         peers = self._driver.fleet.hosts.of_others(node_id)[:PEERS_MAX]
         answer = {"status": "ok", "node_id": node_id, "running": running, "peers": peers}
         return _signed(reporter, json_response(answer))
+
+    def _drain(self, node_id: NodeId, source_ip: str, reporter: Reporter) -> Response:
+        """Notes that the node of an ollama-herd agent takes no more requests; what runs there may finish."""
+        self._check_claim(node_id, reporter)
+        boot_id = heartbeat_decode.boot_id_at(source_ip)
+        for node in self._driver.fleet:
+            if node.report.boot_id == boot_id and (node.id == node_id or node.id.startswith(f"{node_id}-")):
+                now = self._driver.now()
+                self._drained_at[node.id] = now
+                self._driver.feed(HeartbeatReceived(now, replace(node.report, draining=True)))
+                break
+        return json_response({"status": "draining", "node_id": node_id})
+
+    def _check_claim(self, node_id: NodeId, reporter: Reporter) -> None:
+        if reporter is UNSIGNED and not self._membership.may_claim(node_id):
+            raise NodeNotPaired(f"{node_id} is a paired node, but this report is not signed by that node")
 
     async def goodbye(self, request: Request) -> Response:
         """Removes the node of an agent that shuts down; its queued requests move to other nodes."""

@@ -103,6 +103,7 @@ def node_view(node: Node, dispatcher: Dispatcher, now: float) -> Json:
                 "slots": e.slots,
                 "models_max": e.models_max,
                 "silent_s": round(e.silent_s, 1),
+                "problem": e.problem,
             }
             for e in report.engines
         ],

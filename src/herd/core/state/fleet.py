@@ -88,6 +88,8 @@ class EngineState:
 
     silent_s: float = field(default=0.0, compare=False)
     """Seconds since which it accepts connections but answers nothing, by its agent; 0 if it answers or is unknown."""
+    problem: str = field(default="", compare=False)
+    """Why the coordinator cannot use it; empty if it can."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,27 @@
+"""Finds engines that a node announces but that the coordinator cannot use."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from herd.health import Check, Evidence, Finding, Severity
+from herd.health.remedies import anywhere, names
+from herd.health.snapshot import Snapshot
+
+
+def find(snapshot: Snapshot) -> Iterator[Finding]:
+    unusable = [(node, endpoint) for node in snapshot.online for endpoint in node.report.engines if endpoint.problem]
+    if unusable:
+        node_names = tuple(dict.fromkeys(node.id for node, _ in unusable))
+        yield Finding(
+            severity=Severity.WARNING,
+            title=f"{names(node_names)}: an engine cannot be used, so its models are not listed",
+            cause="The node announces an engine that the coordinator cannot reach from its own machine.",
+            evidence=tuple(Evidence(node.id, endpoint.problem) for node, endpoint in unusable),
+            remedy="Make the engine listen on all addresses, and restart the agent of that machine.",
+            commands=anywhere("FLEET_NODE_MLX_BIND_HOST=0.0.0.0 herd-node"),
+            nodes=node_names,
+        )
+
+
+CHECK = Check("unusable_engine", "Every announced engine can be used", find)

@@ -1,0 +1,89 @@
+"""Finds or installs the real ollama-herd 0.11.4, and runs its agent.
+
+It lives in an environment of its own, outside the repository, in the cache folder of the tests. Only a test run in CI
+installs it; otherwise the tests that need it are skipped, with the command that installs it.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import venv
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from fakes.child_process import Child
+from fakes.llamacpp.tiny_gguf import cache_folder
+
+VERSION = "0.11.4"
+PACKAGE = f"ollama-herd=={VERSION}"
+INSTALL_LIMIT_S = 600.0
+
+
+class Unavailable(Exception):
+    """It is not installed. The message has the command that installs it."""
+
+
+def folder() -> Path:
+    return cache_folder().parent / f"ollama-herd-{VERSION}"
+
+
+def find_or_install() -> Path:
+    """The folder of its programs. Raises `Unavailable` if it is missing and this is not CI, or if pip fails."""
+    programs = folder() / "bin"
+    if not (programs / "herd-node").exists():
+        if os.environ.get("CI", "").lower() != "true":
+            command = f"python3 -m venv {folder()} && {programs}/pip install {PACKAGE}"
+            raise Unavailable(f"{PACKAGE} is not installed; to test with it: {command}")
+        _install(folder())
+    return programs
+
+
+def _install(target: Path) -> None:
+    venv.create(target, with_pip=True)
+    pip = [str(target / "bin/python"), "-m", "pip", "install", "--quiet", PACKAGE]
+    done = subprocess.run(pip, capture_output=True, text=True, timeout=INSTALL_LIMIT_S, check=False)
+    if done.returncode:
+        raise Unavailable(f"{PACKAGE} cannot be installed: {done.stderr.strip()[-500:]}")
+
+
+def environment(home: Path, **more: str) -> dict[str, str]:
+    """A home of its own, and no telemetry: by default this program reports to its makers."""
+    return {
+        "HOME": str(home),
+        "FLEET_NODE_DATA_DIR": str(home / "data"),
+        "FLEET_DATA_DIR": str(home / "data"),
+        "FLEET_NODE_TELEMETRY": "false",
+        "FLEET_TELEMETRY": "false",
+        "COLUMNS": "200",
+        **more,
+    }
+
+
+@contextmanager
+def agent(
+    programs: Path, home: Path, coordinator_url: str, ollama_url: str, options: Sequence[str] = ()
+) -> Iterator[Child]:
+    """Its `herd-node`, as the node `studio`, with a heartbeat five times per second."""
+    command = [str(programs / "herd-node"), "--node-id", "studio", "--router-url", coordinator_url]
+    settings = environment(home, FLEET_NODE_HEARTBEAT_INTERVAL="0.2", PYTHONUNBUFFERED="1")
+    child = Child([*command, "--ollama-host", ollama_url, *options], settings)
+    try:
+        yield child
+    finally:
+        child.stop()
+
+
+def run_python(programs: Path, home: Path, code: str) -> str:
+    """What its own Python prints for this code. The code may use its public programs, but no copy of its source."""
+    done = subprocess.run(
+        [str(programs / "python"), "-c", code],
+        env={**os.environ, **environment(home)},
+        capture_output=True,
+        text=True,
+        timeout=INSTALL_LIMIT_S,
+        check=True,
+        cwd=home,
+    )
+    return done.stdout
