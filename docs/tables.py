@@ -28,7 +28,7 @@ import herd.dashboard.pages
 import herd.dialects
 import herd.engines
 import herd.health.checks
-from herd import config
+from herd import config, ollama_herd_settings
 from herd.agent import app as agent_app
 from herd.coordinator import settings as coordinator_settings
 from herd.core.scheduling.filters import Filter
@@ -57,9 +57,11 @@ AGENT: Final = tuple(config.parts_of(agent_app.Settings))
 
 
 def settings() -> str:
-    """The settings of both processes, and the names that are accepted but ignored."""
-    known = {setting.env for record in (*COORDINATOR, *AGENT) for setting in config.settings_of(record)}
-    ignored = ", ".join(f"`{name}`" for name in sorted(config.IGNORED_LEGACY_SETTINGS - known))
+    """The settings of both processes, and those of ollama-herd that have another name or no effect here."""
+    replaced = "".join(
+        f"| `{name}` | `{replacement.env}` |\n" for name, replacement in ollama_herd_settings.REPLACED.items()
+    )
+    ignored = "".join(f"| `{name}` | {reason} |\n" for name, reason in ollama_herd_settings.WITHOUT_EFFECT.items())
     parts = (
         "A setting has five sources, each of which overrides the ones before it: the default, the file "
         "`~/.fleet-manager/env`, the dashboard (coordinator only), the environment, and a command line option. With "
@@ -70,8 +72,11 @@ def settings() -> str:
         config.documentation(COORDINATOR),
         "## Agent (`herd-node`)",
         config.documentation(AGENT),
-        "## Accepted and ignored",
-        f"These settings of ollama-herd (geeks-accelerator) are accepted, but have no effect: {ignored}.",
+        "## Settings of ollama-herd",
+        "Every setting of ollama-herd (geeks-accelerator) 0.11.4 is accepted. These have another name here:",
+        f"| there | here |\n|---|---|\n{replaced}".rstrip(),
+        "These have no effect here. herd reports each one that is set once at start, and `herd doctor` lists them:",
+        f"| name | reason |\n|---|---|\n{ignored}".rstrip(),
     )
     return page("Settings", *parts)
 

@@ -9,17 +9,7 @@ from pathlib import Path
 import pytest
 
 from herd import config
-from herd.config import (
-    AGENT_PREFIX,
-    IGNORED_LEGACY_SETTINGS,
-    Config,
-    ConfigError,
-    RawValue,
-    documentation,
-    load,
-    parts_of,
-    settings_of,
-)
+from herd.config import AGENT_PREFIX, Config, ConfigError, RawValue, documentation, load, parts_of, settings_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,10 +159,6 @@ def test_an_unknown_name_is_a_problem_and_the_most_similar_name_is_suggested(
 ) -> None:
     (problem,) = problems(tmp_path, file=f"\n{key}=1\n")
     assert problem.startswith(f"{key} ({tmp_path / 'env'} line 2) is not a setting") and problem.endswith(hint)
-
-
-def test_settings_of_ollama_herd_that_have_no_effect_are_accepted(tmp_path: Path) -> None:
-    loaded(tmp_path, **dict.fromkeys(IGNORED_LEGACY_SETTINGS, "any value"))
 
 
 def test_each_process_ignores_the_settings_of_the_other(tmp_path: Path) -> None:

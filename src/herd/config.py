@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from herd import ollama_herd_settings
+
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
@@ -28,19 +30,6 @@ AGENT_PREFIX = "FLEET_NODE_"
 SIMILARITY_MIN = 0.75
 _TRUE = frozenset({"1", "true", "yes", "on"})
 _FALSE = frozenset({"0", "false", "no", "off"})
-
-IGNORED_LEGACY_SETTINGS = frozenset(
-    {
-        "FLEET_ANTHROPIC_MODEL_MAP",
-        "FLEET_HEARTBEAT_INTERVAL",
-        "FLEET_IMAGE_GENERATION",
-        "FLEET_REBALANCE_INTERVAL",
-        "FLEET_REBALANCE_MAX_PER_CYCLE",
-        "FLEET_REBALANCE_THRESHOLD",
-        "FLEET_TRANSCRIPTION",
-    }
-)
-"""Settings of ollama-herd that have no effect here, accepted because existing environment files contain them."""
 
 RecordT = TypeVar("RecordT", bound="DataclassInstance")
 RecordType = type["DataclassInstance"]
@@ -110,6 +99,8 @@ class Config:
 
     records: Mapping[RecordType, object]
     values: tuple[SettingValue, ...]
+    notices: tuple[str, ...] = ()
+    """One sentence for each setting of ollama-herd that is set and has no effect here."""
 
     def of(self, record: type[RecordT]) -> RecordT:
         """One component's record, for example `config.of(HoldingSettings)`."""
@@ -163,6 +154,7 @@ def load(
     )
     problems: list[str] = []
     raw = _raw_values(environ, env_file, dashboard or {}, flags or {}, problems)
+    _replace_names(raw)
     problems.extend(_unknown(raw, set(names), prefix))
     values = [_convert(setting, raw.get(setting.env), problems) for setting in settings]
     built: dict[RecordType, object] = {}
@@ -174,7 +166,7 @@ def load(
             problems.append(str(error))
     if problems:
         raise ConfigError(problems, values)
-    return Config(types.MappingProxyType(built), tuple(values))
+    return Config(types.MappingProxyType(built), tuple(values), _notices(raw, prefix))
 
 
 def parts_of(whole: RecordType) -> list[RecordType]:
@@ -281,9 +273,26 @@ def _raw_values(
     return raw
 
 
+def _replace_names(raw: dict[str, RawValue]) -> None:
+    """Gives settings of ollama-herd the names that they have here. A setting under its own name wins."""
+    for name, replacement in ollama_herd_settings.REPLACED.items():
+        given = raw.pop(name, None)
+        text = replacement.value(given.text) if given is not None else None
+        if given is not None and text is not None and replacement.env not in raw:
+            raw[replacement.env] = RawValue(text, f"{name}, {given.source}")
+
+
+def _notices(raw: Mapping[str, RawValue], prefix: str) -> tuple[str, ...]:
+    return tuple(
+        f"{name} ({raw[name].source}): known, no effect here, because {reason}"
+        for name, reason in ollama_herd_settings.WITHOUT_EFFECT.items()
+        if name in raw and raw[name].text.strip() and name.startswith(AGENT_PREFIX) == (prefix == AGENT_PREFIX)
+    )
+
+
 def _unknown(raw: Mapping[str, RawValue], known: set[str], prefix: str) -> list[str]:
     """A problem for each name that is not a setting, with the most similar name that is one."""
-    accepted = known | IGNORED_LEGACY_SETTINGS
+    accepted = known | ollama_herd_settings.ALL
     problems = []
     for key in sorted(raw):
         is_agents = prefix == COORDINATOR_PREFIX and key.startswith(AGENT_PREFIX)

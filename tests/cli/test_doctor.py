@@ -56,6 +56,13 @@ def test_every_warning_and_error_has_a_remedy(fleet: Fleet, tmp_path: Path) -> N
     assert [one for one in found if one.level != "ok" and not one.remedy] == []
 
 
+def test_settings_of_ollama_herd_without_effect_are_listed(tmp_path: Path) -> None:
+    notice = "FLEET_TELEMETRY (environment): known, no effect here, because herd sends no data to other parties"
+    setup = Setup(coordinator_at(unused_url()), tmp_path, may_search=False, notices=[notice])
+    [found] = [one for one in examine(setup) if one.subject == "settings"]
+    assert (found.level, found.message) == ("look", notice)
+
+
 def test_without_a_coordinator_the_command_that_starts_one_is_shown(tmp_path: Path) -> None:
     found = findings(unused_url(), tmp_path)["coordinator"]
     assert found.level == ERROR and "start it with: herd" in found.remedy

@@ -18,8 +18,9 @@ import pytest
 import typer.main
 
 import herd
+from herd import ollama_herd_settings
 from herd.cli import app
-from herd.config import IGNORED_LEGACY_SETTINGS, RecordType, Setting, settings_of
+from herd.config import RecordType, Setting, settings_of
 from herd.dialects import Dialect
 from project.source import PACKAGE, ROOT, modules, packages
 
@@ -138,12 +139,8 @@ def test_every_setting_has_a_help_sentence() -> None:
     assert not [setting.env for setting in settings() if not setting.help.strip().endswith(".")]
 
 
-def test_a_setting_is_not_listed_as_ignored() -> None:
-    assert not IGNORED_LEGACY_SETTINGS & {setting.env for setting in settings()}
-
-
 def test_documents_name_only_existing_settings() -> None:
-    known = IGNORED_LEGACY_SETTINGS | {setting.env for setting in settings()}
+    known = ollama_herd_settings.ALL | {setting.env for setting in settings()}
     examples = [path for path in ROOT.iterdir() if path.is_file() and "env" in path.name.split(".")]
     named = {name for path in [*documents(), *examples] for name in SETTING.findall(path.read_text("utf-8"))}
     assert {name for name in named - known if not any(other.startswith(f"{name}_") for other in known)} == set()

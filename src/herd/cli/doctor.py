@@ -68,6 +68,8 @@ class Setup:
     problems: Sequence[str] = ()
     agent_url: str = ""
     may_search: bool = True
+    notices: Sequence[str] = ()
+    """Settings of ollama-herd that are set and have no effect here, with the reason."""
 
 
 def doctor(setup: Setup, as_json: bool) -> bool:
@@ -79,7 +81,7 @@ def doctor(setup: Setup, as_json: bool) -> bool:
 
 
 def examine(setup: Setup) -> Iterator[DoctorFinding]:
-    yield from _settings(setup.problems)
+    yield from _settings(setup.problems, setup.notices)
     yield from _this_machine(setup.data_dir)
     known = [engine for engine in discover(herd.engines, Engine, "ENGINE") if not engine.is_generic]
     engines = [(one.title, one.default_port) for one in known if _accepts_connections("127.0.0.1", one.default_port)]
@@ -101,7 +103,9 @@ def examine(setup: Setup) -> Iterator[DoctorFinding]:
 # --- this machine ---
 
 
-def _settings(problems: Sequence[str]) -> Iterator[DoctorFinding]:
+def _settings(problems: Sequence[str], notices: Sequence[str]) -> Iterator[DoctorFinding]:
+    for notice in notices:
+        yield DoctorFinding(WARNING, "settings", notice, "nothing to do; the line can be removed")
     for problem in problems:
         yield DoctorFinding(ERROR, "settings", problem, "correct it; list all settings and values with: herd config")
 

@@ -6,13 +6,14 @@ import asyncio
 import logging
 import os
 import sys
+from collections.abc import Iterable
 
 from rich.text import Text
 
 from herd import logs
 from herd.agent import app as agent_app
 from herd.cli.client import CliError, CoordinatorClient
-from herd.cli.settings import ALL_ADDRESSES, Flags, agent_settings, open_settings_store
+from herd.cli.settings import ALL_ADDRESSES, Flags, agent_notices, agent_settings, open_settings_store
 from herd.cli.status import capture_line
 from herd.cli.terminal import console, print_lines
 from herd.coordinator import process
@@ -33,6 +34,11 @@ log = logging.getLogger("herd")
 FIRST_UNPRIVILEGED_PORT = 1024
 
 
+def _log_notices(notices: Iterable[str]) -> None:
+    for notice in notices:
+        log.warning(notice)
+
+
 # --- the coordinator ---
 
 
@@ -42,6 +48,7 @@ def serve(flags: Flags) -> None:
     settings = store.settings()
     general = settings.general
     open_logs = logs.start(settings.log, general.data_dir.expanduser(), "herd")
+    _log_notices(store.notices)
     try:
         run(process.run(settings, _print_started, store))
     except PortInUse as error:
@@ -120,6 +127,7 @@ def node(flags: Flags, slots: int | None) -> None:
     """Runs the agent until it is stopped; `slots` belongs to its engine. Raises CliError if it cannot start."""
     settings = agent_settings(flags, slots)
     open_logs = logs.start(settings.log, settings.agent.data_dir.expanduser(), "herd-node")
+    _log_notices(agent_notices())
     try:
         status = run(agent_app.run(settings))
     except agent_app.CannotStart as error:

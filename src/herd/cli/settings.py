@@ -42,6 +42,23 @@ class InvalidSettings(CliError):
 # --- loading ---
 
 
+def notices() -> list[str]:
+    """One sentence for each setting of ollama-herd, of either process, that is set and has no effect here."""
+    return [*agent_notices(), *_without_effect(coordinator_settings.Settings, config.COORDINATOR_PREFIX)]
+
+
+def agent_notices() -> tuple[str, ...]:
+    """The same, for the agent's settings only."""
+    return _without_effect(agent_app.Settings, config.AGENT_PREFIX)
+
+
+def _without_effect(whole: type[DataclassInstance], prefix: str) -> tuple[str, ...]:
+    try:
+        return _load(whole, {}, prefix).notices
+    except InvalidSettings:
+        return ()
+
+
 def agent_settings(flags: Flags, slots: int | None) -> agent_app.Settings:
     """The agent's settings; `slots` belongs to the engine, whichever it is. Raises CliError."""
     settings = _load(agent_app.Settings, flags, config.AGENT_PREFIX).compose(agent_app.Settings)
@@ -138,6 +155,7 @@ def setup(url: str | None, data_dir: Path | None) -> Setup:
         tuple(dict.fromkeys(problems)),
         agent.link.router_url,
         router.general.mdns,
+        notices(),
     )
 
 

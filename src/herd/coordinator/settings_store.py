@@ -48,6 +48,11 @@ class SettingsStore:
         """The current settings, including changes that take effect at the next start."""
         return self._config.compose(Settings)
 
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """One sentence for each setting of ollama-herd that is set and has no effect here."""
+        return self._config.notices
+
     def describe(self) -> list[dict[str, str]]:
         """One row per setting, as `herd config` shows them."""
         return self._config.describe()
