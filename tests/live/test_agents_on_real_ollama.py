@@ -1,45 +1,59 @@
 """Real coding agents with a real Ollama whose window is 4096 tokens: no request fails, and no prompt is truncated.
 
-The model is tiny and random, so it ends its answer soon and calls no tool.
+The coordinator, the agent of the node and Ollama are processes of their own. Each coding agent has all of its tools and
+its own system prompt. The model is tiny and random, so it ends its answer soon and calls no tool.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from fakes.agents.install import Agents, Unavailable, find, is_full
 from fakes.agents.outside import Outside
-from fakes.agents.programs import Agent, Ask, Ended, Place, ai_sdk, claude_code_with_few_tools, codex, opencode
-from fakes.agents.stage import beating
-from fakes.fleet import running_fleet
+from fakes.agents.programs import Agent, Ask, Ended, Place, ai_sdk, claude_code, codex, codex_with_patch_tool, opencode
+from fakes.child_process import wait_until
+from fakes.herd_processes import HerdProcesses, Json
 from fakes.llamacpp.tiny_gguf import TinyModel, tiny_gguf
 from fakes.real_ollama import NOT_FOUND, TOOLS_TEMPLATE, RealOllama, find_ollama
 
 MODEL = "tiny:agent"
+SMALL_MODEL = "tiny:agent-with-small-window"
 OWN_WINDOW_TOKENS = 4096
+SMALL_WINDOW_TOKENS = 8192
+"""The small model's largest window: less than the prompts of `LONG`."""
 PROMPT = "Answer with one word."
 AGENTS: dict[str, Agent] = {
-    "claude_code": claude_code_with_few_tools,
+    "claude_code": claude_code,
     "codex": codex,
+    "codex_with_patch_tool": codex_with_patch_tool,
     "opencode": opencode,
     "ai_sdk_chat": ai_sdk("openai-chat", True, wants_shape=False),
+    "ai_sdk_compatible": ai_sdk("openai-compatible", True, wants_shape=False),
     "ai_sdk_responses": ai_sdk("openai-responses", True, wants_shape=False),
     "ai_sdk_anthropic": ai_sdk("anthropic", True, wants_shape=False),
+    "ai_sdk_ollama": ai_sdk("ollama", True, wants_shape=False),
 }
-"""The model's tokens are short, so all tools of Claude Code would be more of them than herd can expect."""
-LONG = ("claude_code", "codex", "opencode")
+LONG = ("claude_code", "codex", "codex_with_patch_tool", "opencode")
 """Their prompts are longer than Ollama's own window."""
 BY_DEFAULT = ("claude_code", "ai_sdk_chat")
-"""The others take a minute each."""
+"""The others take half a minute each."""
+REFUSED: dict[str, str] = {
+    "claude_code": "API Error: 400 the prompt has ",
+    "codex": "ran out of room in the model's context window",
+}
+"""What an agent tells its user about a prompt that no window of the model can hold."""
+MORE_THAN_OLLAMA = {"codex_with_patch_tool": "does not support thinking"}
+"""Why Ollama itself refuses an agent: this one asks for thinking, which herd leaves out for a model without it."""
 LOAD_MS = 100
 """Ollama reports a few milliseconds if the model is loaded."""
 LOADS_MAX = 2
-"""The first load, and a reload with a larger window."""
+"""opencode sends two requests at once, and both report the time that they waited for a load."""
 
 
 @pytest.fixture(scope="module")
@@ -59,34 +73,92 @@ def ollama() -> Iterator[RealOllama]:
     if binary is None:
         pytest.skip(NOT_FOUND)
     with RealOllama(binary, {"OLLAMA_CONTEXT_LENGTH": str(OWN_WINDOW_TOKENS)}) as running:
-        model = TinyModel(seed=5, mean_tokens=4, context_tokens=131_072)
-        running.create(MODEL, tiny_gguf(model), template=TOOLS_TEMPLATE)
+        for name, context_tokens in ((MODEL, 131_072), (SMALL_MODEL, SMALL_WINDOW_TOKENS)):
+            model = TinyModel(seed=5, mean_tokens=4, context_tokens=context_tokens, layers=1)
+            running.create(name, tiny_gguf(model), template=TOOLS_TEMPLATE)
         yield running
 
 
-def run(agent: Agent, agents: Agents, url: str, folder: Path) -> Ended:
+@pytest.fixture(scope="module")
+def herd(ollama: RealOllama, tmp_path_factory: pytest.TempPathFactory) -> Iterator[HerdProcesses]:
+    with HerdProcesses([ollama.url], tmp_path_factory.mktemp("herd")) as running:
+        yield running
+
+
+def run(agent: Agent, agents: Agents, url: str, folder: Path, model: str = MODEL) -> Ended:
     with Outside() as outside:
         project = folder / "project"
-        project.mkdir()
-        return agent(Place(agents, folder / "home", outside), Ask(url, MODEL, PROMPT, project))
+        project.mkdir(parents=True)
+        return agent(Place(agents, folder / "home", outside), Ask(url, model, PROMPT, project))
+
+
+def load(ollama: RealOllama, herd: HerdProcesses) -> None:
+    """Loads the model without herd, so that it has Ollama's own window, and waits until herd knows."""
+    for keep_alive in (0, "5m"):
+        ollama.ask("POST", "/api/generate", json.dumps({"model": MODEL, "keep_alive": keep_alive}).encode())
+    assert loaded_window(ollama) == OWN_WINDOW_TOKENS
+    wait_until(lambda: known_window(herd) == OWN_WINDOW_TOKENS, "a heartbeat has the loaded window")
+
+
+def loaded_window(ollama: RealOllama) -> int:
+    loaded = json.loads(ollama.ask("GET", "/api/ps"))["models"]
+    (tokens,) = [model["context_length"] for model in loaded if model["name"] == MODEL]
+    assert isinstance(tokens, int)
+    return tokens
+
+
+def known_window(herd: HerdProcesses) -> int | None:
+    """The loaded window according to the last heartbeat."""
+    (node,) = herd.get("/fleet/status")["nodes"]
+    (model,) = [model for model in node["models"] if model["name"] == MODEL]
+    tokens = model["context_length"] if model["loaded"] else None
+    assert tokens is None or isinstance(tokens, int)
+    return tokens
+
+
+def ask_herd(herd: HerdProcesses, ask: Callable[[], Ended], status: str) -> tuple[Ended, list[Json]]:
+    """The agent's end, and the traces of its requests, of which one has this status."""
+    before = len(traces(herd))
+    ended = ask()
+    wait_until(lambda: any(trace["status"] == status for trace in traces(herd)[before:]), f"a stored trace: {status}")
+    return ended, traces(herd)[before:]
+
+
+def traces(herd: HerdProcesses) -> list[Json]:
+    """In the order of their ends."""
+    found = herd.get("/dashboard/api/traces?limit=500")["traces"]
+    assert isinstance(found, list)
+    return found[::-1]
 
 
 @pytest.mark.parametrize("name", AGENTS if is_full() else BY_DEFAULT)
 def test_an_agents_requests_are_answered_from_a_window_that_is_large_enough(
-    name: str, agents: Agents, ollama: RealOllama, tmp_path: Path
+    name: str, agents: Agents, ollama: RealOllama, herd: HerdProcesses, tmp_path: Path
 ) -> None:
-    ollama.ask("POST", "/api/generate", json.dumps({"model": MODEL, "keep_alive": 0}).encode())
-    with running_fleet({"alpha": ollama}) as fleet, beating(fleet):
-        ended = run(AGENTS[name], agents, fleet.url, tmp_path)
-        assert fleet.coordinator.store.flush()
-        traces = fleet.get("/dashboard/api/traces")["traces"]
+    direct = run(AGENTS[name], agents, ollama.url, tmp_path / "direct")
+    load(ollama, herd)
+    ended, asked = ask_herd(herd, lambda: run(AGENTS[name], agents, herd.url, tmp_path / "herd"), "completed")
     assert ended.returncode == 0, ended.output
-    assert traces
-    assert {trace["status"] for trace in traces} == {"completed"}
-    assert {trace["truncated"] for trace in traces} == {0}
-    loaded = json.loads(ollama.ask("GET", "/api/ps"))["models"]
-    (window_tokens,) = [model["context_length"] for model in loaded if model["name"] == MODEL]
-    longest = max(trace["prompt_tokens"] for trace in traces)
-    assert longest < window_tokens
+    assert direct.returncode == 0 or MORE_THAN_OLLAMA.get(name, "other") in direct.output, direct.output
+    completed = [trace for trace in asked if trace["status"] == "completed"]
+    assert {trace["truncated"] for trace in completed} == {0}
+    longest = max(trace["prompt_tokens"] for trace in completed)
+    assert longest < loaded_window(ollama)
     assert (longest > OWN_WINDOW_TOKENS) == (name in LONG)
-    assert sum((trace["load_ms"] or 0) > LOAD_MS for trace in traces) <= LOADS_MAX
+    # An attempt with a window that was too small is recorded as such, and so is the load of the larger one.
+    others = [trace for trace in asked if trace["status"] != "completed"]
+    assert [(trace["status"], trace["failure"]) for trace in others] in ([], [("retried", "window")])
+    reloads = sum((trace["load_ms"] or 0) > LOAD_MS for trace in completed)
+    assert (reloads, loaded_window(ollama)) == (0, OWN_WINDOW_TOKENS) or (0 < reloads <= LOADS_MAX and name in LONG)
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_an_agent_says_that_no_window_of_the_model_can_hold_its_prompt(
+    name: str, agents: Agents, herd: HerdProcesses, tmp_path: Path
+) -> None:
+    """Ollama itself answers from a truncated prompt, without the system prompt, and says nothing."""
+    ask = partial(run, AGENTS[name], agents, herd.url, tmp_path, SMALL_MODEL)
+    ended, asked = ask_herd(herd, ask, "failed")
+    assert ended.returncode == 1
+    assert REFUSED[name] in ended.output
+    assert {trace["status"] for trace in asked} == {"failed"}

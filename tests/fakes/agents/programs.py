@@ -103,19 +103,11 @@ CLAUDE_CODE = {
 
 
 def claude_code(place: Place, ask: Ask) -> Ended:
-    return run_claude_code(place, ask, ())
-
-
-def claude_code_with_few_tools(place: Place, ask: Ask) -> Ended:
-    return run_claude_code(place, ask, ("--tools", "Read,Edit,Bash"))
-
-
-def run_claude_code(place: Place, ask: Ask, more: Sequence[str]) -> Ended:
     program = place.agents.package("@anthropic-ai/claude-code") / "bin" / "claude.exe"
     models = dict.fromkeys(("ANTHROPIC_MODEL", "ANTHROPIC_SMALL_FAST_MODEL"), ask.model)
     flags = ("--output-format", "json", "--permission-mode", "bypassPermissions")
     settings = {**CLAUDE_CODE, **models, "ANTHROPIC_BASE_URL": ask.url}
-    status, out, err = start(place, ask, [program, "-p", ask.prompt, *flags, *more], settings)
+    status, out, err = start(place, ask, [program, "-p", ask.prompt, *flags], settings)
     results = [line for line in json_lines(out) if line.get("type") == "result"]
     return Ended(status, str(results[-1].get("result")) if results else "", out + err)
 
