@@ -77,3 +77,21 @@ def test_tokens_that_another_node_has_sent_count_too() -> None:
 def test_a_limit_that_was_not_raised_is_the_engines() -> None:
     assert limited_reader(replace(RAISED, options=EngineOptions(window_tokens=4096)), PARSED, ENGINE) is None
     assert limited_reader(replace(RAISED, options=None), PARSED, ENGINE) is None
+
+
+@pytest.mark.parametrize("size", [1, 50, 10_000])
+@pytest.mark.parametrize(
+    ("pieces", "shown"),
+    [
+        (["one two", " three four", " five"], "one two three"),
+        (["one two three four five"], "one two three"),
+        (["one", "\n\n", "two", " three"], "one\n\ntwo"),
+        (["don't", " stop", " now", " please"], "don't stop now"),
+    ],
+)
+def test_a_chunk_with_several_tokens_counts_as_several(size: int, pieces: list[str], shown: str) -> None:
+    """An engine sends several at once, for example while it looks for a stop text."""
+    stream = [{"message": {"content": piece}} for piece in pieces] + [{"message": {"content": ""}, "done": True}]
+    found = read(b"".join(json.dumps(line).encode() + b"\n" for line in stream), size)
+    assert "".join(delta.text for delta in found) == shown
+    assert found[-1] == Delta(finish_reason="length", usage=Usage(7, 3), is_last=True)

@@ -128,7 +128,7 @@ class Translation:
         """The fast path of `protocols/plain_text.py`: text changes no counters, no calls and no end."""
         out = self._writer.splice(texts) if texts else b""
         if out and self.limit is not None:
-            self.limit.count_texts(len(texts))
+            self.limit.count_plain_texts()
         return out
 
     def _write(self, deltas: Sequence[Delta]) -> bytes:

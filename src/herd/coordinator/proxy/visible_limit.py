@@ -1,15 +1,18 @@
 """Ends an answer when its visible part has as many tokens as the client allows.
 
 The token limit of a thinking model is raised, so that its reasoning leaves room for the answer
-(`core/context/thinking.py`). The engine stops only at the raised limit, so the visible tokens are counted here: Ollama
-sends one per line.
+(`core/context/thinking.py`). The engine stops only at the raised limit, so the visible tokens are counted here. Ollama
+tells no count before the end, and may send several tokens in a line: `protocols/token_bounds.py` states the tolerance.
 """
 
 from __future__ import annotations
 
+import msgspec
+
 from herd.core.state.commands import Dispatch
 from herd.engines import Engine, Reader
 from herd.protocols.conversation import Delta, ParsedRequest, Usage, streamed_answer
+from herd.protocols.token_bounds import beginning, least_tokens
 
 
 def visible_tokens_max(command: Dispatch, parsed: ParsedRequest) -> int | None:
@@ -35,7 +38,7 @@ def limited_rest(command: Dispatch, parsed: ParsedRequest, reader: Reader, sent_
 
 
 class VisibleLimit:
-    """A `Reader` that ends the answer with the reason "length" after `tokens_max` chunks of visible text.
+    """A `Reader` that ends the answer with the reason "length" after `tokens_max` tokens of visible text.
 
     The engine is stopped before it reports its counts. So the output tokens are those that arrived, and the prompt's
     are the estimate `prompt_tokens`.
@@ -46,6 +49,7 @@ class VisibleLimit:
         self._visible_left = max(1, tokens_max)
         self._prompt_tokens = prompt_tokens
         self._tokens = 0
+        self._plain_tokens = 0
         self.is_reached = False
 
     @property
@@ -56,23 +60,33 @@ class VisibleLimit:
         return [] if self.is_reached else self._limited(self._reader.feed(chunk))
 
     def plain_texts(self, chunk: bytes) -> list[bytes]:
-        """None if the limit may be reached within them. What is spliced of the texts is reported to `count_texts`."""
+        """None if the limit may be reached within them. If they are spliced, `count_plain_texts` must be called."""
         texts = [] if self.is_reached else self._reader.plain_texts(chunk)
-        return texts if len(texts) < self._visible_left else []
+        self._plain_tokens = sum(least_tokens(_unescaped(text)) for text in texts)
+        return texts if self._plain_tokens < self._visible_left else []
 
-    def count_texts(self, count: int) -> None:
-        self._tokens += count
-        self._visible_left -= count
+    def count_plain_texts(self) -> None:
+        """Counts the texts that `plain_texts` returned last."""
+        self._tokens += self._plain_tokens
+        self._visible_left -= self._plain_tokens
 
     def end(self) -> list[Delta]:
         return [] if self.is_reached else self._limited(self._reader.end())
 
     def _limited(self, deltas: list[Delta]) -> list[Delta]:
         for number, delta in enumerate(deltas, 1):
-            self._tokens += bool(delta.text or delta.thinking or delta.tool_calls)
-            self._visible_left -= bool(delta.text)
+            visible = least_tokens(delta.text)
+            if visible > self._visible_left:
+                delta.text, visible = beginning(delta.text, self._visible_left), self._visible_left
+            self._tokens += visible or least_tokens(delta.thinking) or bool(delta.tool_calls)
+            self._visible_left -= visible
             if not self._visible_left and not delta.is_last:
                 self.is_reached = True
                 usage = Usage(prompt_tokens=self._prompt_tokens, completion_tokens=self._tokens)
                 return [*deltas[:number], Delta(finish_reason="length", usage=usage, is_last=True)]
         return deltas
+
+
+def _unescaped(text: bytes) -> str:
+    """The contents of a JSON string whose only escapes are short ones."""
+    return text.decode() if b"\\" not in text else msgspec.json.decode(b'"' + text + b'"', type=str)
