@@ -57,7 +57,8 @@ def test_each_setting_without_effect_is_reported_by_the_process_that_reads_it() 
     assert sorted(reported) == sorted(WITHOUT_EFFECT)
     assert all(name.startswith("FLEET_NODE_") for name in (notice.partition(" ")[0] for notice in by_process[1]))
     assert (
-        "FLEET_TELEMETRY (environment): known, no effect here, because herd sends no data to other parties" in by_process[0]
+        "FLEET_TELEMETRY (environment): known, no effect here, because herd sends no data to other parties"
+        in by_process[0]
     )
 
 

@@ -117,3 +117,48 @@ def test_a_model_that_only_embeds_can_be_loaded_and_unloaded(fleet: Fleet) -> No
 def test_an_explicit_request_to_think_is_left_to_ollama(fleet: Fleet) -> None:
     status, answer = ask(fleet, "/api/chat", {"model": "plain", "messages": HI, "think": True})
     assert (status, answer["error"]) == (400, '"plain:latest" does not support thinking')
+
+
+HOSTED: list[tuple[str, dict[str, Any], str]] = [
+    ("/v1/responses", {"input": "Hi", "tools": [{"type": "web_search"}]}, "tools[0] (web_search)"),
+    (
+        "/v1/responses",
+        {"input": "Hi", "tools": [{"type": "file_search", "vector_store_ids": ["v"]}, {"type": "mcp"}]},
+        "tools[0] (file_search), tools[1] (mcp)",
+    ),
+    ("/v1/chat/completions", {"messages": HI, "tools": [{"type": "web_search"}]}, "tools[0]"),
+    (
+        "/v1/messages",
+        {"messages": HI, "max_tokens": 9, "tools": [{"type": "web_search_20250305", "name": "web_search"}]},
+        "tools.web_search_20250305",
+    ),
+]
+
+
+@pytest.mark.parametrize(("path", "body", "named"), HOSTED, ids=[f"{path} {named}" for path, _, named in HOSTED])
+@pytest.mark.parametrize("stream", [False, True])
+def test_tools_that_no_engine_runs_do_not_need_a_model_with_tools(
+    fleet: Fleet, path: str, body: dict[str, Any], named: str, stream: bool
+) -> None:
+    with closing(http.client.HTTPConnection("127.0.0.1", fleet.port, timeout=30)) as connection:
+        connection.request("POST", path, json.dumps({"model": "plain", "stream": stream, **body}))
+        response = connection.getresponse()
+        assert response.status == 200, response.read()
+        assert response.headers["X-Fleet-Ignored"] == named
+        assert b"does not support" not in response.read()
+
+
+@pytest.mark.parametrize(
+    ("path", "tools"),
+    [
+        ("/v1/responses", [{"type": "web_search"}, {"type": "custom", "name": "patch"}]),
+        ("/v1/responses", [{"type": "web_search"}, {"type": "namespace", "name": "n", "tools": []}]),
+        ("/v1/chat/completions", [{"type": "web_search"}, *TOOLS]),
+        ("/v1/messages", [{"type": "web_search_20250305", "name": "w"}, {"type": "bash_20250124", "name": "bash"}]),
+        ("/v1/messages", [{"type": "web_search_20250305", "name": "w"}, {"name": "f", "input_schema": {}}]),
+    ],
+)
+def test_one_tool_of_the_client_beside_them_needs_it(fleet: Fleet, path: str, tools: list[Any]) -> None:
+    asked = {"input": "Hi"} if path == "/v1/responses" else {"messages": HI, "max_tokens": 9}
+    status, answer = ask(fleet, path, {"model": "plain", "tools": tools, **asked})
+    assert (status, "does not support tools" in answer["error"]["message"]) == (400, True)

@@ -26,6 +26,7 @@ from herd.errors import HerdError
 from herd.http1.contract import Header
 from herd.protocols.apply_options import as_own_endpoint, with_engine_options
 from herd.protocols.conversation import Conversation, ParsedRequest, copied
+from herd.protocols.hosted_tools import HOSTED_ONLY
 from herd.protocols.request_fields import rewrite
 
 FIELDS_NAMED_MAX: Final = 16
@@ -91,7 +92,10 @@ class RequestForms:
         if served is None or self.missing_paths.has(endpoint, path, now):
             return self._translated(command, engine)
         has_options = command.options is not None and not command.options.changes_nothing
-        is_lost = any(name in served.loses for name in self.parsed.translatable_fields)
+        fields = self.parsed.translatable_fields
+        is_lost = any(name in served.loses for name in fields)
+        if HOSTED_ONLY in fields and "tools" in command.model_info.lacks:
+            is_lost = True  # an endpoint may refuse every tool for this model, also those that are left out
         if is_lost or (has_options and not self.dialect.has_engine_options):
             return self._translated_as_own(command, engine, served)
         return self._unchanged(command)

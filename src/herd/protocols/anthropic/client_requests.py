@@ -15,6 +15,7 @@ from herd.protocols.anthropic.content_blocks import field_name, joined_text
 from herd.protocols.anthropic.history import History
 from herd.protocols.anthropic.tools import read_tool_choice, read_tools
 from herd.protocols.conversation import Conversation, ParsedRequest, Route, Sampling
+from herd.protocols.hosted_tools import HOSTED_ONLY, has_only_hosted_tools
 from herd.protocols.system_messages import note
 
 # --- fields of every request ---
@@ -66,6 +67,7 @@ def parse(route: Route, body: bytes) -> ParsedRequest:
     if not messages:
         raise BadRequest("messages is required and must not be empty")
     extensions = request_fields.read_extensions(fields, model)
+    is_hosted = fields.tools is not request_fields.ABSENT and has_only_hosted_tools(fields.tools, is_anthropic=True)
     return ParsedRequest(
         route=route,
         body=body,
@@ -73,7 +75,7 @@ def parse(route: Route, body: bytes) -> ParsedRequest:
         stream=bool(fields.stream) and route.kind is RequestKind.CHAT,
         prompt_tokens=request_fields.estimate_tokens(_prompt_bytes(fields, messages)),
         output_tokens_max=limit,
-        needs=_needs(fields, messages),
+        needs=_needs(fields, messages, is_hosted),
         fallback_models=extensions.fallback_models,
         tags=extensions.tags,
         user=extensions.user,
@@ -82,7 +84,7 @@ def parse(route: Route, body: bytes) -> ParsedRequest:
         has_system_turns=any(message.role == _SYSTEM_ROLE for message in messages),
         wants_thinking=_wants_thinking(fields),
         is_thinking_in_limit=request_fields.is_given(fields.thinking),
-        translatable_fields=_translatable_fields(fields, messages),
+        translatable_fields=_translatable_fields(fields, messages) + (HOSTED_ONLY,) * is_hosted,
     )
 
 
@@ -133,12 +135,12 @@ def _wants_thinking(fields: _RequestFields) -> bool:
     return b'"effort"' in bytes(fields.output_config)
 
 
-def _needs(fields: _RequestFields, messages: Sequence[_RawMessage]) -> frozenset[str]:
+def _needs(fields: _RequestFields, messages: Sequence[_RawMessage], is_hosted: bool) -> frozenset[str]:
     """Thinking is not required: as in Ollama, a model without this capability answers without thinking."""
     needs = ["completion"]
     if any(request_fields.is_list(message.content) and _has_image(bytes(message.content)) for message in messages):
         needs.append("vision")
-    if request_fields.is_given(fields.tools) and bytes(fields.tools).replace(b" ", b"") != b"[]":
+    if not is_hosted and request_fields.is_given(fields.tools) and bytes(fields.tools).replace(b" ", b"") != b"[]":
         needs.append("tools")
     return frozenset(needs)
 

@@ -15,6 +15,7 @@ from herd.core.state.request import RequestKind
 from herd.errors import BadRequest
 from herd.protocols import request_fields
 from herd.protocols.conversation import Conversation, ParsedRequest, Route, Sampling
+from herd.protocols.hosted_tools import HOSTED_ONLY, has_only_hosted_tools
 from herd.protocols.openai import chat_json, responses_requests
 
 CHAT = "/v1/chat/completions"
@@ -92,6 +93,7 @@ def parse(route: Route, body: bytes) -> ParsedRequest:
     text_bytes, has_images = _prompt_size(fields, _messages(fields))
     limit = fields.max_completion_tokens or fields.max_output_tokens or fields.max_tokens
     extensions = request_fields.read_extensions(fields, model)
+    is_hosted = fields.tools is not request_fields.ABSENT and has_only_hosted_tools(fields.tools)
     return ParsedRequest(
         route=route,
         body=body,
@@ -99,7 +101,7 @@ def parse(route: Route, body: bytes) -> ParsedRequest:
         stream=bool(fields.stream) and route.kind is not RequestKind.EMBED,
         prompt_tokens=request_fields.estimate_tokens(text_bytes),
         output_tokens_max=request_fields.token_limit(limit),
-        needs=_needs(route, fields, has_images),
+        needs=_needs(route, fields, has_images, is_hosted),
         fallback_models=extensions.fallback_models,
         tags=extensions.tags,
         user=extensions.user,
@@ -113,7 +115,7 @@ def parse(route: Route, body: bytes) -> ParsedRequest:
         or bytes(fields.reasoning_effort) == b'"none"',
         include_usage=fields.stream_options is not None and bool(fields.stream_options.include_usage),
         special_fields=_special_fields(route, fields, has_images),
-        translatable_fields=_translatable_fields(route, fields),
+        translatable_fields=_translatable_fields(route, fields) + (HOSTED_ONLY,) * is_hosted,
     )
 
 
@@ -147,11 +149,11 @@ def _prompt_size(fields: _RequestFields, messages: Sequence[_RawMessage]) -> tup
     return size_bytes, has_images
 
 
-def _needs(route: Route, fields: _RequestFields, has_images: bool) -> frozenset[str]:
+def _needs(route: Route, fields: _RequestFields, has_images: bool, is_hosted: bool) -> frozenset[str]:
     if route.kind is RequestKind.EMBED:
         return frozenset(("embedding",))
     needs = ["completion", "vision"] if has_images else ["completion"]
-    if request_fields.has_content(fields.tools, _EMPTY_VALUES):
+    if request_fields.has_content(fields.tools, _EMPTY_VALUES) and not is_hosted:
         needs.append("tools")
     if request_fields.has_content(fields.suffix, _EMPTY_VALUES):
         needs.append("insert")
