@@ -17,7 +17,13 @@ def a_decision(chosen: str | None = "studio", others: int = 2, model: str = "lla
         if name is not None and chosen is not None
     ]
     rejected = [Rejected(NodeId("tiny"), "memory", "needs 42.5 GB, 11.0 GB free")]
-    return Decision(ModelName(model), "signals", NodeId(chosen) if chosen else None, scored, rejected)
+    return Decision(
+        model=ModelName(model),
+        policy="signals",
+        chosen=NodeId(chosen) if chosen else None,
+        scored=scored,
+        rejected=rejected,
+    )
 
 
 def a_record(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from herd.dashboard.alternatives import alternatives, is_by_completion_time
+from herd.dashboard.alternatives import alternatives, is_by_completion_time, short_reason
 
 Scored = dict[str, object]
 
@@ -32,6 +32,20 @@ def test_the_one_condition_that_would_have_made_a_node_the_fastest_is_named() ->
     assert sentences[1:] == [
         "b would have been chosen if this request had not delayed other requests there (estimate 2.4 s)."
     ]
+
+
+def test_nodes_that_were_not_estimated_are_counted_and_have_no_rank() -> None:
+    """Of very many nodes, only those are estimated that may be the fastest."""
+    row = a_row(one("a", decode=1.0), one("b", 9.0, decode=4.0))
+    row["candidates"] = {**row["candidates"], "pruned": 998}  # type: ignore[dict-item]
+    assert alternatives(row) == [
+        "998 more nodes were not estimated: not even the least possible time is shorter.",
+        "Next of those that were estimated: b, estimated 3.0 s slower.",
+    ]
+    alone = a_row(one("a", decode=1.0))
+    alone["candidates"] = {**alone["candidates"], "pruned": 1}  # type: ignore[dict-item]
+    assert alternatives(alone) == ["1 more node was not estimated: not even the least possible time is shorter."]
+    assert short_reason(alone) == "no other node can be faster"
 
 
 def test_it_says_when_no_single_factor_would_have_changed_the_choice() -> None:

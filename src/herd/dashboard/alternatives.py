@@ -47,16 +47,25 @@ def alternatives(row: Row) -> list[str]:
     scored = decision.scored
     if not decision.chosen or not scored:
         return []
+    pruned = [_not_estimated(decision)] if decision.pruned else []
     if len(scored) == 1:
-        return ["No other node could serve the request."]
+        return pruned or ["No other node could serve the request."]
     by_time = _is_by_completion_time(row, decision)
     if not by_time:
         sentences = [*_by_points(scored)]
     elif all(one.expected_s for one in scored):
-        sentences = [*_by_time(scored)]
+        sentences = [*_by_time(scored, is_complete=not pruned)]
     else:
         sentences = []
+    if pruned:
+        # The other policy's choice may be among the nodes that were not estimated.
+        return [*pruned, *sentences]
     return [*sentences, *_other_policy(scored, by_time)]
+
+
+def _not_estimated(decision: DecisionRecord) -> str:
+    were = "was" if decision.pruned == 1 else "were"
+    return f"{number(decision.pruned, 'more node')} {were} not estimated: not even the least possible time is shorter."
 
 
 def short_reason(row: Row) -> str:
@@ -65,7 +74,7 @@ def short_reason(row: Row) -> str:
     if not decision.chosen or not decision.scored:
         return ""
     if len(decision.scored) == 1:
-        return "only available node"
+        return "no other node can be faster" if decision.pruned else "only available node"
     first, second = decision.scored[0], decision.scored[1]
     if _is_by_completion_time(row, decision) and first.expected_s and second.expected_s:
         lead_s = second.seconds - first.seconds
@@ -78,17 +87,18 @@ def short_reason(row: Row) -> str:
     return f"{_points(lead)} ahead of {second.node_id}"
 
 
-def _by_time(scored: Sequence[CandidateRecord]) -> Iterable[str]:
+def _by_time(scored: Sequence[CandidateRecord], is_complete: bool) -> Iterable[str]:
     first, *others = scored
     best_s = first.seconds
     lead_s = others[0].seconds - best_s
     if lead_s < DIFFERENCE_MIN_S:
         return
-    yield f"Second choice: {others[0].node_id}, estimated {_seconds(lead_s)} slower."
+    second = "Second choice" if is_complete else "Next of those that were estimated"
+    yield f"{second}: {others[0].node_id}, estimated {_seconds(lead_s)} slower."
     faster = [(one.node_id, found) for one in others if (found := _best_condition(one)) and found[0] < best_s]
     for node_id, (total_s, condition) in faster[:NAMED_MAX]:
         yield f"{node_id} would have been chosen if {condition} (estimate {_seconds(total_s)})."
-    if not faster:
+    if not faster and is_complete:
         yield "No single factor would have changed the choice."
 
 

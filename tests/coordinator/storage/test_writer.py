@@ -128,6 +128,10 @@ def test_with_many_candidates_the_best_are_stored_and_the_rest_is_counted() -> N
     row = trace_row(record, 0.0, candidates_max=5)
     kept = json.loads(row.candidates or "")
     assert (len(kept["scored"]), len(kept["rejected"]), kept["left_out"]) == (3, 2, 8)
+    assert "pruned" not in kept
+    record.decision.pruned, record.decision.unlisted = 900, 30
+    kept = json.loads(trace_row(record, 0.0, candidates_max=5).candidates or "")
+    assert (kept["left_out"], kept["pruned"]) == (38, 900)
 
 
 @pytest.mark.parametrize("outcome", list(Outcome))

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from builders import a_model_info, a_report
-from herd.core.state.fleet import LOAD_OVERDUE_S, Fleet, canonical
+from herd.core.state.fleet import Fleet, canonical
+from herd.core.state.loads import LOAD_OVERDUE_S
 
 M = canonical("m")
 

@@ -300,7 +300,7 @@ def _decision(request: Request, chosen: Machine | None, rng: Random) -> Decision
     size_bytes = int(dict(SIZES_GB).get(request.model, 1.0) * 1e9)
     if chosen is None:
         out = [Rejected(NodeId(machine.node_id), "memory", "needs 5.2 GB, 1.0 GB free") for machine in MACHINES]
-        return Decision(request.model, "completion_time", None, [], out)
+        return Decision(model=request.model, policy="completion_time", chosen=None, scored=[], rejected=out)
     others = [machine for machine in MACHINES if machine is not chosen]
     best = _scored(request, chosen, size_bytes, 0.0, rng)
     late = [
@@ -309,7 +309,9 @@ def _decision(request: Request, chosen: Machine | None, rng: Random) -> Decision
     out = [
         Rejected(NodeId(one.node_id), "memory", f"needs {size_bytes / 1e9:.1f} GB, 1.0 GB free") for one in others[1:]
     ]
-    return Decision(request.model, "completion_time", NodeId(chosen.node_id), [best, *late], out)
+    return Decision(
+        model=request.model, policy="completion_time", chosen=NodeId(chosen.node_id), scored=[best, *late], rejected=out
+    )
 
 
 def _scored(request: Request, machine: Machine, size_bytes: int, at_least_s: float, rng: Random) -> Scored:

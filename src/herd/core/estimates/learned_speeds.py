@@ -29,6 +29,7 @@ LOG_MAX = 12.0
 SAMPLES_MAX = 1e12
 
 PAIRS_MAX = 4096
+SPEEDS_CACHED_MAX = 65536
 NODES_MAX = 2048
 MODELS_MAX = 2048
 GAIN_MIN = 0.25
@@ -137,6 +138,9 @@ class LearnedSpeeds:
         self._models = BoundedDict[ModelName, _Shared](MODELS_MAX)
         self._speeds: dict[tuple[NodeId, ModelName], tuple[ModelInfo, Speed]] = {}
         self._changes = Changes()
+        self._means: tuple[float, float] | None = None
+        self.epoch = 0
+        """Increases when all cached estimates become invalid at once."""
 
     def speed(self, node: Node, model: ModelName) -> Speed:
         """The present estimate; cached until something is learned or the node sends a new report."""
@@ -146,8 +150,8 @@ class LearnedSpeeds:
         if known is not None and known[0] is model_info:
             return known[1]
         speed = self._estimate(node, model_info, model)
-        if len(self._speeds) > PAIRS_MAX:
-            self._speeds.clear()
+        if len(self._speeds) > SPEEDS_CACHED_MAX:
+            self._forget_estimates()
         self._speeds[key] = (model_info, speed)
         return speed
 
@@ -170,6 +174,7 @@ class LearnedSpeeds:
             return
         start = prior(node.report, model_info)
         of_node = _get_or_create(self._nodes, node.id)
+        self._means = None
         if sample.load_s is not None and sample.load_s > LOAD_OVERHEAD_S / 10:
             _learn_load(of_node, start, sample)
         if sample.streams >= 1.0:
@@ -221,7 +226,12 @@ class LearnedSpeeds:
             _restore_shared(_get_or_create(self._nodes, NodeId(value.subject)), value)
         else:
             _restore_shared(_get_or_create(self._models, ModelName(value.model)), value)
+        self._means = None
+        self._forget_estimates()
+
+    def _forget_estimates(self) -> None:
         self._speeds.clear()
+        self.epoch += 1
 
     @staticmethod
     def _restore_pair(learned: _LearnedPair, value: LearnedValue) -> None:
@@ -274,19 +284,24 @@ class LearnedSpeeds:
         prompt = learned.prompt.factor if learned is not None and learned.prompt.samples else 0.0
         if not prompt:
             node_effect = of_node.prompt if of_node is not None else None
-            prompt = _factor_without_samples(
-                node_effect, of_model.prompt if of_model is not None else None, [n.prompt for n in self._nodes.values()]
-            )
+            model_effect = of_model.prompt if of_model is not None else None
+            prompt = _factor_without_samples(node_effect, model_effect, self._mean_effects()[0])
         step = learned.step.factor if learned is not None and learned.step.samples else 0.0
         if not step:
             node_effect = of_node.step if of_node is not None else None
-            step = _factor_without_samples(
-                node_effect, of_model.step if of_model is not None else None, [n.step for n in self._nodes.values()]
-            )
+            model_effect = of_model.step if of_model is not None else None
+            step = _factor_without_samples(node_effect, model_effect, self._mean_effects()[1])
         slope = learned.slope if learned is not None and learned.slope is not None else start.batch_slope
         load_s = start.load_s * _load_factor(of_node, model in node.unloaded_at or model in node.loaded)
         cold_load_s = start.load_s * _load_factor(of_node, False)
         return Speed(start.prompt_tokens_per_s * prompt, start.step_s * step, slope, load_s, max(load_s, cold_load_s))
+
+    def _mean_effects(self) -> tuple[float, float]:
+        """The effects of an average node on prompts and on decoding steps; computed once until something is learned."""
+        if self._means is None:
+            nodes = self._nodes.values()
+            self._means = _mean([node.prompt for node in nodes]), _mean([node.step for node in nodes])
+        return self._means
 
     def _pair(self, node_id: NodeId, model: ModelName) -> _LearnedPair:
         key = (node_id, model)
@@ -348,15 +363,16 @@ def _learn_shared(of_node: _Effect, of_model: _Effect, ratio: float) -> None:
     of_model.move(surprise)
 
 
-def _factor_without_samples(of_node: _Effect | None, of_model: _Effect | None, nodes: Sequence[_Effect]) -> float:
+def _factor_without_samples(of_node: _Effect | None, of_model: _Effect | None, mean_log: float) -> float:
     """The factor of a pair without measurements. A node without any measurement counts as an average node, because the
     effect of a model is known only relative to the nodes on which it was measured."""
-    if of_node is None or not of_node.samples:
-        known = [node_effect.log for node_effect in nodes if node_effect.samples]
-        node_log = sum(known) / len(known) if known else 0.0
-    else:
-        node_log = of_node.log
+    node_log = of_node.log if of_node is not None and of_node.samples else mean_log
     return math.exp(node_log + (of_model.log if of_model is not None else 0.0))
+
+
+def _mean(effects: Sequence[_Effect]) -> float:
+    known = [effect.log for effect in effects if effect.samples]
+    return sum(known) / len(known) if known else 0.0
 
 
 def _get_or_create(known: BoundedDict[Key, _Shared], key: Key) -> _Shared:

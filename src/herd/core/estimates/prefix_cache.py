@@ -11,6 +11,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 
 from herd.bounded import BoundedDict
+from herd.core.estimates.block_holders import BlockHolders
 from herd.core.state.fleet import ModelName, NodeId
 
 BLOCK_TOKENS = 128
@@ -23,6 +24,21 @@ BLOCKS_MAX = 512
 class PrefixCache:
     def __init__(self) -> None:
         self._prefixes = BoundedDict[tuple[NodeId, ModelName], OrderedDict[int, tuple[int, ...]]](PAIRS_MAX)
+        self._holders: dict[ModelName, BlockHolders] = {}
+
+    def holders(self, model: ModelName) -> BlockHolders:
+        """The nodes that hold each block of the model's prompts. From the first call on they are updated."""
+        found = self._holders.get(model)
+        if found is None:
+            found = self._holders[model] = BlockHolders()
+            for (node_id, other), cached in self._prefixes.items():
+                if other == model:
+                    for prefix in cached.values():
+                        found.add(node_id, prefix)
+        return found
+
+    def forget_holders(self, model: ModelName) -> None:
+        self._holders.pop(model, None)
 
     def cached_tokens(self, node_id: NodeId, model: ModelName, blocks: Sequence[int]) -> int:
         """Prompt tokens that are probably cached on the node."""
@@ -39,25 +55,46 @@ class PrefixCache:
         """Adds a prompt that the node processes: it replaces a prefix of itself, or the oldest entry."""
         if not blocks:
             return
-        key = (node_id, model)
-        cached = self._prefixes.setdefault(key, OrderedDict())
+        key, holders = (node_id, model), self._holders.get(model)
+        cached = self._prefixes.get(key)
+        if cached is None:
+            cached = self._new_pair(key)
         self._prefixes.move_to_end(key)
         newest = tuple(blocks[:BLOCKS_MAX])
+        removed: list[tuple[int, ...]] = []
         for first, other in list(cached.items()):
             # A longer turn of the same conversation replaces the shorter one, because it uses the same slot.
             if other[0] == newest[0] and other == newest[: len(other)]:
-                del cached[first]
+                removed.append(cached.pop(first))
+        if newest[-1] in cached:
+            removed.append(cached[newest[-1]])
         cached[newest[-1]] = newest
         while len(cached) > slots + EXTRA_ENTRIES:
-            cached.popitem(last=False)
+            removed.append(cached.popitem(last=False)[1])
+        if holders is not None:
+            holders.add(node_id, newest)
+            for prefix in removed:
+                holders.remove(node_id, prefix)
+
+    def _new_pair(self, key: tuple[NodeId, ModelName]) -> OrderedDict[int, tuple[int, ...]]:
+        if len(self._prefixes) >= PAIRS_MAX:
+            self._remove(next(iter(self._prefixes)))
+        created = self._prefixes[key] = OrderedDict()
+        return created
+
+    def _remove(self, key: tuple[NodeId, ModelName]) -> None:
+        cached, holders = self._prefixes.pop(key, None), self._holders.get(key[1])
+        if cached and holders is not None:
+            for prefix in cached.values():
+                holders.remove(key[0], prefix)
 
     def drop(self, node_id: NodeId, model: ModelName | None = None) -> None:
         """Removes the prompts of a model that was unloaded or reloaded; without `model`, all prompts of the node."""
         if model is not None:
-            self._prefixes.pop((node_id, model), None)
+            self._remove((node_id, model))
             return
         for key in [key for key in self._prefixes if key[0] == node_id]:
-            del self._prefixes[key]
+            self._remove(key)
 
 
 def _equal_leading_blocks(a: Sequence[int], b: Sequence[int]) -> int:

@@ -36,6 +36,10 @@ class Residency:
         evicting = self._evicting.get(node.id)
         return evicting is None or model not in evicting
 
+    def is_changing(self, node: Node) -> bool:
+        """Whether a load or an eviction that this coordinator has caused is not confirmed by a heartbeat yet."""
+        return bool(node.loading_until) or node.id in self._evicting
+
     def footprint_bytes(self, node: Node, model_info: ModelInfo, model: ModelName) -> int:
         """Expected memory: as measured on this node; else as on other nodes; else weights and a usual context window
         for each slot."""

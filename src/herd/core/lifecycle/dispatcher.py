@@ -36,7 +36,7 @@ from herd.core.state.events import (
     RequestArrived,
     Ticked,
 )
-from herd.core.state.fleet import Fleet, Liveness, ModelName, Node, canonical
+from herd.core.state.fleet import Fleet, ModelName, Node, canonical
 from herd.core.state.live_request import LiveRequest, RequestState, Trigger
 from herd.core.state.liveness import PAUSE_GAP_S
 from herd.core.state.request import Attempt, Failure, FailureKind, Outcome, RequestId, RequestKind
@@ -296,8 +296,7 @@ class Dispatcher:
 
     def _handle_lost_node(self, node: Node, now: float, out: list[Command]) -> None:
         """Handles a lost node: its queue, and its requests without a first byte, go elsewhere. Streams may finish."""
-        node.liveness = Liveness.OFFLINE
-        self.fleet.version += 1
+        self.fleet.mark_offline(node)
         for queue in list(self.waiting.queues.of_node(node.id).values()):
             self.placement.redistribute(queue, now, out)
         lost = Failure(kind=FailureKind.NODE_LOST, detail=f"{node.id} went offline")

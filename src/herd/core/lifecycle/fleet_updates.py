@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from herd.core.context.windows import Windows
 from herd.core.estimates.forecast import Forecast
-from herd.core.state.fleet import Fleet, ModelInfo, ModelName, Node, NodeId, Report
+from herd.core.state.fleet import Fleet, Liveness, ModelInfo, ModelName, Node, NodeId, Report
 from herd.core.state.liveness import LivenessTracker
 
 OLDER_HEARTBEATS_MAX = 1
@@ -43,6 +43,8 @@ class FleetUpdates:
         is_new_boot = known is not None and known.report.boot_id != report.boot_id
         if known is not None and is_new_boot:
             self._liveness.clear_failures(known)
+        if known is not None and (known.liveness is Liveness.OFFLINE or self._forecast.residency.is_changing(known)):
+            self._fleet.changes.note(known.id)
         windows, was_frozen = _windows_of(known), known is not None and _is_frozen(known.report)
         node = self._fleet.apply_heartbeat(self._with_changes(report, known), now)
         if was_frozen and not _is_frozen(report):
@@ -68,6 +70,7 @@ class FleetUpdates:
             was_loaded = node.is_loaded(model) or model in node.loading_until
             known[model] = ConfirmedChange(model_info, was_loaded and model_info is not None and not model_info.loaded)
             node.loading_until.pop(model, None)
+        self._fleet.changes.note(node_id)
         windows = _windows_of(node)
         self._fleet.replace_models(node, _merged(node.report.models, changes), now)
         self._forecast.apply_heartbeat(node, windows, is_new_boot=False)

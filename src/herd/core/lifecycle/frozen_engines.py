@@ -84,7 +84,7 @@ def frozen_attempts(
         model_info = node.model_info(attempt.model) if node is not None else None
         if node is None or model_info is None or not is_silent(model_info.engine, node, now):
             continue
-        others = scheduler.decide(live_request.request, attempt.model, now, (*live_request.tried, node.id))
+        others = scheduler.decide_among_all(live_request.request, attempt.model, now, (*live_request.tried, node.id))
         candidates = [scored.candidate for scored in others.scored if scored.candidate is not None]
         if candidates and not others.is_panic:
             silent_s = model_info.engine.silent_s + now - node.last_heartbeat_at

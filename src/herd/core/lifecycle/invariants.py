@@ -45,7 +45,7 @@ def held_needlessly(
     for request_id in waiting.holding:
         live_request = live_requests[request_id]
         for model in live_request.models:
-            decision = scheduler.decide(live_request.request, model, now, live_request.tried)
+            decision = scheduler.decide_among_all(live_request.request, model, now, live_request.tried)
             if decision.chosen is None or decision.is_panic:
                 continue
             free = [

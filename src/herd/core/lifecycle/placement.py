@@ -94,6 +94,8 @@ class Placement:
             return False
         if has_budget(self._settings.retries, len(self.retrying), len(self.live_requests) - len(self._waiting)):
             return False
+        if decision.pruned:
+            decision = self._scheduler.decide_among_all(live_request.request, decision.model, now, live_request.tried)
         return not any(
             self._is_slot_free(self._fleet.nodes[scored.node_id], decision.model, now) for scored in decision.scored
         )
@@ -101,10 +103,9 @@ class Placement:
     def _digest_of_conversation(self, request: Request) -> str:
         """The model's digest on the node with the longest cached prefix of this conversation. Empty if all nodes have
         the same digest, or if no node has a prefix cached."""
-        nodes = self._fleet.with_model(request.model)
-        digests = {node.report.models[request.model].digest for node in nodes}
-        if len(digests - {""}) < 2:
+        if len(self._fleet.models.digests(request.model)) < 2:
             return ""
+        nodes = self._fleet.with_model(request.model)
         prefixes = self._forecast.prefixes
         cached_tokens = {node.id: prefixes.cached_tokens(node.id, request.model, request.prefix) for node in nodes}
         best = max(nodes, key=lambda node: (cached_tokens[node.id], node.id))

@@ -64,6 +64,7 @@ class Prewarmer:
         node = min(suitable, key=lambda other: (forecast.speeds.speed(other, model).load_s, other.id))
         forecast.residency.record_load(node, model, ())
         forecast.prefixes.drop(node.id, model)
+        self._fleet.changes.note(node.id)
         node.loading_until[model] = now + forecast.speeds.speed(node, model).load_s
         return LoadModel(node.id, model, node.report.models[model])
 

@@ -73,7 +73,8 @@ class RejectedRecord(msgspec.Struct):
 
 class DecisionRecord(msgspec.Struct, omit_defaults=True):
     """The column's content. `scored` is ordered best first. `rules` is the fingerprint of policy and weights, a key of
-    `decision_rules`."""
+    `decision_rules`. `pruned` counts the nodes that were not estimated, because not even their least time is below the
+    time of the chosen node."""
 
     model: str
     chosen: str | None
@@ -81,6 +82,7 @@ class DecisionRecord(msgspec.Struct, omit_defaults=True):
     rejected: Sequence[RejectedRecord]
     left_out: int = 0
     rules: str = ""
+    pruned: int = 0
 
 
 EMPTY = DecisionRecord("", None, (), ())
@@ -101,8 +103,8 @@ def to_record(decision: Decision, candidates_max: int, rules: str) -> DecisionRe
         RejectedRecord(node.node_id, node.filter, node.reason[:REASON_MAX_CHARS])
         for node in decision.rejected[: candidates_max - len(scored)]
     ]
-    left_out = len(decision.scored) + len(decision.rejected) - len(scored) - len(rejected)
-    return DecisionRecord(decision.model, decision.chosen, scored, rejected, left_out, rules)
+    left_out = len(decision.scored) + len(decision.rejected) - len(scored) - len(rejected) + decision.unlisted
+    return DecisionRecord(decision.model, decision.chosen, scored, rejected, left_out, rules, decision.pruned)
 
 
 def _to_candidate_record(scored: Scored) -> CandidateRecord:
@@ -174,7 +176,7 @@ def to_recorded_decision(
     request = Request(id=RequestId(request_id), model=model, prompt_tokens=prompt_tokens)
     scored = [_to_scored(candidate, model) for candidate in record.scored]
     # Nodes that could serve are recorded first: if any rejected node is on record, no node that could serve is missing.
-    could_serve_left_out = record.left_out if not record.rejected else 0
+    could_serve_left_out = record.pruned + (record.left_out if not record.rejected else 0)
     return RecordedDecision(request, model, NodeId(record.chosen), scored, rules, could_serve_left_out)
 
 

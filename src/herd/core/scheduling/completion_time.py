@@ -25,6 +25,7 @@ from herd.core.scheduling.expected_delays import (
     remaining_s,
     shared_compute,
 )
+from herd.core.scheduling.lower_bounds import LowerBounds
 from herd.core.scheduling.scheduler import SignalPolicy
 from herd.core.state.decision import Candidate, Scored
 from herd.core.state.fleet import ModelName
@@ -112,6 +113,7 @@ class CompletionTimePolicy:
         self._forecast = forecast
         self._signals = signals
         self._settings = settings
+        self.bounds = LowerBounds(forecast, settings.harm_weight, settings.eviction_weight)
 
     def rank(self, request: Request, candidates: Sequence[Candidate]) -> list[Scored]:
         ranked: list[Scored] = list(self.estimates(request, candidates))
@@ -123,21 +125,23 @@ class CompletionTimePolicy:
         """The candidates in the given order, each with its expected times."""
         if not candidates:
             return []
-        expected = self._request_estimate(request, candidates[0])
-        return [self._estimate(expected, candidate) for candidate in candidates]
+        expected = self.request_estimate(request, candidates[0].model, candidates[0].at)
+        return [self.estimate(expected, candidate) for candidate in candidates]
 
-    def _request_estimate(self, request: Request, any_candidate: Candidate) -> RequestEstimate:
-        forecast, model = self._forecast, any_candidate.model
+    def request_estimate(self, request: Request, model: ModelName, now: float) -> RequestEstimate:
+        """What is expected of the request on any node."""
+        forecast = self._forecast
         return RequestEstimate(
             request,
             model,
             forecast.prompt_tokens(request, model),
             forecast.outputs.expected_tokens(request, model),
             forecast.outputs.irregularity(model),
-            any_candidate.at,
+            now,
         )
 
-    def _estimate(self, expected: RequestEstimate, candidate: Candidate) -> TimedCandidate:
+    def estimate(self, expected: RequestEstimate, candidate: Candidate) -> TimedCandidate:
+        """The expected times on one node. `LowerBounds` must be changed together with it."""
         forecast, node, queue, model = self._forecast, candidate.node, candidate.queue, expected.model
         speed, is_loaded = forecast.speeds.speed(node, model), forecast.residency.is_loaded(node, model)
         uncached = expected.prompt_tokens

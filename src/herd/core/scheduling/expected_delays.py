@@ -15,6 +15,9 @@ from herd.core.state.request import Request
 REMAINING_SHARE_OF_AGE = 0.3
 """A request that runs longer than expected is expected to run for another 30 % of its age: lengths have heavy tails."""
 
+LEAST_REMAINING_SHARE = REMAINING_SHARE_OF_AGE / (1.0 + REMAINING_SHARE_OF_AGE)
+"""The least that `remaining_s` ever is, as a share of the expected time: at the moment when its two terms are equal."""
+
 RUNNING_SAMPLED_MAX = 16
 """Running requests of a queue that are read; of a longer queue a sample of about this size is read."""
 

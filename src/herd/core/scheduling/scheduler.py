@@ -1,15 +1,17 @@
 """Chooses the node that serves a request: filters reject nodes, then a policy ranks the others.
 
 `SignalPolicy` ranks by points of the seven public signals; `CompletionTimePolicy` ranks by expected time. The cost of a
-decision grows with the number of nodes that have the model, not with the size of the fleet.
+decision grows with the number of nodes that have the model, not with the size of the fleet; and if very many nodes
+have it, only those are estimated that may be the best.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
-from typing import Protocol, TypeAlias
+from collections.abc import Collection, Sequence
+from typing import Protocol
 
 from herd.core.estimates.latencies import Latencies
+from herd.core.scheduling.bounded_search import BoundedPolicy, BoundedSearch, already_tried, first_rejection
 from herd.core.scheduling.filters import Filter
 from herd.core.scheduling.signals import Signal, Weights
 from herd.core.state.decision import Candidate, Decision, Rejected, Scored
@@ -18,10 +20,12 @@ from herd.core.state.liveness import LivenessTracker
 from herd.core.state.queues import Queues
 from herd.core.state.request import Request
 
-RejectionReason: TypeAlias = Callable[[Request, Candidate], "str | None"]
-
 NODES_LISTED_MAX = 32
 """Largest fleet for which a decision lists the nodes without the model."""
+
+BOUNDED_FROM_NODES = 48
+"""Number of nodes with a model from which on bounds decide which of them are estimated: for fewer nodes it is not
+cheaper."""
 
 MODELS_CACHED_MAX = 256
 """Models whose list of nodes without them is cached."""
@@ -81,29 +85,36 @@ class Scheduler:
         self._queues = queues
         self._latencies = latencies
         self._liveness = liveness
-        self._checks = tuple(
-            (f.name, f.rejection_reason, f.is_temporary)
-            for f in sorted(filters, key=lambda f: (f.is_preference, f.is_soft))
-        )
+        self._filters = tuple(sorted(filters, key=lambda f: (f.is_preference, f.is_soft)))
         self._soft = frozenset(f.name for f in filters if f.is_soft)
         self._preferences = frozenset(f.name for f in filters if f.is_preference)
         self._others: dict[ModelName, tuple[int, list[Rejected]]] = {}
+        self._bounded: BoundedSearch | None = None
+        if isinstance(policy, BoundedPolicy) and policy.bounds.is_usable:
+            self._bounded = BoundedSearch(policy, self._filters, fleet, queues, self._candidate)
 
     def decide(self, request: Request, model: ModelName, now: float, tried: Collection[NodeId] = ()) -> Decision:
+        """The decision for one model. Of very many nodes that could serve only those are listed that were estimated."""
+        if self._bounded is not None and len(self.fleet.with_model(model)) >= BOUNDED_FROM_NODES:
+            decision = self._bounded.decide(request, model, now, tried) if not request.only_node else None
+            if decision is not None:
+                return decision
+        return self.decide_among_all(request, model, now, tried)
+
+    def decide_among_all(
+        self, request: Request, model: ModelName, now: float, tried: Collection[NodeId] = ()
+    ) -> Decision:
+        """The same decision, with every node listed."""
         passed: list[Candidate] = []
         lesser: list[Candidate] = []
         suspected: list[Candidate] = []
         rejected: list[Rejected] = []
         for node in self.fleet.with_model(model):
             if node.id in tried:
-                rejected.append(
-                    Rejected(
-                        node.id, "tried", "an earlier attempt of this request failed on this node", is_temporary=False
-                    )
-                )
+                rejected.append(already_tried(node.id))
                 continue
             candidate = self._candidate(node, model, now)
-            reason = _first_reason(self._checks, request, candidate)
+            reason = first_rejection(self._filters, request, candidate)
             if reason is None:
                 passed.append(candidate)
                 continue
@@ -121,7 +132,12 @@ class Scheduler:
             rejected.extend(self._without(model))
         scored = self.policy.rank(request, passed)
         return Decision(
-            model, self.policy.name, scored[0].node_id if scored else None, scored, rejected, is_panic and bool(scored)
+            model=model,
+            policy=self.policy.name,
+            chosen=scored[0].node_id if scored else None,
+            scored=scored,
+            rejected=rejected,
+            is_panic=is_panic and bool(scored),
         )
 
     def _candidate(self, node: Node, model: ModelName, now: float) -> Candidate:
@@ -157,16 +173,6 @@ class Scheduler:
             self._others.clear()
         self._others[model] = (self.fleet.version, others)
         return others
-
-
-def _first_reason(
-    filters: Sequence[tuple[str, RejectionReason, bool]], request: Request, candidate: Candidate
-) -> Rejected | None:
-    for name, rejection_reason, is_temporary in filters:
-        reason = rejection_reason(request, candidate)
-        if reason is not None:
-            return Rejected(candidate.node.id, name, reason, is_temporary)
-    return None
 
 
 def _may_be_tried_anyway(candidate: Candidate) -> bool:

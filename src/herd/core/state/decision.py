@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 from herd.core.state.fleet import ModelInfo, ModelName, Node, NodeId, Report
 from herd.core.state.queues import Queue
@@ -55,6 +56,16 @@ class Candidate:
         return self._free_bytes
 
 
+CopyKind: TypeAlias = "tuple[str, str, str, frozenset[str], frozenset[str]]"
+"""What filters read of a node's copy of a model and do not read of the node."""
+
+
+def copy_kind(model_info: ModelInfo) -> CopyKind:
+    """Equal for copies of which a filter with `is_by_copy` rejects all or none."""
+    engine = model_info.engine
+    return engine.kind, engine.version, model_info.digest, model_info.lacks, model_info.capabilities
+
+
 @dataclass(frozen=True, slots=True)
 class Rejected:
     """A node that cannot serve the request: the filter that rejected it, and the reason with its numbers."""
@@ -86,7 +97,7 @@ class Scored:
     """The node at the decision. Only the report, the model info and the plain values stay unchanged afterwards."""
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, kw_only=True)
 class Decision:
     """The result of filtering and ranking for one model: `chosen` is None if every node was rejected.
 
@@ -98,6 +109,10 @@ class Decision:
     chosen: NodeId | None
     scored: list[Scored]
     rejected: list[Rejected]
+    pruned: int = 0
+    """Nodes whose times were not estimated, because not even their least time is below the time of the best node."""
+    unlisted: int = 0
+    """Nodes that cannot serve and are not listed in `rejected`: of very many nodes only some are."""
     is_panic: bool = False
     """Only nodes with recent failures were left, and the best of them is tried."""
 

@@ -1,8 +1,8 @@
 """Defines the state of the fleet: every node with its newest report, and the models it has on disk and in memory.
 
-Read this file first. A `Report` is the content of one heartbeat. It never changes, so a reference to it is a snapshot.
-A `Node` has the newest report and what the coordinator has observed since. Sizes are bytes, times are seconds on the
-caller's monotonic clock, context windows are tokens.
+Read this file first. A `Report` is the content of one heartbeat. It never changes. A `Node` has the newest report and
+what the coordinator has observed since. Sizes are bytes, times are seconds on the caller's monotonic clock, context
+windows are tokens.
 """
 
 from __future__ import annotations
@@ -14,7 +14,10 @@ from enum import Enum
 from functools import lru_cache
 from typing import NewType
 
+from herd.core.state.changed_nodes import ChangedNodes
 from herd.core.state.engine_hosts import EngineHosts
+from herd.core.state.loads import remember_unloaded
+from herd.core.state.model_index import ModelIndex
 from herd.core.state.other_names import with_other_names
 from herd.core.state.served_paths import PathsByName
 
@@ -24,14 +27,8 @@ ModelName = NewType("ModelName", str)
 GB = 1_000_000_000
 """Gigabytes in texts are decimal, as in `ollama list`."""
 
-WARM_FOR_S = 1800.0
-"""How long an unloaded model is probably still in the page cache (compatibility: "unloaded within 30 min")."""
-
 NAMES_CACHED_MAX = 1024
 """Model names whose canonical form is cached: every request needs it several times."""
-
-LOAD_OVERDUE_S = 30.0
-"""A load has probably failed if no heartbeat shows it this long after its expected end."""
 
 
 @lru_cache(NAMES_CACHED_MAX)
@@ -231,6 +228,12 @@ class Report:
     """The node's clock when the heartbeat was sent, in Unix seconds."""
 
     @property
+    def is_ready(self) -> bool:
+        """Whether the machine itself accepts requests now."""
+        is_paused = self.draining or self.paused or bool(self.capacity and self.capacity.paused)
+        return not is_paused and self.memory.pressure is not Pressure.CRITICAL
+
+    @property
     def memory_ceiling_bytes(self) -> int:
         """Memory for models: graphics memory if there is any, else main memory; at most the owner's ceiling."""
         physical = self.gpu_memory_bytes or self.memory.total_bytes
@@ -299,8 +302,9 @@ class Fleet:
         self.nodes: dict[NodeId, Node] = {}
         self.version = 0
         """Increases with every change; cached answers depend on it."""
+        self.changes = ChangedNodes()
         self.hosts = EngineHosts()
-        self._by_model: dict[ModelName, dict[NodeId, Node]] = {}
+        self.models = ModelIndex()
 
     def __iter__(self) -> Iterator[Node]:
         return iter(self.nodes.values())
@@ -310,14 +314,14 @@ class Fleet:
 
     def with_model(self, model: ModelName) -> Collection[Node]:
         """All nodes that report the model, in the order in which they first reported it."""
-        return self._by_model.get(model, {}).values()
+        return self.models.nodes(model)
 
     def knows(self, model: ModelName) -> bool:
-        return bool(self._by_model.get(model))
+        return bool(self.models.nodes(model))
 
     @property
     def model_names(self) -> list[ModelName]:
-        return sorted(name for name, nodes in self._by_model.items() if nodes)
+        return self.models.names
 
     def apply_heartbeat(self, report: Report, now: float) -> Node:
         """Replaces the node's report, and updates the index and the unloaded models."""
@@ -326,20 +330,20 @@ class Fleet:
         if node is not None and node.sent_models is report.models and node.report.boot_id == report.boot_id:
             self._apply_same_models(node, report, now)
             return node
+        self.changes.note(report.node_id)
         sent_models, report = report.models, with_other_names(report)
         if node is None:
             node = Node(id=report.node_id, report=report, last_heartbeat_at=now, first_heartbeat_at=now)
             self.nodes[node.id] = node
         else:
-            self._remember_unloaded(node, report, now)
-            self._unindex(node, keep=report.models)
+            remember_unloaded(node, report, now)
+            self.models.remove(node, keep=report.models)
         node.report, node.last_heartbeat_at, node.sent_models = report, now, sent_models
         node.free_model_memory_bytes = max(0, report.memory_ceiling_bytes - report.memory_used_bytes)
         node.loaded = {
             name: model_info.loaded for name, model_info in report.models.items() if model_info.loaded is not None
         }
-        for model in report.models:
-            self._by_model.setdefault(model, {})[node.id] = node
+        self.models.add(node)
         self.hosts.replace(node.id, tuple(endpoint.url for endpoint in report.engines))
         return node
 
@@ -349,7 +353,9 @@ class Fleet:
         if report.models is not known:
             report = replace(report, models=known)
         if node.unloaded_at or node.loading_until:
-            self._remember_unloaded(node, report, now)
+            remember_unloaded(node, report, now)
+        if report.is_ready is not node.report.is_ready:
+            self.changes.note(node.id)
         node.report, node.last_heartbeat_at = report, now
         node.free_model_memory_bytes = max(0, report.memory_ceiling_bytes - report.memory_used_bytes)
 
@@ -361,40 +367,20 @@ class Fleet:
 
     def drop_model(self, node: Node, model: ModelName) -> None:
         """Removes a model that the node did not have when requested; the next heartbeat may list it again."""
-        nodes = self._by_model.get(model, {})
-        if nodes.pop(node.id, None) is not None:
+        if self.models.drop(node, model):
             self.version += 1
+            self.changes.note(node.id)
             node.sent_models = {}
 
     def forget(self, node_id: NodeId) -> None:
         node = self.nodes.pop(node_id, None)
         if node is not None:
-            self._unindex(node, keep={})
+            self.models.remove(node, keep={})
             self.hosts.forget(node_id)
             self.version += 1
+            self.changes.note(node_id)
 
-    def _unindex(self, node: Node, keep: Mapping[ModelName, ModelInfo]) -> None:
-        for model in node.report.models:
-            nodes = self._by_model.get(model)
-            if model in keep or nodes is None:
-                continue
-            nodes.pop(node.id, None)
-            if not nodes:
-                del self._by_model[model]
-
-    @staticmethod
-    def _remember_unloaded(node: Node, report: Report, now: float) -> None:
-        if report.boot_id != node.report.boot_id:
-            node.unloaded_at.clear()
-            node.loading_until.clear()
-        for model, model_info in node.report.models.items():
-            newer = report.models.get(model)
-            if model_info.loaded is not None and (newer is None or newer.loaded is None):
-                node.unloaded_at[model] = now
-            elif newer is not None and newer.loaded is not None:
-                node.unloaded_at.pop(model, None)
-                node.loading_until.pop(model, None)
-        for model in [m for m, since in node.unloaded_at.items() if now - since > WARM_FOR_S]:
-            del node.unloaded_at[model]
-        for model in [m for m, until in node.loading_until.items() if now - until > LOAD_OVERDUE_S]:
-            del node.loading_until[model]
+    def mark_offline(self, node: Node) -> None:
+        node.liveness = Liveness.OFFLINE
+        self.version += 1
+        self.changes.note(node.id)

@@ -10,6 +10,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from herd.core.state.changed_nodes import ChangedNodes
 from herd.core.state.fairness import TURN, FairOrder, Shares
 from herd.core.state.fleet import ModelName, NodeId
 from herd.core.state.request import RequestId
@@ -41,10 +42,13 @@ class Queue:
     """Attempts started since this queue was last empty."""
     order: FairOrder | None = None
     """The order of turns among `pending`; created when the first request has to wait."""
+    changes: ChangedNodes = field(default_factory=ChangedNodes)
+    """Where the queue notes that its requests changed."""
 
     def start(self, request_id: RequestId, tenant: str, work: Work) -> None:
         """Lets the request occupy a slot, and charges its tenant for a turn."""
         self.in_flight[request_id] = work
+        self.changes.note(self.node_id)
         if self.order is not None:
             self.order.shares.charge(tenant, work.service_s or TURN)
 
@@ -53,6 +57,7 @@ class Queue:
         if self.order is None:
             self.order = FairOrder(Shares())
         self.pending[request_id] = work
+        self.changes.note(self.node_id)
         return self.order.add(request_id, tenant)
 
     def next(self) -> RequestId | None:
@@ -70,6 +75,7 @@ class Queue:
         return not self.in_flight and not self.pending
 
     def leave(self, request_id: RequestId) -> None:
+        self.changes.note(self.node_id)
         self.in_flight.pop(request_id, None)
         if self.pending.pop(request_id, None) is not None and self.order is not None:
             self.order.remove(request_id)
@@ -80,12 +86,14 @@ class Queues:
 
     def __init__(self) -> None:
         self.by_node: dict[NodeId, dict[ModelName, Queue]] = {}
+        self.changes = ChangedNodes()
+        """Nodes whose queues changed."""
 
     def queue(self, node_id: NodeId, model: ModelName) -> Queue:
         of_node = self.by_node.setdefault(node_id, {})
         found = of_node.get(model)
         if found is None:
-            found = of_node[model] = Queue(node_id, model)
+            found = of_node[model] = Queue(node_id, model, changes=self.changes)
         return found
 
     def of_node(self, node_id: NodeId) -> dict[ModelName, Queue]:

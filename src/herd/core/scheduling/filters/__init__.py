@@ -22,6 +22,7 @@ class Filter:
     `is_temporary`: waiting can help, so a request is held if such a filter rejected some node.
     `is_soft`: the node is only suspected. If no other node is left, it gets one request at a time.
     `is_preference`: another node is better, but if none is left, this one serves the request like any other.
+    `is_by_copy`: of the candidate it reads nothing but what is in `copy_kind`: it rejects all equal copies of a model.
     """
 
     name: str
@@ -29,3 +30,4 @@ class Filter:
     is_temporary: bool = True
     is_soft: bool = False
     is_preference: bool = False
+    is_by_copy: bool = False

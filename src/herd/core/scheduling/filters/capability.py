@@ -14,4 +14,4 @@ def rejection_reason(request: Request, candidate: Candidate) -> str | None:
     return f"its copy of the model does not support {described(lacking)}" if lacking else None
 
 
-FILTER = Filter("capability", rejection_reason, is_temporary=False)
+FILTER = Filter("capability", rejection_reason, is_temporary=False, is_by_copy=True)

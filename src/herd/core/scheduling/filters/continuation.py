@@ -18,4 +18,4 @@ def rejection_reason(request: Request, candidate: Candidate) -> str | None:
     return None
 
 
-FILTER = Filter("continuation", rejection_reason, is_temporary=False)
+FILTER = Filter("continuation", rejection_reason, is_temporary=False, is_by_copy=True)

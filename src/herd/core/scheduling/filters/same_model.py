@@ -14,4 +14,4 @@ def rejection_reason(request: Request, candidate: Candidate) -> str | None:
     return f"has a different model with this name ({digest[:12]}) than the one that started this conversation"
 
 
-FILTER = Filter("same_model", rejection_reason, is_soft=True)
+FILTER = Filter("same_model", rejection_reason, is_soft=True, is_by_copy=True)

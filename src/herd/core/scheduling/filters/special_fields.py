@@ -18,4 +18,4 @@ def rejection_reason(request: Request, candidate: Candidate) -> str | None:
     return f"its engine does not honor {', '.join(request.special_fields)}, and another node's does"
 
 
-FILTER = Filter("special_fields", rejection_reason, is_temporary=False, is_preference=True)
+FILTER = Filter("special_fields", rejection_reason, is_temporary=False, is_preference=True, is_by_copy=True)

@@ -15,4 +15,4 @@ def rejection_reason(request: Request, candidate: Candidate) -> str | None:
     return None
 
 
-FILTER = Filter("template", rejection_reason, is_temporary=False, is_preference=True)
+FILTER = Filter("template", rejection_reason, is_temporary=False, is_preference=True, is_by_copy=True)
