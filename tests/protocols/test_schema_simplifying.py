@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from herd.protocols.schema_simplifying import LENGTH_MAX, NODES_MAX, is_schema_refused, simplified, with_simple_tools
@@ -145,6 +145,8 @@ JSON = st.recursive(
 
 
 @given(JSON)
+@example({"type": "object", "properties": {"a": {"required": [["a"]], "properties": {"b": {}}}}, "required": [{}, 1]})
+@example({"type": [["object"], {}], "items": {"type": {"a": 1}}, "enum": [[], {}]})
 def test_any_schema_becomes_one_of_an_object_that_stays_as_it_is(schema: object) -> None:
     simple = simplified(schema)
     assert simple["type"] == "object" and simplified(simple) == simple

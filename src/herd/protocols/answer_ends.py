@@ -13,6 +13,7 @@ import msgspec
 from herd.core.state.request import Counters
 from herd.protocols import request_fields
 from herd.protocols.streams import ENDS_BYTES, HeadAndTail, Tail
+from herd.protocols.valid_text import valid_text
 
 Body = TypeVar("Body")
 
@@ -63,10 +64,19 @@ def event_data(stream: bytes) -> list[bytes]:
 
 
 def decode(body: bytes, decoder: msgspec.json.Decoder[Body]) -> Body | None:
-    """The body as the decoder's type, or None if it is something else, such as an incomplete event."""
+    """The body as the decoder's type, or None if it is something else, such as an incomplete event.
+
+    Halves of characters and invalid UTF-8 are read as U+FFFD.
+    """
     try:
         return decoder.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        valid = valid_text(body)
+    if valid == body:
+        return None
+    try:
+        return decoder.decode(valid)
+    except (msgspec.DecodeError, RecursionError):
         return None
 
 

@@ -16,6 +16,7 @@ import msgspec
 
 from herd.protocols.failed_ends import is_failed, tells_failure
 from herd.protocols.request_fields import ABSENT, has_content
+from herd.protocols.valid_text import valid_text
 
 ERROR_MAX_CHARACTERS = 300
 """A longer error text of an engine is truncated."""
@@ -258,7 +259,8 @@ def _decode(body: bytes) -> _Error | None:
     try:
         return _ERROR.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return None
+        valid = valid_text(body)
+        return _decode(valid) if valid != body else None
 
 
 def _details(error: _Error) -> _Details:

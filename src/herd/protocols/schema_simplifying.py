@@ -163,7 +163,7 @@ def _members(schema: dict[str, Any], document: _Document, depth: int) -> dict[st
     if not isinstance(members, dict) or not members:
         return {"properties": {}} if depth == 0 else {}
     named = {str(name): _simplified(inner, document, depth + 1) for name, inner in members.items()}
-    required = [name for name in _listed(schema.get("required")) if name in named]
+    required = [name for name in _listed(schema.get("required")) if isinstance(name, str) and name in named]
     return {"properties": named, "required": required} if required else {"properties": named}
 
 

@@ -9,6 +9,8 @@ from herd.dialects import AnswerWatcher
 from herd.protocols.engine_errors import ENDED_BY_ENGINE, EngineError, ErrorSearch, is_incomplete, read_error
 from herd.protocols.passed_tool_calls import PassedToolCalls
 from herd.protocols.streams import LINE_MAX_BYTES, WholeLines
+from herd.protocols.texts.passed_halves import PassedHalves, has_surrogates
+from herd.protocols.valid_text import without_halves
 
 _TERMINATOR = re.compile(
     rb'^(?:data:[ ]?\[DONE\]|event:[ ]?message_stop\r?\ndata:|data:[ ]?\{"type":"message_stop")', re.M
@@ -27,6 +29,7 @@ class PassThrough:
         "_calls",
         "_counters",
         "_errors",
+        "_halves",
         "_is_document",
         "_lines",
         "_streams",
@@ -54,6 +57,7 @@ class PassThrough:
         self._is_document: bool | None = None
         self._lines = WholeLines()
         self._errors = ErrorSearch()
+        self._halves = PassedHalves()
         self._counters: Counters | None = None
         self.error: EngineError | None = None
         self.has_failed = False
@@ -69,7 +73,9 @@ class PassThrough:
         if self._is_document and len(self._lines.rest) + len(data) <= LINE_MAX_BYTES:
             self._lines.rest += data
             return b""
-        lines = self._before_error(self._lines.feed(data))
+        lines = self._halves.stream(self._before_error(self._lines.feed(data)))
+        if self.has_failed:
+            lines += self._halves.end()
         if self._calls is None:
             return lines
         return self._calls.stream(lines) + (self._calls.end() if self.has_failed else b"")
@@ -94,8 +100,11 @@ class PassThrough:
         return self._counters or self._watcher.end()
 
     def whole(self, body: bytes) -> bytes:
-        """The complete answer, of which nothing was forwarded yet, with repaired tool calls."""
-        return body if self._calls is None or self._streams else self._calls.document(body)
+        """The complete answer, of which nothing was forwarded yet, with valid text and repaired tool calls."""
+        if self._streams:
+            return body
+        body = without_halves(body) if has_surrogates(body) else body
+        return body if self._calls is None else self._calls.document(body)
 
     @property
     def repaired_calls(self) -> int:
@@ -106,10 +115,12 @@ class PassThrough:
         return self._complete_rest() if self.counters() is not None else b""
 
     def _complete_rest(self) -> bytes:
-        return self._held_calls() + self._lines.rest
+        return self._held_calls() + without_halves(self._lines.rest)
 
     def _held_calls(self) -> bytes:
-        return self._calls.end() if self._calls is not None else b""
+        """What waits for more of a character or of a tool call."""
+        lines = self._halves.end()
+        return lines if self._calls is None else self._calls.stream(lines) + self._calls.end()
 
     def _before_error(self, lines: bytes) -> bytes:
         lines, error = self._errors.split(lines)

@@ -41,6 +41,7 @@ from herd.engines import Engine, EngineRequest, EngineResponse
 from herd.errors import HerdError, Refusal
 from herd.http1.contract import Exchange, Header
 from herd.protocols.conversation import ParsedRequest
+from herd.protocols.valid_text import valid_text
 
 _IDLE: Final = 0
 _SENT: Final = 1
@@ -378,7 +379,7 @@ class Relay:
     # --- the engine refuses ---
 
     def _end_refused(self) -> None:
-        body = b"".join(self._held)
+        body = valid_text(b"".join(self._held))
         command, now, is_passed = self._dispatch, self._dependencies.driver.now(), isinstance(self._answer, PassThrough)
         if is_passed and self._preparation.forms.is_path_missing(command, self._engine, self._status, body, now):
             self.dispatch(command)

@@ -2,7 +2,8 @@
 
 The token limit of a thinking model is raised, so that its reasoning leaves room for the answer
 (`core/context/thinking.py`). The engine stops only at the raised limit, so the visible tokens are counted here. Ollama
-tells no count before the end, and may send several tokens in a line: `protocols/token_bounds.py` states the tolerance.
+tells no count before the end, and may send several tokens in a line: `protocols/texts/token_bounds.py` states the
+tolerance.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import msgspec
 from herd.core.state.commands import Dispatch
 from herd.engines import Engine, Reader
 from herd.protocols.conversation import Delta, ParsedRequest, Usage, streamed_answer
-from herd.protocols.token_bounds import beginning, least_tokens
+from herd.protocols.texts.token_bounds import beginning, least_tokens
 
 
 def visible_tokens_max(command: Dispatch, parsed: ParsedRequest) -> int | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from herd.protocols.token_bounds import beginning, least_tokens
+from herd.protocols.texts.token_bounds import beginning, least_tokens
 
 SINGLE_TOKENS = (
     *(
