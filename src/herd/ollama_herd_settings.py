@@ -28,6 +28,7 @@ class Replacement:
 
 REPLACED: Mapping[str, Replacement] = MappingProxyType(
     {
+        "FLEET_ANTHROPIC_AUTO_ROUTE": Replacement("FLEET_ALIAS_TIERS"),
         "FLEET_CORS_ORIGINS": Replacement("FLEET_ALLOWED_ORIGINS"),
         "FLEET_DISABLE_MODEL_PRELOADER": Replacement(
             "FLEET_MODEL_PRELOAD_MAX_COUNT", dict.fromkeys(("true", "1", "yes", "on"), "0")
@@ -62,10 +63,8 @@ WITHOUT_EFFECT: Mapping[str, str] = MappingProxyType(
     {
         "FLEET_ANTHROPIC_AUTO_CLEAR_TOOL_USES_KEEP_RECENT": _NO_CLEARING,
         "FLEET_ANTHROPIC_AUTO_CLEAR_TOOL_USES_TRIGGER_TOKENS": _NO_CLEARING,
-        "FLEET_ANTHROPIC_AUTO_ROUTE": "herd has no aliases for the names of cloud models yet",
         "FLEET_ANTHROPIC_DEFAULT_MAX_TOKENS": "clients of this API send max_tokens themselves",
         "FLEET_ANTHROPIC_MAX_PROMPT_TOKENS": "a prompt that fits no window gets an error with the numbers of tokens",
-        "FLEET_ANTHROPIC_MODEL_MAP": "herd has no aliases for the names of cloud models yet",
         "FLEET_ANTHROPIC_SIZE_ESCALATION_MODEL": _BY_WINDOW,
         "FLEET_ANTHROPIC_SIZE_ESCALATION_TOKENS": _BY_WINDOW,
         "FLEET_ANTHROPIC_TOOLS_DENY": "herd removes no tools from requests",

@@ -88,6 +88,7 @@ def drifted() -> Snapshot:
 
 
 PROBLEMS: dict[str, tuple[Snapshot, Severity, str]] = {
+    "alias_target_missing": (a_snapshot(dead_aliases={"fast": ("gone", "lost")}), Severity.WARNING, "gone, lost"),
     "clock_skew": (with_alpha(clock_ahead_s=-90.0), Severity.WARNING, "90 s behind"),
     "cold_loads": (
         of_pair(cold_loads=20, load_s=60.0),

@@ -6,11 +6,12 @@ import http.client
 import json
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass, replace
 
 import pytest
 
+from fakes.continuing_fleet import as_llamacpp, continuing_fleet
 from fakes.faults import Counting, Cut, How, RunnerDies, Status
 from fakes.fleet import Fleet, Machine, report_of, running_fleet, settings_for_tests
 from fakes.llamacpp.engines import LlamaEngine
@@ -64,17 +65,8 @@ def openai_text(received: ReceivedAnswer) -> str:
     return "".join((c.get("delta", {}).get("content") or "") for p in received.pieces for c in p.get("choices", []))
 
 
-@contextmanager
-def a_fleet_that_can_continue(settings: Settings | None = None) -> Iterator[tuple[Fleet, FakeOllama]]:
-    """Two nodes whose engine continues an assistant's turn, as llama.cpp does; the first is preferred."""
-    with FakeOllama([MODEL]) as bad, FakeOllama([MODEL]) as good, running_fleet({}, settings=settings) as fleet:
-        for node_id, node in (("bad", bad), ("good", good)):
-            report = report_of(node_id, node, Machine())
-            endpoint = replace(report.engines[0], kind="llamacpp")
-            models = {name: replace(model_info, engine=endpoint) for name, model_info in report.models.items()}
-            heartbeat = heartbeat_encode.encode(replace(report, engines=(endpoint,), models=models), time.time())
-            fleet.ask("POST", "/heartbeat", heartbeat)
-        yield fleet, bad
+def a_fleet_that_can_continue(settings: Settings | None = None) -> AbstractContextManager[tuple[Fleet, FakeOllama]]:
+    return continuing_fleet(MODEL, settings)
 
 
 def outcomes(fleet: Fleet) -> list[str]:
@@ -147,14 +139,8 @@ def test_a_translated_ollama_stream_is_continued() -> None:
 def test_a_second_node_failure_is_continued_by_a_third_node() -> None:
     body = {"model": "m", "messages": QUESTION, "stream": True, "seed": 7, "temperature": 0}
     with a_fleet_that_can_continue() as (fleet, bad), FakeOllama([MODEL]) as third:
-        report = report_of("third", third, Machine())
-        endpoint = replace(report.engines[0], kind="llamacpp")
-        models = {name: replace(model_info, engine=endpoint) for name, model_info in report.models.items()}
-        fleet.ask(
-            "POST",
-            "/heartbeat",
-            heartbeat_encode.encode(replace(report, engines=(endpoint,), models=models), time.time()),
-        )
+        report = as_llamacpp(report_of("third", third, Machine()))
+        fleet.ask("POST", "/heartbeat", heartbeat_encode.encode(report, time.time()))
         expected = openai_text(ask(fleet, "/v1/chat/completions", body))
         bad.fail(Cut(how=How.FIN, after_bytes=800, counting=Counting.BODY, times=1))
         good = fleet.on_loop(lambda: next(n for n in fleet.coordinator.driver.fleet if n.id == "good"))

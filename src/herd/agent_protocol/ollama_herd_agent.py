@@ -55,7 +55,7 @@ Descriptions: TypeAlias = Mapping[str, ModelMetaJson | None]
 
 
 class DescribedModels:
-    """What each node last reported about its models: digests, families, capabilities. Most heartbeats do not repeat it."""
+    """The newest description of each node's models: digests, families, capabilities. Few heartbeats repeat it."""
 
     def __init__(self) -> None:
         self._of_node = BoundedDict[tuple[str, str], Descriptions](NODES_MAX)

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from herd import __version__
+from herd.cli import aliases as alias_command
 from herd.cli import bench as bench_command
 from herd.cli import chat as chat_command
 from herd.cli import diagnose as diagnose_command
@@ -38,6 +39,8 @@ app = typer.Typer(
 )
 nodes_group = typer.Typer(help="Manage the fleet's nodes. Without a command, lists them.")
 keys_group = typer.Typer(help="Manage API keys.")
+alias_group = typer.Typer(help="Manage other names of models. Without a command, lists them.")
+app.add_typer(alias_group, name="alias")
 app.add_typer(nodes_group, name="nodes")
 app.add_typer(keys_group, name="keys")
 agent = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
@@ -416,6 +419,33 @@ def audit(
 
 
 # --- models ---
+
+AliasName = Annotated[str, typer.Argument(metavar="NAME", help="The alias, or a pattern such as claude-opus-*.")]
+
+
+@alias_group.callback(invoke_without_command=True)
+def alias(context: typer.Context, json: Json = False, url: Url = None) -> None:
+    """List the aliases, and the models that answer for names of cloud models."""
+    if context.invoked_subcommand is None:
+        alias_command.aliases(settings.coordinator(url), json)
+
+
+@alias_group.command(name="set")
+def set_alias(
+    name: AliasName,
+    models: Annotated[list[str], typer.Argument(metavar="MODEL...", help="Its models, the preferred one first.")],
+    json: Json = False,
+    url: Url = None,
+) -> None:
+    """Define an alias, or replace its models."""
+    alias_command.define(settings.coordinator(url), name, models, json)
+
+
+@alias_group.command(name="rm")
+def remove_alias(name: AliasName, json: Json = False, url: Url = None) -> None:
+    """Remove an alias."""
+    alias_command.remove(settings.coordinator(url), name, json)
+
 
 for _command in model_commands.COMMANDS:
     app.command()(_command)

@@ -34,6 +34,7 @@ from herd.coordinator.api.keys_and_nodes import AccessApi
 from herd.coordinator.api.live import LiveApi
 from herd.coordinator.api.live_feed import LiveFeed
 from herd.coordinator.api.login import LoginApi
+from herd.coordinator.api.model_routes.aliases import AliasesApi
 from herd.coordinator.api.model_routes.model_creation import STREAMED_PREFIX, CreationApi
 from herd.coordinator.api.model_routes.models import ModelsApi, job_of
 from herd.coordinator.api.model_routes.windows import WindowsApi
@@ -64,6 +65,7 @@ from herd.coordinator.proxy.inference_api import InferenceApi, InferenceDependen
 from herd.coordinator.proxy.memory_requests import MemoryRequests
 from herd.coordinator.proxy.recorded_exchange import ResponseRecorder
 from herd.coordinator.proxy.relay_dependencies import RelayDependencies
+from herd.coordinator.proxy.requested_models import ModelResolver
 from herd.coordinator.proxy.response_store import ResponseStore
 from herd.coordinator.proxy.wait_comments import WaitComments
 from herd.coordinator.saved_state import SavedState
@@ -128,6 +130,7 @@ class Coordinator:
         )
         self.pool = Pool(settings.upstream, loop, self.membership.forwarder_proof)
         self.driver = Driver(core, self._record, loop, ModelWarmer(self.pool, self.engines), self.store.admitted)
+        self.models = ModelResolver(settings.aliases, core.fleet)
         self.view = FleetView(self.driver, self.store, loop)
 
         self._build_models()
@@ -181,7 +184,15 @@ class Coordinator:
         self.responses = ResponseStore(settings.responses, loop.time, loop.call_later)
         self.live = LiveApi(settings.live, LiveFeed(self.driver, self.view, self._jobs, loop))
         checks = discover(herd.health.checks, Check, "CHECK")
-        self.health = HealthWatch(self.driver, self.store, checks, settings.membership.open, loop, self._pinned)
+        self.health = HealthWatch(
+            self.driver,
+            self.store,
+            checks,
+            settings.membership.open,
+            loop,
+            self._pinned,
+            dead_aliases=lambda: self.models.aliases.without_models(self.driver.fleet),
+        )
 
     def _build_request_path(self) -> None:
         """Builds the components that a request passes: access control, then inference or the API routes."""
@@ -227,6 +238,7 @@ class Coordinator:
                 other_routes=self.bridge.serve,
                 capture=self.capture.add if settings.capture.is_on else None,
                 auto_pull=self.auto_pull,
+                models=self.models,
                 memory_requests=self.memory_requests,
             ),
         )
@@ -261,6 +273,7 @@ class Coordinator:
             abilities={kind: engine.abilities for kind, engine in self.engines.items()},
         )
         signals = discover(herd.core.scheduling.signals, Signal, "SIGNAL")
+        settings_api = SettingsApi(self.settings_store, store, signals, self._apply_settings)
         unix_s, keys_changed = self.clock.unix_s, self._invalidate_decisions
         routes = [
             *fleet_api.routes,
@@ -271,7 +284,8 @@ class Coordinator:
             *ModelsApi(driver.fleet, self.transfers, self.pinned_models, self.operations, store).routes,
             *self._creation_routes(),
             *self.live.routes,
-            *SettingsApi(self.settings_store, store, signals, self._apply_settings).routes,
+            *settings_api.routes,
+            *AliasesApi(self.models, settings_api, driver.fleet).routes,
             *HealthApi(self.health, store, unix_s).routes,
             *BenchmarksApi(self.benchmarks, driver, store).routes,
             *RecommendationsApi(driver, store, self._pinned).routes,
@@ -398,9 +412,10 @@ class Coordinator:
         return found
 
     def _apply_settings(self) -> None:
-        """Applies changed weights to the next routing decision; other settings need a restart."""
+        """Applies changed weights and aliases to the next request; other settings need a restart."""
         if self.settings_store is None:
             return
         scheduler, changed = self.settings.general.scheduler, self.settings_store.settings()
         self.driver.dispatcher.scheduler.policy = policy_of(scheduler, changed, self.driver.forecast)
         self.store.set_rules(DecisionRules(scheduler, changed.weights, changed.completion_time))
+        self.models.apply(changed.aliases)

@@ -27,6 +27,7 @@ from herd.core.lifecycle.retries import RetrySettings
 from herd.core.scheduling.completion_time import CompletionTimeSettings
 from herd.core.scheduling.signals import Weights
 from herd.core.scheduling.substitutes import SubstituteSettings
+from herd.core.state.aliases import AliasSettings
 from herd.core.state.liveness import LivenessSettings
 from herd.http1.http_settings import HttpSettings
 from herd.http1.tls import TlsSettings
@@ -99,6 +100,7 @@ class Settings:
     live: LiveSettings = field(default_factory=LiveSettings)
     windows: WindowSettings = field(default_factory=WindowSettings)
     thinking: ThinkingSettings = field(default_factory=ThinkingSettings)
+    aliases: AliasSettings = field(default_factory=AliasSettings)
     substitutes: SubstituteSettings = field(default_factory=SubstituteSettings)
     transfers: TransferSettings = field(default_factory=TransferSettings)
     auto_pull: AutoPullSettings = field(default_factory=AutoPullSettings)

@@ -16,6 +16,7 @@ from herd.config import Config, ConfigError, RawValue, RecordType, Setting, Sett
 from herd.coordinator.settings import Settings
 from herd.core.scheduling.completion_time import CompletionTimeSettings
 from herd.core.scheduling.signals import Weights
+from herd.core.state.aliases import AliasSettings
 from herd.dashboard.pages.settings import SettingLine
 from herd.errors import BadRequest
 from herd.files import write_atomically
@@ -23,7 +24,8 @@ from herd.files import write_atomically
 FILE_NAME = "settings.env"
 HEADER = "# Written by the herd dashboard. Remove a line to return to the default.\n"
 VALUE_MAX_CHARS = 4096
-APPLIED_AT_ONCE: frozenset[RecordType] = frozenset({Weights, CompletionTimeSettings})
+WEIGHTS: frozenset[RecordType] = frozenset({Weights, CompletionTimeSettings})
+APPLIED_AT_ONCE = WEIGHTS | {AliasSettings}
 NOT_IN_FILE = frozenset({"FLEET_DATA_DIR"})
 """The location of the file cannot be set in the file."""
 KINDS: Mapping[object, str] = MappingProxyType(
@@ -47,6 +49,10 @@ class SettingsStore:
     def settings(self) -> Settings:
         """The current settings, including changes that take effect at the next start."""
         return self._config.compose(Settings)
+
+    def aliases(self) -> AliasSettings:
+        """The aliases of models, including changes."""
+        return self._config.of(AliasSettings)
 
     @property
     def notices(self) -> tuple[str, ...]:
@@ -87,9 +93,7 @@ class SettingsStore:
 
     def weights(self, values: dict[str, str]) -> dict[str, float]:
         """The values of these weights as numbers, by field name, without storing them. Raises `BadRequest`."""
-        names = {
-            known.setting.env: known.setting for known in self._config.values if known.setting.record in APPLIED_AT_ONCE
-        }
+        names = {known.setting.env: known.setting for known in self._config.values if known.setting.record in WEIGHTS}
         unknown = sorted(set(values) - set(names))
         if unknown:
             raise BadRequest(f"{unknown[0][:80]} is not a weight; the weights are: {', '.join(sorted(names))}")

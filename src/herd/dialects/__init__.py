@@ -15,14 +15,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, Protocol
 
 import msgspec
 
 from herd.core.state.engine_options import EngineOptions
-from herd.core.state.fleet import Fleet, Liveness, ModelInfo, canonical
+from herd.core.state.fleet import Fleet, Liveness, ModelInfo, ModelName, NodeId, canonical
 from herd.core.state.request import Counters
 from herd.core.state.timestamps import instant
 from herd.errors import Refusal
@@ -194,15 +194,36 @@ class Dialect(ABC):
 
 
 def reported_models(fleet: Fleet, name: str) -> list[ModelInfo]:
-    """What the nodes that are not offline report about this model."""
-    key = canonical(name)
+    """What the nodes that are not offline report about this model, or about the one that answers for an alias."""
+    return [model_info for _, model_info in reported_copies(fleet, canonical(name))]
+
+
+def reported_copies(fleet: Fleet, key: ModelName) -> list[tuple[NodeId, ModelInfo]]:
+    """The same, with the nodes. The model of an alias has the alias as its name."""
+    for target in fleet.aliases.get(key, ()):
+        if copies := _copies(fleet, target):
+            return [(node_id, replace(model_info, name=shown_alias(key))) for node_id, model_info in copies]
+    return _copies(fleet, key)
+
+
+def listed_names(fleet: Fleet) -> list[ModelName]:
+    """The names of all models, and the aliases that lists show."""
+    return sorted({*fleet.model_names, *fleet.aliases})
+
+
+def _copies(fleet: Fleet, key: ModelName) -> list[tuple[NodeId, ModelInfo]]:
     nodes = (node for node in fleet.with_model(key) if node.liveness is not Liveness.OFFLINE)
-    return [model for node in nodes if (model := node.model_info(key)) is not None]
+    return [(node.id, model_info) for node in nodes if (model_info := node.model_info(key)) is not None]
+
+
+def shown_alias(key: ModelName) -> str:
+    """An alias as lists show it: a tag that the owner did not write is not shown."""
+    return key.removesuffix(":latest")
 
 
 def newest_first(fleet: Fleet) -> list[list[ModelInfo]]:
-    """What the nodes report about each model, the model with the newest file first."""
-    found = [models for name in fleet.model_names if (models := reported_models(fleet, name))]
+    """What the nodes report about each model and alias, the model with the newest file first."""
+    found = [models for name in listed_names(fleet) if (models := reported_models(fleet, name))]
     return sorted(found, key=lambda models: (-created_s(models), models[0].name))
 
 

@@ -26,7 +26,9 @@ from herd.dialects import (
     Timestamp,
     Writer,
     json_response,
+    listed_names,
     message_with_request_id,
+    reported_copies,
 )
 from herd.errors import Refusal, UnknownModel
 from herd.protocols.answer_ends import decode
@@ -201,11 +203,10 @@ def _version(fleet: Fleet) -> str:
 def _tags(fleet: Fleet) -> list[dict[str, Any]]:
     """One entry for each model, newest first, with all nodes that have it."""
     entries = []
-    for name in fleet.model_names:
-        nodes = [node for node in fleet.with_model(name) if node.liveness is not Liveness.OFFLINE]
-        models = [model for node in nodes if (model := node.model_info(name)) is not None]
-        if models:
-            entries.append(_tag(models, sorted(node.id for node in nodes)))
+    for name in listed_names(fleet):
+        copies = reported_copies(fleet, name)
+        if copies:
+            entries.append(_tag([model for _, model in copies], sorted(node_id for node_id, _ in copies)))
     return sorted(entries, key=lambda entry: -instant(entry["modified_at"]))
 
 

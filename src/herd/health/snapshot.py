@@ -132,6 +132,8 @@ class Snapshot:
     alarmed_at: float | None = None
     is_open: bool = False
     pinned: Mapping[NodeId, tuple[ModelName, ...]] = field(default_factory=dict)
+    dead_aliases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Aliases of which no model is in the fleet, with the models that the owner named."""
 
     @property
     def online(self) -> tuple[NodeNow, ...]:

@@ -76,6 +76,12 @@ class ParsedRequest:
     """Fields with a value that only some engines honor, and that the neutral form cannot express."""
     translatable_fields: tuple[str, ...] = ()
     """Fields that some engines' own endpoints ignore, although a translation of the request honors them."""
+    is_alias: bool = False
+    """Whether `model` is another name of the models that may answer: every answer has this name then."""
+
+    def answer_name(self, fallback: str | None) -> str:
+        """The model's name in the answer. `fallback` answers instead of the requested model, if it is not None."""
+        return self.model if self.is_alias else fallback or self.model
 
 
 @dataclass(slots=True)

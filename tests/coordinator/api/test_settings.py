@@ -5,36 +5,25 @@ from __future__ import annotations
 import http.client
 import json
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
+from fakes.dashboard.settings_store import a_settings_store
 from fakes.fleet import Fleet, running_fleet
 from fakes.ollama.server import FakeOllama
 from herd import config
 from herd.config import ConfigError, RawValue
 from herd.coordinator.settings import Settings
-from herd.coordinator.settings_store import FILE_NAME, SettingsStore
+from herd.coordinator.settings_store import FILE_NAME
 from herd.dashboard.pages.settings import SettingChanged, SettingHistory, SettingLine, SettingsPage, WeightsPreview
 from herd.errors import BadRequest
 
 CHAT = json.dumps({"model": "m", "messages": [{"role": "user", "content": "hello"}], "stream": False}).encode()
 ENVIRON = {"FLEET_HOLD_MAX_S": "20", "FLEET_TRACE_BATCH_ROWS": "128", "FLEET_ANTHROPIC_API_KEY": "sk-very-secret"}
-
-
-def a_settings_store(
-    folder: Path, environ: Mapping[str, str] = ENVIRON, flags: Mapping[str, RawValue] | None = None
-) -> SettingsStore:
-    known = {setting.env for record in config.parts_of(Settings) for setting in config.settings_of(record)}
-    environ = {name: value for name, value in environ.items() if name in known}
-
-    def load(here: Mapping[str, RawValue]) -> config.Config:
-        return config.load(config.parts_of(Settings), environ, None, flags, dashboard=here)
-
-    return SettingsStore(load, folder / FILE_NAME)
 
 
 @pytest.fixture
@@ -43,7 +32,7 @@ def fleet(tmp_path: Path) -> Iterator[Fleet]:
         FakeOllama(["m"]) as one,
         FakeOllama(["m"]) as two,
         running_fleet(
-            {"alpha": one, "beta": two}, data_dir=tmp_path, settings_store=a_settings_store(tmp_path)
+            {"alpha": one, "beta": two}, data_dir=tmp_path, settings_store=a_settings_store(tmp_path, ENVIRON)
         ) as running,
     ):
         yield running
@@ -92,7 +81,7 @@ def test_a_change_is_stored_in_the_history_and_undone(fleet: Fleet, tmp_path: Pa
         True,
     )
     assert changed.sentence == "FLEET_TRACE_RETENTION_DAYS is 14 after the next restart."
-    assert a_settings_store(tmp_path).settings().store.retention_days == 14.0, "the next start reads it"
+    assert a_settings_store(tmp_path, ENVIRON).settings().store.retention_days == 14.0, "the next start reads it"
     assert (tmp_path / FILE_NAME).stat().st_mode & 0o077 == 0
     [past] = msgspec.convert(fleet.get("/dashboard/api/settings/history"), SettingHistory).changes
     assert (past.change_id, past.name, past.before, past.after, past.may_undo, past.ip) == (
@@ -106,7 +95,7 @@ def test_a_change_is_stored_in_the_history_and_undone(fleet: Fleet, tmp_path: Pa
     assert post(fleet, "settings/undo", {"change_id": past.change_id})[0] == 200
     assert (
         line(fleet, "FLEET_TRACE_RETENTION_DAYS").source,
-        a_settings_store(tmp_path).settings().store.retention_days,
+        a_settings_store(tmp_path, ENVIRON).settings().store.retention_days,
     ) == ("default", 30.0)
     later, first = msgspec.convert(fleet.get("/dashboard/api/settings/history"), SettingHistory).changes
     assert (later.before, later.after, later.may_undo, first.may_undo) == ("14", None, True, False)
@@ -178,7 +167,9 @@ def test_other_weights_are_previewed_on_recorded_decisions_without_a_change(flee
 
 
 def test_a_flag_overrides_a_setting_and_is_named_as_its_source(tmp_path: Path) -> None:
-    settings_store = a_settings_store(tmp_path, flags={"FLEET_TRACE_RETENTION_DAYS": RawValue("3", "--retention")})
+    settings_store = a_settings_store(
+        tmp_path, ENVIRON, flags={"FLEET_TRACE_RETENTION_DAYS": RawValue("3", "--retention")}
+    )
     with pytest.raises(BadRequest, match="the command line sets it"):
         settings_store.change("FLEET_TRACE_RETENTION_DAYS", "4")
 
@@ -186,13 +177,13 @@ def test_a_flag_overrides_a_setting_and_is_named_as_its_source(tmp_path: Path) -
 def test_an_invalid_file_makes_the_start_fail_and_is_named(tmp_path: Path) -> None:
     (tmp_path / FILE_NAME).write_text('FLEET_TRACE_RETENTION_DAYS="many"\n')
     with pytest.raises(ConfigError, match=FILE_NAME):
-        a_settings_store(tmp_path)
+        a_settings_store(tmp_path, ENVIRON)
 
 
 def test_any_value_survives_being_stored(tmp_path: Path) -> None:
     for value in ("a,b", " # no comment", "it's", "\\n", "$HOME", ""):
-        a_settings_store(tmp_path).change("FLEET_ALLOWED_HOSTS", value)
-        settings_store = a_settings_store(tmp_path)
+        a_settings_store(tmp_path, ENVIRON).change("FLEET_ALLOWED_HOSTS", value)
+        settings_store = a_settings_store(tmp_path, ENVIRON)
         assert (settings_store.dashboard_value("FLEET_ALLOWED_HOSTS") or "").strip() == value.strip()
 
 

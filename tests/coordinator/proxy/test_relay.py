@@ -63,7 +63,7 @@ def test_a_stream_passes_unchanged_and_its_headers_name_the_node() -> None:
                 "0",
                 "r1",
             )
-            assert float(headers["x-fleet-score"]) > 0 and "x-fleet-fallback" not in headers
+            assert float(headers["x-fleet-score"]) > 0 and headers["x-fleet-fallback"] == "false"
             (record,) = setup.records
             assert (record.outcome, record.counters.completion_tokens) == (COMPLETED, 4)
             assert record.attempt is not None and record.attempt.first_byte_at is not None
@@ -132,7 +132,8 @@ def test_a_fallback_is_in_the_headers() -> None:
     async def test() -> None:
         async with RawServer(answers(STREAM)) as server, a_relay_setup({"alpha": server.url}) as setup:
             client = await setup.answered(model="gone", fallback_models=["m"])
-            assert client.answer_headers["x-fleet-fallback"] == "m:latest"
+            names = ("x-fleet-fallback", "x-fleet-requested-model", "x-fleet-served-model")
+            assert [client.answer_headers[name] for name in names] == ["true", "gone", "m"]
             assert json.loads(server.requests[0].partition(b"\r\n\r\n")[2])["model"] == "m"
 
     run(test)

@@ -46,9 +46,11 @@ class HealthWatch:
         loop: asyncio.AbstractEventLoop,
         pinned: Callable[[], Mapping[NodeId, tuple[ModelName, ...]]] = dict,
         wall: Callable[[], float] = time.time,
+        dead_aliases: Callable[[], Mapping[str, tuple[str, ...]]] = dict,
     ) -> None:
         self._driver, self._store, self._checks, self._is_open = driver, store, checks, is_open
         self._loop, self._pinned, self._wall = loop, pinned, wall
+        self._dead_aliases = dead_aliases
         self._samples_of: dict[NodeId, deque[NodeSample]] = {}
         self._since: dict[str, float] = {}
         self._alarms, self._alarmed_at = 0, None if not driver.alarms else wall()
@@ -121,6 +123,7 @@ class HealthWatch:
             alarmed_at=self._alarmed_at,
             is_open=self._is_open,
             pinned=dict(self._pinned()),
+            dead_aliases=dict(self._dead_aliases()),
         )
 
     def _node(self, node: Node, at: float) -> NodeNow:

@@ -24,6 +24,7 @@ from herd.coordinator.storage.writer import TraceStore
 from herd.core.planning import decision_record
 from herd.core.planning.replay import DecisionRules, Replay
 from herd.core.scheduling.signals import Signal
+from herd.core.state.aliases import AliasSettings
 from herd.dashboard.pages.settings import (
     ChangedDecisions,
     SettingChanged,
@@ -49,6 +50,8 @@ CHANGE_MAX = 2**53
 
 class EditableSettings(Protocol):
     """The part of the settings store that the routes use. `change` writes a file, and is called in a thread."""
+
+    def aliases(self) -> AliasSettings: ...
 
     def lines(self) -> Sequence[SettingLine]: ...
 
@@ -107,7 +110,7 @@ class SettingsApi:
     async def change(self, request: Request) -> Response:
         """Changes one setting after validation. The change survives a restart and can be undone."""
         wanted = await read_body(request, SettingChangeRequest)
-        return json_response(await self._change(request, wanted.name, wanted.value))
+        return json_response(await self.change_setting(request, wanted.name, wanted.value))
 
     async def history(self, _: Request) -> Response:
         """Lists changes of settings, newest first."""
@@ -127,7 +130,7 @@ class SettingsApi:
             )
         if not change.may_undo:
             raise BadRequest(f"{change.name} was changed again later; undo the later change first")
-        return json_response(await self._change(request, change.name, change.before))
+        return json_response(await self.change_setting(request, change.name, change.before))
 
     async def preview(self, request: Request) -> Response:
         """Replays the newest routing decisions with other scoring weights, and returns what would change."""
@@ -138,7 +141,8 @@ class SettingsApi:
             self._store, lambda connection: preview_weights(connection, values, limit, self._signals)
         )
 
-    async def _change(self, request: Request, name: str, value: str | None) -> SettingChanged:
+    async def change_setting(self, request: Request, name: str, value: str | None) -> SettingChanged:
+        """Changes one setting, or resets it with None. Raises `BadRequest` or `Unavailable`."""
         settings_store = self._require_store()
         async with self._change_lock:
             before = settings_store.dashboard_value(name)
@@ -176,6 +180,10 @@ class SettingsApi:
                 f"within {RECORD_TIMEOUT_S:.0f} s",
                 code="not_recorded",
             ) from error
+
+    def alias_settings(self) -> AliasSettings:
+        """The aliases as they are stored. Raises `Unavailable`."""
+        return self._require_store().aliases()
 
     def _require_store(self) -> EditableSettings:
         if self._settings_store is None:

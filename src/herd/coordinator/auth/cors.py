@@ -17,7 +17,7 @@ REQUESTED_HEADERS_MAX_BYTES = 4096
 """A longer list of requested headers is answered with the usual ones."""
 USUAL_HEADERS = (
     b"Authorization, Content-Type, Accept, User-Agent, X-Api-Key, Api-Key, X-Requested-With, X-Request-Id, "
-    b"X-Request-Timeout, X-Herd-Tags, X-Herd-Node, Anthropic-Version, Anthropic-Beta, "
+    b"X-Request-Timeout, X-Herd-Tags, X-Herd-Node, X-Fleet-No-Fallback, Anthropic-Version, Anthropic-Beta, "
     b"Anthropic-Dangerous-Direct-Browser-Access, OpenAI-Beta, OpenAI-Organization, OpenAI-Project, "
     b"X-Stainless-Arch, X-Stainless-Async, X-Stainless-Custom-Poll-Interval, X-Stainless-Helper-Method, "
     b"X-Stainless-Lang, X-Stainless-Os, X-Stainless-Package-Version, X-Stainless-Poll-Helper, "
@@ -25,6 +25,8 @@ USUAL_HEADERS = (
 )
 EXPOSED_HEADERS = (
     b"X-Fleet-Node, X-Fleet-Request, X-Fleet-Score, X-Fleet-Retries, X-Fleet-Fallback, X-Fleet-Ignored, "
+    b"X-Fleet-Requested-Model, X-Fleet-Served-Model, X-Fleet-Backend, X-Fleet-Affinity, "
+    b"X-Thinking-Tokens, X-Output-Tokens, X-Budget-Used, X-Done-Reason, "
     b"X-Fleet-Context-Warning, X-Fleet-Context-Overflow, X-Fleet-Waited-Ms, X-Fleet-Queue-Position, "
     b"X-Request-Id, Request-Id, Retry-After, Accept-Encoding"
 )

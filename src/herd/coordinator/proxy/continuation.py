@@ -190,7 +190,7 @@ class Continuation:
         sent: SentStream,
         tokens: int,
     ) -> Rest:
-        name, note = command.fallback or self._parsed.model, f"started on {', '.join(self.nodes)}"
+        name, note = self._parsed.answer_name(command.fallback), f"started on {', '.join(self.nodes)}"
         writer = self._dialect.resumed_writer(self._parsed, name, self._request_id, timestamp, sent, note)
         joined = JoinedReader(reader, has_text=bool(sent.partial_answer.text))
         return Rest(request, joined, writer, 0 if sent.partial_answer.is_empty else tokens)

@@ -19,9 +19,10 @@ from herd.coordinator.proxy.prefix_hashes import prefix_hashes, responses_prefix
 from herd.coordinator.proxy.recorded_exchange import RecordedExchange, ResponseRecorder
 from herd.coordinator.proxy.relay import Relay
 from herd.coordinator.proxy.relay_dependencies import RelayDependencies
+from herd.coordinator.proxy.requested_models import ModelResolver, RequestedModels
 from herd.coordinator.proxy.response_store import owner_of
 from herd.coordinator.proxy.wait_comments import WaitNotice, is_event_stream
-from herd.core.state.fleet import canonical
+from herd.core.state.fleet import ModelName
 from herd.core.state.request import Request, RequestId, RequestKind
 from herd.dialects import Dialect, HttpResponse
 from herd.errors import HerdError, MethodNotAllowed, Refusal
@@ -35,6 +36,8 @@ LISTINGS_CACHED_MAX = 64
 TAGS_MAX = 16
 TAG_CHARACTERS_MAX = 64
 NODE_CHARACTERS_MAX = 256
+_TRUE = (b"true", b"1", b"yes", b"on")
+_FALSE = (b"false", b"0", b"no", b"off")
 PRODUCT_BYTES_MAX = 32
 """How much of a User-Agent is used to distinguish two programs on one machine."""
 
@@ -87,6 +90,8 @@ class InferenceDependencies:
     capture: Callable[[str, str, bytes], None] | None = None
     """Takes the id, path and body of every request, if FLEET_CAPTURE is on."""
     auto_pull: AutoPull | None = None
+    models: ModelResolver
+    """The aliases of models."""
     memory_requests: MemoryRequests
     """Answers requests that only load or unload a model."""
 
@@ -107,6 +112,7 @@ class InferenceApi:
         self._capture = dependencies.capture
         self._auto_pull = dependencies.auto_pull
         self._memory_requests = dependencies.memory_requests
+        self._models = dependencies.models
         self._responses = dependencies.responses
         self._ids = itertools.count(1)
         self._routes: dict[str, tuple[Dialect, Route]] = {
@@ -134,7 +140,10 @@ class InferenceApi:
             parsed = dialect.parse(route, exchange.body)
             if isinstance(exchange, RecordedExchange):
                 exchange.describe(parsed)
-            if route.kind is RequestKind.INFO and self._answer_from_memory(exchange, dialect, parsed):
+            may_fall_back = _may_fall_back(exchange)
+            models = self._models.find(parsed, key_of(exchange.admission), may_fall_back)
+            parsed.is_alias = bool(models.alias_of)
+            if route.kind is RequestKind.INFO and self._answer_from_memory(exchange, dialect, parsed, models.model):
                 return
         except HerdError as error:
             _refuse(exchange, dialect, error, request_id)
@@ -143,16 +152,18 @@ class InferenceApi:
         if key is not None and (refusal := self._key_refusal(key, parsed)) is not None:
             _send(exchange, dialect.error(refusal, request_id), _retry_after_header(refusal))
             return
-        if parsed.memory_action is not None and self._memory_requests.takes(parsed):
+        if parsed.memory_action is not None and self._memory_requests.takes(parsed, models.model):
             if key is not None:
                 self._allowances.finish_request(key.id, 0)
-            self._memory_requests.serve(exchange, dialect, parsed, _only_node(exchange))
+            self._memory_requests.serve(exchange, dialect, parsed, models.model, _only_node(exchange))
             return
-        request = self._request(exchange, dialect, parsed, key, request_id)
+        request = self._request(exchange, dialect, parsed, key, models, request_id)
+        request.may_substitute = may_fall_back
         if self._capture is not None:
             self._capture(request.id, exchange.path, exchange.body)
         if (
             self._auto_pull is not None
+            and models.may_download
             and not self._driver.fleet.knows(request.model)
             and self._try_hold_for_download(exchange, dialect, parsed, request, key)
         ):
@@ -187,11 +198,7 @@ class InferenceApi:
 
     def _key_refusal(self, key: ApiKey, parsed: ParsedRequest) -> Refusal | None:
         """Why this key may not send the request. Otherwise its allowance is reduced until the request's final row."""
-        for name in (parsed.model, *parsed.fallback_models):
-            if not key.allows_model(canonical(name)):
-                message = f"key {key.name} is not allowed to use model {name[:80]}"
-                return Refusal(403, "model_not_allowed", message)
-        return self._allowances.start_request(key, *self._unix_month())
+        return self._models.refusal(parsed, key) or self._allowances.start_request(key, *self._unix_month())
 
     def _start_answer(self, exchange: Exchange, dialect: Dialect) -> RequestId:
         """A new request id, which the answer has in the header of its API, whatever the answer will be."""
@@ -200,7 +207,13 @@ class InferenceApi:
         return request_id
 
     def _request(
-        self, exchange: Exchange, dialect: Dialect, parsed: ParsedRequest, key: ApiKey | None, request_id: RequestId
+        self,
+        exchange: Exchange,
+        dialect: Dialect,
+        parsed: ParsedRequest,
+        key: ApiKey | None,
+        models: RequestedModels,
+        request_id: RequestId,
     ) -> Request:
         owner, tags = key.id if key is not None else "", self._tags(exchange, parsed)
         timeout_s = timeout_of(exchange.admission)
@@ -208,10 +221,10 @@ class InferenceApi:
         fingerprint = hash(parsed.body) if self._poison_requests else 0
         return Request(
             id=request_id,
-            model=canonical(parsed.model),
+            model=models.model,
             kind=parsed.route.kind,
             dialect=dialect.name,
-            fallbacks=tuple(canonical(name) for name in parsed.fallback_models) if parsed.fallback_models else (),
+            fallbacks=models.fallbacks,
             stream=parsed.stream,
             prompt_tokens=parsed.prompt_tokens,
             output_tokens_max=parsed.output_tokens_max,
@@ -222,6 +235,7 @@ class InferenceApi:
             tags=tags,
             deadline_at=deadline_at,
             requested_name=parsed.model,
+            alias_of=models.alias_of,
             prefix=self._prefix(parsed, owner) if self._hashes_prefixes else (),
             key_id=owner,
             tenant=_tenant(exchange, tags, owner),
@@ -252,9 +266,10 @@ class InferenceApi:
             tags.append(f"user:{parsed.user[:TAG_CHARACTERS_MAX]}")
         return tuple(dict.fromkeys(tag for tag in tags if tag))[:TAGS_MAX]
 
-    def _answer_from_memory(self, exchange: Exchange, dialect: Dialect, parsed: ParsedRequest) -> bool:
+    def _answer_from_memory(
+        self, exchange: Exchange, dialect: Dialect, parsed: ParsedRequest, model: ModelName
+    ) -> bool:
         """Raises HerdError. The size of the prompt is corrected by what engines counted for earlier prompts."""
-        model = canonical(parsed.model)
         factor = self._driver.forecast.token_ratios.factor(model)
         parsed = replace(parsed, prompt_tokens=round(parsed.prompt_tokens * factor))
         model_infos = [node.report.models[model] for node in self._driver.fleet.with_model(model)]
@@ -317,6 +332,13 @@ def _only_node(exchange: Exchange) -> str:
     """The node that the client requires (to compare or test machines); "" for any. An unknown name matches no node."""
     named = exchange.header(b"x-herd-node")
     return named.decode("utf-8", "replace").strip()[:NODE_CHARACTERS_MAX] if named else ""
+
+
+def _may_fall_back(exchange: Exchange) -> bool | None:
+    """Whether another model than the requested one may answer; None: as the settings and the request say."""
+    strict = exchange.header(b"x-fleet-no-fallback")
+    text = strict.strip().lower() if strict else b""
+    return False if text in _TRUE else True if text in _FALSE else None
 
 
 def _refuse(exchange: Exchange, dialect: Dialect, error: HerdError, request_id: RequestId) -> None:

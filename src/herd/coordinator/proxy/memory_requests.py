@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable
 
 from herd.coordinator.models.operations import ModelOperations, OperationFailed
-from herd.core.state.fleet import Fleet, ModelInfo, NodeId, canonical
+from herd.core.state.fleet import Fleet, ModelInfo, ModelName, NodeId
 from herd.dialects import Dialect, HttpResponse, Timestamp
 from herd.errors import HerdError, Refusal
 from herd.http1.contract import Exchange
@@ -34,21 +34,22 @@ class MemoryRequests:
         self._timestamp = timestamp
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def takes(self, parsed: ParsedRequest) -> bool:
+    def takes(self, parsed: ParsedRequest, model: ModelName) -> bool:
         """Whether this request is answered here. An unknown model is not loaded here: it may be downloaded first."""
         if parsed.memory_action is not MemoryAction.LOAD:
             return parsed.memory_action is not None
-        model = canonical(parsed.model)
         return self._fleet.knows(model) and not any(
             node.report.models[model].engine.abilities.serves_ollama_api for node in self._fleet.with_model(model)
         )
 
-    def serve(self, exchange: Exchange, dialect: Dialect, parsed: ParsedRequest, only_node: str) -> None:
+    def serve(
+        self, exchange: Exchange, dialect: Dialect, parsed: ParsedRequest, model: ModelName, only_node: str
+    ) -> None:
         """Starts a task that answers. It continues if the client disconnects, so that all nodes do the same.
 
         `only_node`: the node that the client requires, or empty.
         """
-        task = self._loop.create_task(self._answer(exchange, dialect, parsed, only_node))
+        task = self._loop.create_task(self._answer(exchange, dialect, parsed, model, only_node))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -56,26 +57,29 @@ class MemoryRequests:
         for task in list(self._tasks):
             task.cancel()
 
-    async def _answer(self, exchange: Exchange, dialect: Dialect, parsed: ParsedRequest, only_node: str) -> None:
+    async def _answer(
+        self, exchange: Exchange, dialect: Dialect, parsed: ParsedRequest, model: ModelName, only_node: str
+    ) -> None:
         try:
-            have = self._operations.holders(parsed.model)
+            name = model if parsed.is_alias else parsed.model
+            have = self._operations.holders(name)
             if only_node:
                 have = {node_id: model_info for node_id, model_info in have.items() if node_id == only_node}
                 if not have:
                     raise OperationFailed(
-                        Refusal(404, "model_not_found", f"model '{parsed.model}' not found on node {only_node}")
+                        Refusal(404, "model_not_found", f"model '{name}' not found on node {only_node}")
                     )
-            await self._perform(parsed, have)
+            await self._perform(parsed, name, have)
         except HerdError as error:
             response = dialect.error(error.refusal)
         else:
             response = dialect.memory_answer(parsed, self._timestamp())
         _send(exchange, response)
 
-    async def _perform(self, parsed: ParsedRequest, have: dict[NodeId, ModelInfo]) -> None:
+    async def _perform(self, parsed: ParsedRequest, name: str, have: dict[NodeId, ModelInfo]) -> None:
         if parsed.memory_action is MemoryAction.UNLOAD:
-            nodes = await self._operations.unload_everywhere(parsed.model, have)
-            log.info("a client has unloaded a model", extra={"model": parsed.model, "nodes": ", ".join(nodes)})
+            nodes = await self._operations.unload_everywhere(name, have)
+            log.info("a client has unloaded a model", extra={"model": name, "nodes": ", ".join(nodes)})
             return
         # The other engines load a model with its first request.
         node_id = self._operations.freest(have)

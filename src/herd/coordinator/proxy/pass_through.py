@@ -6,6 +6,7 @@ import re
 
 from herd.core.state.request import Counters
 from herd.dialects import AnswerWatcher
+from herd.protocols.answer_names import renamed_document, renamed_lines
 from herd.protocols.engine_errors import ENDED_BY_ENGINE, EngineError, ErrorSearch, is_incomplete, read_error
 from herd.protocols.passed_tool_calls import PassedToolCalls
 from herd.protocols.streams import LINE_MAX_BYTES, WholeLines
@@ -32,6 +33,7 @@ class PassThrough:
         "_halves",
         "_is_document",
         "_lines",
+        "_name",
         "_streams",
         "_takes_events",
         "_watcher",
@@ -44,13 +46,19 @@ class PassThrough:
     problem = ""
 
     def __init__(
-        self, watcher: AnswerWatcher, streams: bool, takes_events: bool, calls: PassedToolCalls | None = None
+        self,
+        watcher: AnswerWatcher,
+        streams: bool,
+        takes_events: bool,
+        calls: PassedToolCalls | None = None,
+        name: str | None = None,
     ) -> None:
         """`takes_events`: the client expects server-sent events, so an answer that is a JSON document is an error.
 
-        `calls` repairs the tool calls in the answer.
+        `calls` repairs the tool calls in the answer. `name` replaces the model's name in it; None: it stays.
         """
         self._calls = calls
+        self._name = name
         self._watcher = watcher
         self._streams = streams
         self._takes_events = takes_events
@@ -62,7 +70,17 @@ class PassThrough:
         self.error: EngineError | None = None
         self.has_failed = False
 
+    @property
+    def is_renamed(self) -> bool:
+        """Whether the answer has another name of the model than the engine wrote, so its length may differ."""
+        return self._name is not None
+
     def feed(self, data: bytes) -> bytes:
+        if self._name is None or not self._streams:
+            return self._feed(data)
+        return renamed_lines(self._feed(data), self._name)
+
+    def _feed(self, data: bytes) -> bytes:
         if self.has_failed:
             return b""
         self._watcher.feed(data)
@@ -85,6 +103,10 @@ class PassThrough:
 
         A stream that has its finish reason needs no terminator; the client gets it nevertheless.
         """
+        rest = self._end(held)
+        return rest if self._name is None else renamed_lines(rest, self._name)
+
+    def _end(self, held: bytes) -> bytes:
         if self.has_failed or self.counters() is not None:
             return self._complete_rest()
         self._fail(read_error(held + self._lines.rest))
@@ -100,11 +122,12 @@ class PassThrough:
         return self._counters or self._watcher.end()
 
     def whole(self, body: bytes) -> bytes:
-        """The complete answer, of which nothing was forwarded yet, with valid text and repaired tool calls."""
-        if self._streams:
-            return body
-        body = without_halves(body) if has_surrogates(body) else body
-        return body if self._calls is None else self._calls.document(body)
+        """The complete answer, of which nothing was forwarded yet, with valid text, repaired tool calls and the client's
+        name of the model."""
+        if not self._streams:
+            body = without_halves(body) if has_surrogates(body) else body
+            body = body if self._calls is None else self._calls.document(body)
+        return body if self._name is None else renamed_document(body, self._name)
 
     @property
     def repaired_calls(self) -> int:
@@ -112,7 +135,8 @@ class PassThrough:
 
     def end_after_loss(self) -> bytes:
         """What was not forwarded of a complete answer: held tool calls, and a line that has no line break."""
-        return self._complete_rest() if self.counters() is not None else b""
+        rest = self._complete_rest() if self.counters() is not None else b""
+        return rest if self._name is None else renamed_lines(rest, self._name)
 
     def _complete_rest(self) -> bytes:
         return self._held_calls() + without_halves(self._lines.rest)

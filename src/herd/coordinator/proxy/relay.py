@@ -308,9 +308,10 @@ class Relay:
             if answer.is_translated or self._held_bytes <= settings.held_max_bytes:
                 self._end_early(answer)
                 return
-            data = b"".join(self._held)
+            data = answer.whole(b"".join(self._held)) if answer.is_renamed else b"".join(self._held)
             self._held.clear()
-        self._open(data, None if answer.is_translated else forwarded_headers.body_length(self._headers))
+        keeps_length = not (answer.is_translated or answer.is_renamed)
+        self._open(data, forwarded_headers.body_length(self._headers) if keeps_length else None)
         self._end_early(answer)
 
     def _hold(self, data: bytes) -> None:
@@ -342,7 +343,7 @@ class Relay:
         else:
             content_type = forwarded_headers.get_header(self._headers, b"content-type") or b"application/octet-stream"
         headers = forwarded_headers.answer_headers(
-            content_type, self._request_id, self._dispatch, self._parsed.prompt_tokens
+            content_type, self._request_id, self._dispatch, self._parsed.model, self._parsed.prompt_tokens
         )
         return headers + self._outgoing.headers() + self._client.wait_headers
 

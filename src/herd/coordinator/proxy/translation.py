@@ -24,6 +24,7 @@ class Translation:
     """
 
     is_translated = True
+    is_renamed = False
     rest = b""
 
     def __init__(

@@ -44,6 +44,7 @@ _DROPPED: Final = frozenset(
             b"x-herd-tags",
             b"x-herd-node",
             b"x-fleet-waiting",
+            b"x-fleet-no-fallback",
         ),
         *(b"origin", b"referer"),
     }
@@ -71,19 +72,29 @@ def request_lines(headers: Sequence[Header]) -> bytes:
     return OWN_LINES + block
 
 
-def answer_headers(content_type: bytes, request_id: RequestId, dispatch: Dispatch, prompt_tokens: int) -> list[Header]:
-    """The headers of an answer: its content type, and the node, its score and the number of retries."""
+def answer_headers(
+    content_type: bytes, request_id: RequestId, dispatch: Dispatch, requested: str, prompt_tokens: int
+) -> list[Header]:
+    """The headers of an answer: its content type, the node, its score, the number of retries, and which model answers.
+
+    `requested` is the model's name as the client wrote it.
+    """
+    engine = dispatch.model_info.engine
     headers = [
         (b"Content-Type", content_type),
         (b"X-Fleet-Node", encode_header_value(dispatch.node_id)),
         (b"X-Fleet-Score", b"%.1f" % dispatch.score),
         (b"X-Fleet-Retries", b"%d" % dispatch.retries),
         (b"X-Fleet-Request", encode_header_value(request_id)),
+        (b"X-Fleet-Requested-Model", encode_header_value(requested)),
+        (b"X-Fleet-Served-Model", encode_header_value(dispatch.model_info.name)),
+        (b"X-Fleet-Fallback", b"false" if dispatch.fallback is None else b"true"),
+        (b"X-Fleet-Backend", encode_header_value(engine.kind)),
     ]
+    if dispatch.affinity:
+        headers.append((b"X-Fleet-Affinity", dispatch.affinity.encode()))
     if dispatch.options is not None and dispatch.options.warning:
         headers.append((b"X-Fleet-Context-Warning", encode_header_value(dispatch.options.warning)))
-    if dispatch.fallback is not None:
-        headers.append((b"X-Fleet-Fallback", encode_header_value(dispatch.fallback)))
     loaded = dispatch.model_info.loaded
     if loaded is not None and loaded.window_tokens is not None and prompt_tokens > loaded.window_tokens:
         overflow = b"estimated_tokens=%d; context_length=%d" % (prompt_tokens, loaded.window_tokens)

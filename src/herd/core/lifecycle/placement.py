@@ -69,7 +69,7 @@ class Placement:
             first_decision = first_decision or decision
         substitute_model = (
             substitute(live_request.request, live_request.request.model, first_decision, self._fleet)
-            if self._settings.has_substitutes
+            if self._may_substitute(live_request.request)
             else None
         )
         if substitute_model is not None and substitute_model not in live_request.models:
@@ -84,6 +84,9 @@ class Placement:
             self.refuse(live_request, trigger, now, refusal, out)
             return
         self._hold(live_request, trigger, refusals.reasons(live_request.decision), now, out)
+
+    def _may_substitute(self, request: Request) -> bool:
+        return self._settings.has_substitutes if request.may_substitute is None else request.may_substitute
 
     def _is_over_budget(self, live_request: LiveRequest, decision: Decision, now: float) -> bool:
         """Whether the retry must not queue now: all slots are busy, and too many retries run.
@@ -203,6 +206,7 @@ class Placement:
                 options=options,
                 silence_s=silence_max_s,
                 pace_s=pace_s(model_info, speed, silence_max_s) if has_others else 0.0,
+                affinity=affinity(request, live_request.attempt),
             )
         )
 
@@ -368,6 +372,14 @@ def record(
         first_byte_at=live_request.first_byte_at,
         held_s=live_request.waited_s + now - waiting_since,
     )
+
+
+def affinity(request: Request, attempt: Attempt) -> str:
+    """How much of the conversation the node has probably cached: "matched", "prefix" or "new"; empty if unknown."""
+    if not request.prefix:
+        return ""
+    cached_tokens = attempt.expected_cached_tokens
+    return "matched" if 0 < request.prompt_tokens <= 2 * cached_tokens else "prefix" if cached_tokens else "new"
 
 
 def _answers_too_late(live_request: LiveRequest, decision: Decision, now: float) -> bool:

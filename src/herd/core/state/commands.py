@@ -37,6 +37,8 @@ class Dispatch:
     """How long the engine may be silent in the middle of its answer, if longer than the usual timeout."""
     pace_s: float = 0.0
     """How much silence in the middle of the answer its pace explains; 0 if no other node could continue it."""
+    affinity: str = ""
+    """How much of the conversation the node has probably cached: "matched", "prefix" or "new"; empty if unknown."""
 
 
 @dataclass(slots=True)

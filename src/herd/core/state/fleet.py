@@ -179,8 +179,7 @@ class Gpu:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Capacity:
-    """The memory that models may use now. Only nodes whose agent learns when the owner uses the machine have it; the
-    agent learns one value for each of the 168 hours of the week.
+    """The memory that models may use now, from an agent that learns in which hours the owner uses the machine.
 
     `ceiling_bytes` is the memory models may take, `score` 0..1, `trend` is "rising", "stable" or "falling".
     """
@@ -195,8 +194,7 @@ class Capacity:
     learning_confidence: float = 0.0
     days_observed: int = 0
     week: tuple[float | None, ...] | None = None
-    """Learned availability of each hour of the week, 0 to 1, from Monday 0:00 in the node's local time; None: not
-    observed."""
+    """Availability of each hour of the week, 0 to 1, from Monday 0:00 in local time; None: not observed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -305,6 +303,8 @@ class Fleet:
         self.changes = ChangedNodes()
         self.hosts = EngineHosts()
         self.models = ModelIndex()
+        self.aliases: Mapping[ModelName, tuple[ModelName, ...]] = {}
+        """Other names of models that lists show, with the models that answer for them."""
 
     def __iter__(self) -> Iterator[Node]:
         return iter(self.nodes.values())

@@ -24,7 +24,10 @@ NAMES_MAX = 3
 
 
 def unknown_model(request: Request, names: list[ModelName]) -> Refusal:
-    """404, with the most similar names of the fleet."""
+    """404, with the most similar names of the fleet, or what the alias stands for."""
+    if request.alias_of:
+        message = f"no node has a model for '{request.requested_name}' ({request.alias_of})"
+        return Refusal(404, "model_not_found", f"{message}; list the models with: herd models")
     return unknown_name(request.requested_name or request.model, names)
 
 

@@ -76,6 +76,10 @@ class Request:
     """The path of the client's request."""
     special_fields: tuple[str, ...] = ()
     """Fields of the request that only some engines honor (`core/state/served_paths.py`)."""
+    alias_of: str = ""
+    """What `requested_name` stands for, for people; empty if it is the name of a model."""
+    may_substitute: bool | None = None
+    """Whether a loaded model may answer for one without memory; None: as the settings say."""
 
 
 class FailureKind(Enum):

@@ -54,6 +54,22 @@ class ModelNodeLine(Struct, frozen=True, kw_only=True):
     last_used_at: float | None
 
 
+class AliasLine(Struct, frozen=True, kw_only=True):
+    """`models` in the owner's order, empty for a tier; `live` are those that answer now. `source`: "alias", "tier"."""
+
+    name: str
+    models: tuple[str, ...]
+    live: tuple[str, ...]
+    source: str
+
+
+class AliasList(Struct, frozen=True, kw_only=True):
+    """`are_listed`: lists of models show the aliases that are no patterns."""
+
+    aliases: tuple[AliasLine, ...]
+    are_listed: bool
+
+
 class ModelLine(Struct, frozen=True, kw_only=True):
     """`has_drift`: the nodes have different digests of it. `fell_back_to`: models that answered instead of it, with
     request counts; `stood_in_for`: models instead of which it answered."""

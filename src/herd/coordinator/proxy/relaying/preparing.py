@@ -64,7 +64,8 @@ class Preparation:
             self._lines = self._lines or forwarded_headers.request_lines(self._headers)
             takes_events = is_event_stream(self._dialect, self._parsed)
             calls = self.tool_repairs.of_passed(outgoing.request.body)
-            passed = PassThrough(self._dialect.watcher(self._parsed), self._parsed.stream, takes_events, calls)
+            name = self._parsed.model if self._parsed.is_alias else None
+            passed = PassThrough(self._dialect.watcher(self._parsed), self._parsed.stream, takes_events, calls, name)
             answer = self._limited(passed, command, engine) if self._dialect.has_engine_options else passed
             return PreparedAttempt(outgoing.request, self._lines, answer, outgoing)
         repair = self.tool_repairs.of_translated(outgoing.conversation)
@@ -87,5 +88,5 @@ class Preparation:
         return answer if limit is None else limited(answer, limit, lambda: self._writer(command))
 
     def _writer(self, command: Dispatch) -> Writer:
-        name = command.fallback or self._parsed.model
+        name = self._parsed.answer_name(command.fallback)
         return self._dialect.writer(self._parsed, name, self._request_id, self._dependencies.timestamp())
