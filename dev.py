@@ -46,6 +46,8 @@ TAIL_LINES: Final = 15
 PIN_TOOL: Final = "pip-tools==7.6.2"
 ADVISORY_TOOL: Final = "pip-audit==2.10.1"
 ADVISORY_MAX_S: Final = 120.0
+TEST_PROCESSES: Final = min((os.cpu_count() or 1) + 1, 4)
+"""Processes that run the whole test suite. One more than cores, because the slowest tests wait for real programs."""
 WINDOWS_ONLY: Final = ("colorama",)
 """Dependencies of other packages on Windows only. The pins are made on another system, so they get a marker here."""
 
@@ -89,8 +91,14 @@ def run(arguments: list[str]) -> int:
 
 
 def test(arguments: list[str]) -> int:
+    """Runs all tests in several processes, or those that the arguments select in one."""
     prepare("test")
-    return call("-m", "pytest", *arguments)
+    return call("-m", "pytest", *(arguments or in_processes()))
+
+
+def in_processes() -> list[str]:
+    """The options of pytest-xdist: a file's tests share one process, because they share servers and models."""
+    return [f"--numprocesses={TEST_PROCESSES}", "--dist=loadfile", "--no-loadscope-reorder"]
 
 
 def lint(arguments: list[str]) -> int:

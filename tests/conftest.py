@@ -1,12 +1,42 @@
-"""Prints after a failure how to run the same tests in the same order again."""
+"""Starts the slowest folders first, and says after the tests what was skipped and how to run them again."""
 
 from __future__ import annotations
 
+import os
+import random
+from collections import Counter
+from pathlib import Path
+from typing import Final
+
 import pytest
+
+SLOWEST: Final = ("fidelity", "clients", "live", "system", "browser")
+"""Folders whose files take longest. They start first, so that no process is left alone with one of them at the end."""
+
+FIDELITY_SEED: Final = "HERD_FIDELITY_SEED"
+
+# Every process of a run inherits the seed of tests/fidelity from this one.
+os.environ.setdefault(FIDELITY_SEED, str(random.SystemRandom().randrange(1, 10**6)))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Moves the slowest folders to the front; within a folder the random order stays."""
+    root = Path(__file__).parent
+    ranks = {name: rank for rank, name in enumerate(SLOWEST)}
+    items.sort(key=lambda item: ranks.get(item.path.relative_to(root).parts[0], len(SLOWEST)))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, exitstatus: int, config: pytest.Config) -> None:
+    for reason, count in Counter(skip_reasons(terminalreporter)).most_common():
+        terminalreporter.write_sep("!", f"{count} skipped: {reason}", red=True, bold=True)
+    terminalreporter.write_line(f"The seed of tests/fidelity: {FIDELITY_SEED}={os.environ[FIDELITY_SEED]}")
     seed = config.getoption("randomly_seed", None)
     if exitstatus and seed is not None:
-        command = f"python3 dev.py test --randomly-seed={seed}"
+        command = f"{FIDELITY_SEED}={os.environ[FIDELITY_SEED]} python3 dev.py test --randomly-seed={seed}"
         terminalreporter.write_line(f"The tests ran in random order; run them again in the same order: {command}")
+
+
+def skip_reasons(terminalreporter: pytest.TerminalReporter) -> list[str]:
+    reports = terminalreporter.stats.get("skipped", [])
+    return [report.longrepr[2].removeprefix("Skipped: ") for report in reports if isinstance(report.longrepr, tuple)]

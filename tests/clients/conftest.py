@@ -49,10 +49,3 @@ def agents() -> Agents:
 def stage(agents: Agents, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     with ExitStack() as stack:
         yield Stage(agents, tmp_path_factory.mktemp("agents"), stack)
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    try:
-        find()
-    except Unavailable as why:
-        terminalreporter.write_sep("!", f"NOT TESTED WITH REAL AGENTS: {why}", red=True, bold=True)

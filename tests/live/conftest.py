@@ -1,4 +1,4 @@
-"""Starts one real Ollama for the live tests, or skips them and reports that at the end."""
+"""Starts one real Ollama for the live tests, or skips them."""
 
 from __future__ import annotations
 
@@ -16,8 +16,3 @@ def real_ollama() -> Iterator[RealOllama]:
         pytest.skip(NOT_FOUND)
     with RealOllama(binary) as running:
         yield running
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    if find_ollama() is None:
-        terminalreporter.write_sep("!", NOT_FOUND, red=True, bold=True)
