@@ -18,7 +18,7 @@ def a_caller(zone: NetworkZone = NetworkZone.PUBLIC, *scopes: Scope, is_logged_i
     return Caller(zone, key, is_logged_in)
 
 
-@pytest.mark.parametrize("right", sorted(KEYLESS))
+@pytest.mark.parametrize("right", sorted(KEYLESS, key=lambda right: right.name))
 def test_local_callers_chat_and_list_without_a_key_until_a_key_exists(right: Right) -> None:
     for zone in (NetworkZone.THIS_MACHINE, NetworkZone.PRIVATE):
         assert access_refusal(right, a_caller(zone), has_keys=False, requires_key=False) is None
