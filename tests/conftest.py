@@ -9,9 +9,14 @@ from pathlib import Path
 from typing import Final
 
 import pytest
+from hypothesis import settings
+
+# The speed of this machine is not a property of the project: no example has a time limit.
+settings.register_profile("herd", deadline=None)
+settings.load_profile("herd")
 
 SLOWEST: Final = ("fidelity", "clients", "live", "system", "browser")
-"""Folders whose files take longest. They start first, so that no process is left alone with one of them at the end."""
+"""Folders whose files take longest. They start first, so that no process runs one of them alone at the end."""
 
 FIDELITY_SEED: Final = "HERD_FIDELITY_SEED"
 

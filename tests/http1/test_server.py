@@ -9,7 +9,18 @@ import pytest
 from herd.http1.exchange import HttpExchange
 from herd.http1.http_settings import HttpSettings
 from herd.http1.server import PortInUse, serve
-from http_fixtures import GET, a_server, a_socket, echo, read_until, read_until_close, render_error, replies, run
+from http_fixtures import (
+    GET,
+    FakeTransport,
+    a_server,
+    a_socket,
+    echo,
+    read_until,
+    read_until_close,
+    render_error,
+    replies,
+    run,
+)
 
 
 def test_a_port_in_use_is_named_in_the_error() -> None:
@@ -33,6 +44,23 @@ def test_a_port_is_free_again_after_closing() -> None:
             again = await serve(HttpSettings(), "127.0.0.1", server.port, echo, render_error)
             again.close()
             sock.close()
+
+    run(main)
+
+
+def test_closing_also_ends_connections_that_were_accepted_in_the_same_turn_of_the_loop() -> None:
+    async def main() -> None:
+        async with a_server(echo) as server:
+            sock = await a_socket(server)
+            waiting = [await a_socket(server) for _ in range(3)]
+            accepted = server._accepted()
+            server.close()
+            accepted.connection_made(transport := FakeTransport())
+            assert transport.is_aborted
+            accepted.connection_lost(None)
+            for one in (sock, *waiting):
+                await read_until_close(one)
+                one.close()
 
     run(main)
 

@@ -104,7 +104,7 @@ class HttpConnection(asyncio.Protocol):
         self.client_ip = peer_ip(transport.get_extra_info("peername"))
         self.is_encrypted = transport.get_extra_info("sslcontext") is not None
         excess = self._clients.join(self)
-        if excess > _REFUSED_MAX:
+        if excess > _REFUSED_MAX or self._clients.is_closed:
             self._phase = _LINGERING
             self._transport.abort()
         elif excess > 0:

@@ -38,6 +38,8 @@ class ClientConnections:
         self.outbox = WriteBatcher(loop)
         self.connections: set[Connection] = set()
         self.is_draining = False
+        self.is_closed = False
+        """A connection that was accepted before is aborted when the loop reports it."""
         self.on_empty: Callable[[], None] | None = None
         """Called when the last connection has ended while draining."""
         self.uploading_bytes = 0

@@ -87,8 +87,9 @@ class Server:
         return len(self.clients.connections)
 
     def close(self) -> None:
-        """Closes all connections at once."""
+        """Closes all connections at once, also those that were accepted in this turn of the loop."""
         self.drain()
+        self.clients.is_closed = True
         if self._timer is not None:
             self._timer.cancel()
         for connection in list(self.clients.connections):
