@@ -1,7 +1,8 @@
-"""`python3 dev.py bench faults`: real llama.cpp engines answer requests while their nodes are killed or frozen.
+"""`python3 dev.py bench faults`: forty clients, every dialect, and faults of every kind against real processes.
 
-The exit status is 1 if the fleet lost a request that it could have saved: one that failed before its first byte, or a
-plain text answer that ended early.
+Scripted engines answer so that every byte is known beforehand. Afterwards each client's history is compared with the
+rows of the store and with the engines' own logs. The exit status is 1 if a promise is broken. `--real` runs real
+llama.cpp engines instead (`--real --help`).
 """
 
 from __future__ import annotations
@@ -9,152 +10,153 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
-from bench.faults.breaking import Breaker
-from bench.faults.load import LENGTHS, QUESTIONS, Load, Result, ask
-from herd.agent.embedded import EmbeddedSettings, EngineUnavailable, model_path
-from herd.cli.demo.fleet import demo_fleet
+from bench.faults.checking import Run, problems, read_attempts, read_rows
+from bench.faults.clients import Clients
+from bench.faults.fleet import NODES, Fleet, FleetError, running_fleet
+from bench.faults.injecting import Injector, Kind
+from bench.faults.real import run as real
+from bench.faults.report import report
 
-PORT = 11875
-PROGRESS_S = 15.0
-SMOKE_S = 10.0
-SMOKE_EVERY_S = 3.0
-SMOKE_QUESTIONS = 2
+PROGRESS_S = 20.0
+POLL_S = 0.5
+LAST_ANSWERS_MAX_S = 240.0
+SMOKE_NODES = ("ash", "birch", "cedar", "fir")
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "benchmarks" / "faults.md"
-BEGIN, END = "<!-- table: begin -->", "<!-- table: end -->"
-HEAD = (
-    "| API | sent | complete | of these retried | of these continued on another node | with the expected text "
-    "| refused | broken | lost |"
-)
-ERROR_LINES = 12
-
-Texts = dict[tuple[str, int], str]
-"""The expected text by question and length."""
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """What one run sent and did."""
-
-    load: Load
-    breaker: Breaker
-    expected: Texts
+BEGIN, END = "<!-- history: begin -->", "<!-- history: end -->"
 
 
 def arguments(given: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="dev.py bench faults", description=__doc__)
-    parser.add_argument("--minutes", type=float, default=5.0, help="duration of the load (default 5)")
-    parser.add_argument(
-        "--every", type=float, default=5.0, metavar="SECONDS", help="time between two faults (default 5)"
-    )
-    parser.add_argument("--clients", type=int, default=4, help="number of concurrent clients (default 4)")
+    parser.add_argument("--seconds", type=float, default=120.0, help="duration of the load (default 120)")
+    parser.add_argument("--clients", type=int, default=40, help="number of concurrent clients (default 40)")
+    parser.add_argument("--every", type=float, default=6.0, metavar="SECONDS", help="time between faults (default 6)")
     parser.add_argument("--seed", type=int, default=1, help="seed of the random choices (default 1)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write every request and every fault")
-    parser.add_argument("--write-docs", action="store_true", help=f"write the table into {DOCUMENT.name}")
     parser.add_argument(
-        "--smoke", action="store_true", help="check with a few requests and faults that no request is lost"
+        "--only", default="", metavar="KINDS", help="comma-separated words; only faults with one of them"
     )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write every history, row, attempt and fault")
+    parser.add_argument("--keep-logs", type=Path, metavar="FOLDER", help="copy the processes' logs")
+    parser.add_argument("--write-docs", action="store_true", help=f"write the tables into {DOCUMENT.name}")
+    parser.add_argument("--smoke", action="store_true", help="a short run with short answers and four nodes")
+    parser.add_argument("--real", action="store_true", help="run real llama.cpp engines instead")
     chosen = parser.parse_args(given)
-    if chosen.minutes <= 0 or chosen.every <= 0 or chosen.clients < 1:
-        parser.error("--minutes and --every must be above 0, --clients at least 1")
-    chosen.questions, chosen.lengths = QUESTIONS, LENGTHS
-    if chosen.smoke:
-        chosen.minutes, chosen.every, chosen.json, chosen.write_docs = SMOKE_S / 60, SMOKE_EVERY_S, None, False
-        chosen.questions, chosen.lengths = QUESTIONS[:SMOKE_QUESTIONS], LENGTHS[:1]
+    if chosen.seconds <= 0 or chosen.every <= 0 or chosen.clients < 1:
+        parser.error("--seconds and --every must be above 0, --clients at least 1")
     return chosen
 
 
 def main(given: Sequence[str] | None = None) -> int:
+    given = sys.argv[1:] if given is None else given
+    if "--real" in given:
+        return real.main([one for one in given if one != "--real"])
     chosen = arguments(given)
-    try:
-        model_path(EmbeddedSettings())
-    except EngineUnavailable as missing:
-        print(f"SKIPPED: bench faults: {missing}" if chosen.smoke else missing)
+    if sys.platform != "linux":
+        print("SKIPPED: bench faults: its nodes have the addresses 127.0.1.1 and following, which only Linux has")
         return 0 if chosen.smoke else 1
-    run = measure(chosen)
-    text = report(run, chosen)
+    try:
+        run = measure(chosen)
+    except FleetError as error:
+        print(f"PROBLEM: {error}", file=sys.stderr)
+        return 1
+    broken = problems(run)
+    text = report(run, broken, f"{chosen.seconds:g} s, {chosen.clients} clients, seed {chosen.seed}")
     print(text)
-    results = run.load.results
     if chosen.json is not None:
-        everything = {"results": [asdict(one) for one in results], "events": run.breaker.events}
-        chosen.json.write_text(json.dumps(everything, indent=1), "utf-8")
+        chosen.json.write_text(json.dumps(asdict(run), default=str, indent=1), "utf-8")
     if chosen.write_docs:
         before, _, rest = DOCUMENT.read_text("utf-8").partition(BEGIN)
         DOCUMENT.write_text(f"{before}{BEGIN}\n{text}\n{END}{rest.partition(END)[2]}", "utf-8")
-    if not results or not run.breaker.events:
+    if not run.histories or not run.faults:
         print("PROBLEM: no request was sent, or no fault was caused", file=sys.stderr)
         return 1
-    return 1 if any(one.end != "complete" for one in results) else 0
+    return 1 if broken else 0
 
 
 def measure(chosen: argparse.Namespace) -> Run:
-    with demo_fleet(PORT) as fleet:
-        fleet.start_coordinator()
-        fleet.start_nodes()
-        url = fleet.coordinator.url
-        # The answers of a fleet without faults are the expected ones.
-        texts = {(q, length): ask(url, "ollama", q, length).text for q in chosen.questions for length in chosen.lengths}
-        load = Load(
-            url=url, clients=chosen.clients, seed=chosen.seed, questions=chosen.questions, lengths=chosen.lengths
+    plans = [plan for plan in NODES if not chosen.smoke or plan.name in SMOKE_NODES]
+    settings = {"heartbeat_s": 1.0, "load_s": 3.0} if chosen.smoke else {}
+    with running_fleet(plans, **settings) as fleet:
+        clients = Clients(
+            port=fleet.port,
+            count=chosen.clients,
+            seed=chosen.seed,
+            answer_s=(0.5, 4.0) if chosen.smoke else (1.0, 60.0),
         )
-        breaker = Breaker(fleet=fleet, every_s=chosen.every, seed=chosen.seed)
-        load.start()
-        breaker.start()
-        ends_at = time.monotonic() + chosen.minutes * 60
-        while (left_s := ends_at - time.monotonic()) > 0:
-            time.sleep(min(PROGRESS_S, left_s))
-            ends = Counter(one.end for one in load.results)
-            print(f"{left_s:.0f} s left: {dict(ends)}, {len(breaker.events)} faults", file=sys.stderr)
-        breaker.stop()
-        load.stop()
-    return Run(load, breaker, texts)
+        words = [word for word in chosen.only.split(",") if word]
+        injector = Injector(
+            fleet=fleet,
+            every_s=1.0 if chosen.smoke else chosen.every,
+            lasts_s=(2.0, 4.0) if chosen.smoke else (10.0, 22.0),
+            seed=chosen.seed,
+            kill_coordinator_every_s=6.0 if chosen.smoke else 100.0,
+            kinds=_kinds(words),
+        )
+        silent: list[tuple[float, str]] = []
+        over = threading.Event()
+        watching = threading.Thread(target=_watch, args=(fleet, silent, over), daemon=True)
+        watching.start()
+        clients.start()
+        injector.start()
+        _progress(12.0 if chosen.smoke else chosen.seconds, clients, injector)
+        injector.stop()
+        stopping = threading.Thread(target=clients.stop, daemon=True)
+        stopping.start()
+        stopping.join(LAST_ANSWERS_MAX_S)
+        over.set()
+        watching.join()
+        fleet.stop_coordinator()
+        if chosen.keep_logs is not None:
+            _copy_logs(fleet, chosen.keep_logs)
+        return Run(
+            histories=list(clients.histories),
+            rows=read_rows(fleet.database),
+            attempts=read_attempts({node.plan.name: node.log for node in fleet.nodes}),
+            faults=injector.faults,
+            plans=plans,
+            known_silent=silent,
+        )
 
 
-def report(run: Run, chosen: argparse.Namespace) -> str:
-    """Markdown: the requests and their results by API, and the faults."""
-    results, breaker = run.load.results, run.breaker
-    faults = ", ".join(f"{count} x {kind}" for kind, count in sorted(Counter(k for _, k, _ in breaker.events).items()))
-    apis = sorted({one.api for one in results})
-    groups = [(api, [one for one in results if one.api == api]) for api in apis] + [("**all**", results)]
-    lines = [
-        f"{chosen.minutes:g} minutes, {chosen.clients} clients, three nodes on one machine, seed {chosen.seed}. "
-        f"One fault every {chosen.every:g} s: {faults}; {breaker.skipped} times none, because only one node answered.",
-        "",
-        HEAD,
-        "|" + "---|" * 9,
-        *(_row(api, some, run.expected) for api, some in groups),
-        *_errors(results),
-    ]
-    slow = sorted(one.seconds for one in results)
-    if slow:
-        p50, p99 = slow[len(slow) // 2], slow[int(len(slow) * 0.99)]
-        lines += ["", f"Seconds to the complete answer: p50 {p50:.1f}, p99 {p99:.1f}."]
-    if known := sorted(breaker.detected_s):
-        p50, p99 = known[len(known) // 2], known[int(len(known) * 0.99)]
-        found = f"{len(known)} of {len(known) + breaker.undetected}"
-        lines += ["", f"Frozen engines detected: {found}; seconds until then: p50 {p50:.1f}, p99 {p99:.1f}."]
-    return "\n".join(lines)
+def _kinds(words: Sequence[str]) -> tuple[Kind, ...]:
+    usual = [kind for kind in Kind if kind is not Kind.COORDINATOR_KILLED]
+    return tuple(kind for kind in usual if not words or any(word in kind.value for word in words))
 
 
-def _row(api: str, some: Sequence[Result], expected: Texts) -> str:
-    complete = [one for one in some if one.end == "complete"]
-    same = sum(one.text == expected[one.question, one.length] for one in complete)
-    retried, continued = sum(one.retries > 0 for one in complete), sum(one.was_continued for one in complete)
-    ends = Counter(one.end for one in some)
-    counts = [len(some), len(complete), retried, continued, same, ends["refused"], ends["broken"], ends["lost"]]
-    return " | ".join([f"| {api}", *map(str, counts)]) + " |"
+def _progress(seconds: float, clients: Clients, injector: Injector) -> None:
+    ends_at = time.monotonic() + seconds
+    while (left_s := ends_at - time.monotonic()) > 0:
+        time.sleep(min(PROGRESS_S, left_s))
+        ends = dict(Counter(one.end for one in list(clients.histories)))
+        print(f"{max(0.0, left_s):.0f} s left: {ends}, {len(injector.faults)} faults", file=sys.stderr)
 
 
-def _errors(results: Sequence[Result]) -> list[str]:
-    failed = [one for one in results if one.end != "complete"]
-    counted = Counter(f"{one.api}, {one.end} ({one.status}): {one.error[:120]}" for one in failed)
-    lines = [f"- {count} x {error}" for error, count in counted.most_common(ERROR_LINES)]
-    return ["", "Requests without a complete answer:", "", *lines] if lines else []
+def _watch(fleet: Fleet, silent: list[tuple[float, str]], over: threading.Event) -> None:
+    """Writes down when the coordinator begins to report a silent engine or a node that is not online."""
+    known: set[str] = set()
+    while not over.wait(POLL_S):
+        status = fleet.get("/fleet/status")
+        if status is None:
+            continue
+        now = {
+            node["node_id"]
+            for node in status["nodes"]
+            if node["status"] != "online" or any(engine["silent_s"] for engine in node["engines"])
+        }
+        silent += [(time.monotonic(), name) for name in sorted(now - known)]
+        known = now
+
+
+def _copy_logs(fleet: Fleet, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for log in [*fleet.folder.glob("*.log"), *fleet.folder.glob("*.engine"), *fleet.folder.glob("data/logs/*")]:
+        (folder / log.name).write_bytes(log.read_bytes())
 
 
 if __name__ == "__main__":

@@ -1,0 +1,1 @@
+"""Runs scripted engines, each in a process of its own: deterministic answers, and failures on command."""

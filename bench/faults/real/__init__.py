@@ -1,0 +1,1 @@
+"""Kills, freezes and restarts real engines under load, and accounts for every request."""
