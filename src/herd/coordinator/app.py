@@ -75,6 +75,7 @@ from herd.coordinator.storage import benchmark_runs
 from herd.coordinator.storage.credential_store import CredentialStore
 from herd.coordinator.storage.writer import TraceStore
 from herd.coordinator.upstream.engine_client import EngineClient
+from herd.coordinator.upstream.late_nodes import LateNodes
 from herd.coordinator.upstream.pool import Pool
 from herd.coordinator.upstream.uploads import Uploader
 from herd.core.planning.replay import DecisionRules
@@ -180,6 +181,7 @@ class Coordinator:
         """Builds the components that observe the fleet for the dashboard and the health checks."""
         settings, loop = self.settings, self.loop
         self.loop_lag = LoopLag(loop)
+        self.late_nodes = LateNodes(self.driver, self.engine_client, self.engines, loop)
         self.capture = Capture(settings.capture, loop.time, time.time)
         self.responses = ResponseStore(settings.responses, loop.time, loop.call_later)
         self.live = LiveApi(settings.live, LiveFeed(self.driver, self.view, self._jobs, loop))
@@ -320,6 +322,7 @@ class Coordinator:
         self.view.start()
         self.health.start()
         self.loop_lag.start()
+        self.late_nodes.start()
         listen = (settings.http, general.host)
         answer = (self.access_control, self.errors.render)
         places = Places(settings.http, self.membership.is_node_address)
@@ -368,6 +371,7 @@ class Coordinator:
                 listener.close()
         await self.bridge.close()
         self.loop_lag.stop()
+        self.late_nodes.stop()
         self.auto_pull.stop()
         self.memory_requests.stop()
         await self.transfers.close()

@@ -15,6 +15,7 @@ from functools import partial
 from typing import Protocol
 
 from herd.core.lifecycle.dispatcher import Dispatcher
+from herd.core.lifecycle.frozen_engines import reading_s
 from herd.core.state.commands import Abort, Alarm, Command, Dispatch, GiveUp, Hold, LoadModel, Record, Refuse
 from herd.core.state.events import AttemptFailed, AttemptFinished, ClientLeft, Event, FirstByte, RequestArrived, Ticked
 from herd.core.state.refusals import INTERNAL_ERROR as _INTERNAL
@@ -151,6 +152,10 @@ class Driver:
             self._report_exception(what, request_id)
             return False
         return True
+
+    def reading_s(self, request_id: RequestId) -> float:
+        """Seconds of silence of this stream that prompts of other requests on its node explain."""
+        return reading_s(self.live_requests, self.forecast, self.fleet, request_id)
 
     # --- bugs ---
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from builders import World, a_model_info, a_report, a_world, an_engine
 from herd.core.estimates.hardware_priors import Speed
-from herd.core.lifecycle.frozen_engines import BATCH_TOKENS, PACE_MIN_S, QUIET_MIN_S, pace_s, quiet_s
+from herd.core.lifecycle.frozen_engines import BATCH_TOKENS, PACE_MIN_S, QUIET_MIN_S, pace_s, quiet_s, reading_s
 from herd.core.state.commands import Command, Dispatch, GiveUp
 from herd.core.state.events import AttemptFailed, Ticked
 from herd.core.state.fleet import Report
@@ -107,9 +107,43 @@ speeds = st.builds(
 @given(speeds, st.integers(1, 16))
 def test_pauses_that_a_slow_machine_explains_are_no_sign_of_a_fault(speed: Speed, slots: int) -> None:
     model_info = a_model_info(engine=an_engine(slots=slots))
-    step_s, batch_s = speed.step_with_s(slots), BATCH_TOKENS / speed.prompt_tokens_per_s
-    assert pace_s(model_info, speed, 0.0) >= max(PACE_MIN_S, 20 * step_s, 2 * batch_s)
+    step_s = speed.step_with_s(slots)
+    assert pace_s(model_info, speed, 0.0) >= max(PACE_MIN_S, 20 * step_s)
     assert quiet_s(model_info, speed) >= max(QUIET_MIN_S, 4 * step_s)
+
+
+def a_stream_beside(*prompts: int, is_streaming: bool = False) -> tuple[World, float]:
+    """A node with a stream and other requests with prompts of these lengths; the seconds of a full batch."""
+    world = a_world()
+    engine = an_engine(slots=8, kind="llamacpp")
+    world.receives(a_report("alpha", [a_model_info(loaded=True, engine=engine)], engines=(engine,)))
+    world.arrives(stream=True)
+    world.first_byte()
+    for number, tokens in enumerate(prompts):
+        world.arrives(f"other{number}", stream=True, prompt_tokens=tokens)
+        if is_streaming:
+            world.first_byte(f"other{number}")
+    (node,) = world.dispatcher.fleet.nodes.values()
+    (model,) = node.report.models
+    return world, BATCH_TOKENS / world.dispatcher.forecast.speeds.speed(node, model).prompt_tokens_per_s
+
+
+def explained_s(world: World) -> float:
+    dispatcher = world.dispatcher
+    return reading_s(dispatcher.live_requests, dispatcher.forecast, dispatcher.fleet, RequestId("r1"))
+
+
+@pytest.mark.parametrize("prompts", [(BATCH_TOKENS,), (90_000,), (1500, 1500), (90_000, 10)])
+def test_a_silence_while_other_prompts_are_read_is_no_sign_of_a_fault(prompts: tuple[int, ...]) -> None:
+    world, batch_s = a_stream_beside(*prompts)
+    assert explained_s(world) >= 2 * batch_s
+
+
+def test_short_prompts_explain_only_a_short_silence_and_streams_none() -> None:
+    world, batch_s = a_stream_beside(10, 10)
+    assert explained_s(world) <= batch_s / 10
+    assert explained_s(a_stream_beside(90_000, 1500, is_streaming=True)[0]) == 0.0
+    assert explained_s(a_stream_beside()[0]) == 0.0
 
 
 @pytest.mark.parametrize("silence_s", [30.0, 1800.0])
@@ -117,8 +151,10 @@ def test_the_pace_says_nothing_where_tools_or_thinking_may_be_silent(silence_s: 
     assert pace_s(a_model_info(), Speed(1000.0, 0.02, 0.1, 1.0, 1.0), silence_s) == 0.0
 
 
-def test_a_fast_machine_without_progress_is_noticed_in_eight_seconds() -> None:
-    assert pace_s(a_model_info(), Speed(3000.0, 0.02, 0.1, 1.0, 1.0), 0.0) == PACE_MIN_S
+@pytest.mark.parametrize("prompt_tokens_per_s", [30.0, 3000.0])
+def test_a_fast_machine_without_progress_is_noticed_in_eight_seconds(prompt_tokens_per_s: float) -> None:
+    """Also if its prompt speed was learned from prompts that are too short to show it."""
+    assert pace_s(a_model_info(), Speed(prompt_tokens_per_s, 0.02, 0.1, 1.0, 1.0), 0.0) == PACE_MIN_S
 
 
 def test_the_pace_is_not_judged_where_no_other_node_could_continue() -> None:

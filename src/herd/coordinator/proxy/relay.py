@@ -118,6 +118,8 @@ class Relay:
             self._report(command.failure)
 
     def _on_quiet(self, quiet_s: float) -> None:
+        if quiet_s < self._dependencies.driver.reading_s(self._request_id):
+            return
         if self._client.forwarded_bytes and self._client.continuation_kinds():
             self._fail(FailureKind.FROZEN, f"no data for {quiet_s:.0f} s, far longer than the pace of this answer")
 

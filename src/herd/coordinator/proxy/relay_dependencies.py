@@ -65,6 +65,8 @@ class EventFeed(Protocol):
 
     def contain(self, request_id: RequestId, where: str) -> None: ...
 
+    def reading_s(self, request_id: RequestId) -> float: ...
+
 
 @dataclass(slots=True, kw_only=True)
 class RelayDependencies:

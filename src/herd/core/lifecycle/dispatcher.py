@@ -27,6 +27,7 @@ from herd.core.state.events import (
     AttemptFinished,
     ClientLeft,
     DrainStarted,
+    EngineSilent,
     Event,
     FirstByte,
     HeartbeatReceived,
@@ -63,8 +64,7 @@ class Dispatcher:
         self.updates = FleetUpdates(self.fleet, self.forecast, parts.windows, self.liveness)
         self.poisons = PoisonRequests()
         self.placement = Placement(parts, self.settings)
-        self.live_requests = self.placement.live_requests
-        self.retrying = self.placement.retrying
+        self.live_requests, self.retrying = self.placement.live_requests, self.placement.retrying
         self.is_draining = False
         self._windows = parts.windows
         self._swept_at = self.settings.started_at
@@ -78,6 +78,7 @@ class Dispatcher:
             AttemptFailed: self._handle_failure,
             HeartbeatReceived: self._handle_heartbeat,
             ModelsChanged: self._handle_changed_models,
+            EngineSilent: self.updates.apply_silence,
             NodeLeft: self._handle_node_left,
             LatencyRestored: self._handle_restored_latency,
             DrainStarted: self._handle_drain,
@@ -306,8 +307,7 @@ class Dispatcher:
                 self._end_failed_attempt(live_request, lost, now, out)
 
     def _retry_held(self, now: float, out: list[Command]) -> None:
-        """Tries the first request of each class of held requests, and the next of that class only if the first found a
-        place."""
+        """Tries the first request of each class of held requests, and the next only if the first found a place."""
         holding = self.waiting.holding
         for conditions, _ in holding.heads():
             while (request_id := holding.head(conditions)) is not None:
@@ -348,13 +348,13 @@ class Dispatcher:
             if not frozen.give_up(out):
                 self._end_failed_attempt(frozen.live_request, frozen.failure, event.at, out)
         self._retry_held(event.at, out)
+        self.placement.use_free_slots(event.at, out)
         if event.at - self._audited_at >= AUDIT_EVERY_S:
             self._audited_at = event.at
             out += [Alarm(problem) for problem in (*self.problems(), *invariants.overdue(self.live_requests, event.at))]
 
     def _process_was_paused(self, gap_s: float) -> None:
-        """This process did not run for `gap_s`: silent nodes and unread answers of that time are not the nodes'
-        fault."""
+        """This process did not run for `gap_s`, so silent nodes and unread answers were not the nodes' fault."""
         self.liveness.process_was_paused(self.fleet, gap_s)
         for live_request in self.live_requests.values():
             live_request.first_byte_deadline_at += gap_s

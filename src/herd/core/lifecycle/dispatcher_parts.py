@@ -36,10 +36,10 @@ class DispatcherParts:
     latencies: Latencies
     liveness: LivenessTracker
     forecast: Forecast
+    rebalancer: Rebalancer
     windows: Windows | None = None
     """None in a simulation, whose engines take no options."""
     prewarmer: Prewarmer | None = None
-    rebalancer: Rebalancer | None = None
 
 
 def build_parts(
@@ -65,5 +65,5 @@ def build_parts(
         forecast=forecast,
         windows=windows,
         prewarmer=Prewarmer(prewarm, fleet, waiting.queues, forecast) if prewarm is not None else None,
-        rebalancer=Rebalancer(scheduler, waiting) if is_rebalancing else None,
+        rebalancer=Rebalancer(scheduler, waiting, is_rebalancing),
     )

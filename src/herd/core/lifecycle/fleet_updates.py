@@ -12,12 +12,18 @@ from dataclasses import dataclass, replace
 
 from herd.core.context.windows import Windows
 from herd.core.estimates.forecast import Forecast
+from herd.core.state.commands import Command
+from herd.core.state.events import EngineSilent
 from herd.core.state.fleet import Fleet, Liveness, ModelInfo, ModelName, Node, NodeId, Report
 from herd.core.state.liveness import LivenessTracker
 
 OLDER_HEARTBEATS_MAX = 1
 """Heartbeats after a change that may be older than it. An agent polls its engines only after its last heartbeat was
 answered, so the second heartbeat after a change was certainly taken after it."""
+
+
+SILENCE_MIN_S = 0.1
+"""Recorded for an engine that still answered when its node sent the last heartbeat."""
 
 
 @dataclass(slots=True)
@@ -76,6 +82,16 @@ class FleetUpdates:
         self._forecast.apply_heartbeat(node, windows, is_new_boot=False)
         return node
 
+    def apply_silence(self, event: EngineSilent, _out: list[Command]) -> None:
+        """Records what the coordinator itself has noticed of an engine, until the node's next heartbeat."""
+        node = self._fleet.node(event.node_id)
+        if node is None:
+            return
+        reported_at = node.last_heartbeat_at
+        at_report_s = max(SILENCE_MIN_S, event.silent_s - (event.at - reported_at)) if event.silent_s else 0.0
+        self._fleet.apply_heartbeat(_with_silence(node.report, event.url, at_report_s), event.at)
+        node.last_heartbeat_at = reported_at
+
     def forget(self, node_id: NodeId) -> None:
         self._changes.pop(node_id, None)
 
@@ -99,6 +115,16 @@ class FleetUpdates:
             if not _is_shown(change, report.models.get(model), known is not None and model in known.loading_until)
         }
         return replace(report, models=_merged(report.models, missing)) if missing else report
+
+
+def _with_silence(report: Report, url: str, silent_s: float) -> Report:
+    """The report with this silence of the engine at this URL."""
+    models = {
+        name: replace(info, engine=replace(info.engine, silent_s=silent_s)) if info.engine.url == url else info
+        for name, info in report.models.items()
+    }
+    engines = tuple(replace(one, silent_s=silent_s) if one.url == url else one for one in report.engines)
+    return replace(report, models=models, engines=engines)
 
 
 def _is_frozen(report: Report) -> bool:

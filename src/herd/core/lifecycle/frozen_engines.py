@@ -7,16 +7,17 @@ stays where it is: the engine may continue.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from herd.core.estimates.forecast import Forecast
 from herd.core.estimates.hardware_priors import Speed
 from herd.core.estimates.learned_speeds import LearnedSpeeds
 from herd.core.scheduling.scheduler import Scheduler
 from herd.core.state.commands import Command, GiveUp
-from herd.core.state.fleet import EngineEndpoint, ModelInfo, Node
+from herd.core.state.fleet import EngineEndpoint, Fleet, ModelInfo, Node
 from herd.core.state.live_request import LiveRequest, RequestState
-from herd.core.state.request import Failure, FailureKind, RequestKind
+from herd.core.state.request import Failure, FailureKind, RequestId, RequestKind
 
 CONFIRM_AFTER_S = 6.0
 """An engine counts as frozen this long after its last answer to its agent, which reports it after five seconds."""
@@ -27,7 +28,7 @@ STEPS = 4.0
 PACE_MIN_S = 8.0
 """A stream of an engine that answers its agent, or whose agent does not say, is normal for this long at least."""
 BATCH_TOKENS = 2048
-"""Streams of one runner wait while it processes this many tokens of another prompt."""
+"""Streams of one runner wait while it processes up to this many tokens of other prompts."""
 SLACK = 3.0
 """A machine that throttles or does other work is slower than what was learned."""
 
@@ -46,8 +47,37 @@ def pace_s(model_info: ModelInfo, speed: Speed, silence_s: float) -> float:
     """Seconds of silence in the middle of an answer that its pace explains; 0 if it may be silent for other reasons."""
     if silence_s:
         return 0.0
-    step_s, batch_s = speed.step_with_s(model_info.engine.slots), BATCH_TOKENS / speed.prompt_tokens_per_s
-    return max(PACE_MIN_S, 2 * STEPS * SLACK * step_s, SLACK * batch_s)
+    return max(PACE_MIN_S, 2 * STEPS * SLACK * speed.step_with_s(model_info.engine.slots))
+
+
+def reading_s(
+    live_requests: Mapping[RequestId, LiveRequest], forecast: Forecast, fleet: Fleet, own: RequestId
+) -> float:
+    """Seconds of silence of this stream that other prompts explain: its runner may be processing a batch of them.
+
+    A prompt counts until its first token is here, so that one of an answer without streaming counts to its end.
+    """
+    live_request = live_requests.get(own)
+    attempt = live_request.attempt if live_request is not None else None
+    node = fleet.node(attempt.node_id) if attempt is not None else None
+    if node is None:
+        return 0.0
+    seconds, longest_s = 0.0, 0.0
+    for other in live_requests.values():
+        read = other.attempt
+        if (
+            other.state is not RequestState.DISPATCHED
+            or read is None
+            or read.node_id != node.id
+            or other.request.id == own
+        ):
+            continue
+        if node.model_info(read.model) is not None:
+            speed = forecast.speeds.speed(node, read.model)
+            batch_s = BATCH_TOKENS / speed.prompt_tokens_per_s
+            seconds += min(batch_s, forecast.prompt_tokens(other.request, read.model) / speed.prompt_tokens_per_s)
+            longest_s = max(longest_s, batch_s)
+    return SLACK * min(seconds, longest_s)
 
 
 @dataclass(frozen=True, slots=True)

@@ -295,13 +295,21 @@ class Placement:
         self._forecast.record_end(queue, now)
         if queue.pending:
             self.advance(queue, now, out)
-        if self._rebalancer is not None:
-            move = self._rebalancer.take_move(queue, self.live_requests, now)
-            if move is not None:
-                moved, decision = move
-                assert decision.chosen is not None
-                moved.decision = decision
-                self._assign(moved, decision.chosen, Trigger.SLOT_FREE_ELSEWHERE, now, out)
+        move = self._rebalancer.take_move(queue, self.live_requests, now) if self._rebalancer.moves_at_ends else None
+        if move is not None:
+            self._move(*move, now, out)
+
+    def use_free_slots(self, now: float, out: list[Command]) -> None:
+        """Starts requests that are queued on busy nodes on other nodes with free slots, if they answer sooner."""
+        for live_request, decision in self._rebalancer.moves_to_free_slots(
+            self.live_requests, lambda node, model: self._is_slot_free(node, model, now), now
+        ):
+            self._move(live_request, decision, now, out)
+
+    def _move(self, live_request: LiveRequest, decision: Decision, now: float, out: list[Command]) -> None:
+        assert decision.chosen is not None
+        live_request.decision = decision
+        self._assign(live_request, decision.chosen, Trigger.SLOT_FREE_ELSEWHERE, now, out)
 
     def end_broken(self, request_id: RequestId, event: Event | None, now: float, out: list[Command]) -> None:
         """Ends a request after an exception. What the client got is recorded, whatever could not be learned from it."""

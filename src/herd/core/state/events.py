@@ -92,6 +92,16 @@ class ModelsChanged:
 
 
 @dataclass(slots=True)
+class EngineSilent:
+    """An engine of a node without heartbeats has not answered the coordinator for `silent_s`; 0: it answers again."""
+
+    at: float
+    node_id: NodeId
+    url: str
+    silent_s: float
+
+
+@dataclass(slots=True)
 class NodeLeft:
     """The agent sent a goodbye, or an admin removed the node."""
 
@@ -133,6 +143,7 @@ Event = (
     | AttemptFailed
     | HeartbeatReceived
     | ModelsChanged
+    | EngineSilent
     | NodeLeft
     | LatencyRestored
     | DrainStarted

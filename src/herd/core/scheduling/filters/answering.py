@@ -1,4 +1,4 @@
-"""Rejects a node whose engine is frozen: it accepts connections, but does not answer its agent."""
+"""Rejects a node whose engine is frozen: it accepts connections, but answers neither its agent nor the coordinator."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def rejection_reason(request: Request, candidate: Candidate) -> str | None:
     silent_s = candidate.model_info.engine.silent_s
     if silent_s > 0.0:
         total_s = silent_s + candidate.at - candidate.node.last_heartbeat_at
-        return f"its engine is frozen: no answer to its agent for {total_s:.0f} s"
+        return f"its engine is frozen: no answer for {total_s:.0f} s"
     return None
 
 
