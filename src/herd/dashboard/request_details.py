@@ -39,6 +39,7 @@ OUTCOMES = MappingProxyType(
         "retried": "failed",
         "client_cancelled": "cancelled by the client",
         "coordinator_lost": "interrupted by the end of the coordinator",
+        "rejected": "rejected",
     }
 )
 """The statuses of a row as they are shown."""

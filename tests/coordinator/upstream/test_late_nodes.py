@@ -71,15 +71,22 @@ def silent(world: World) -> list[str]:
     return sorted(node.id for node in nodes if any(engine.silent_s for engine in node.report.engines))
 
 
+def lost() -> EngineResponse | None:
+    raise EngineRequestFailed("no connection within 3 s")
+
+
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_request_leaves_a_node_that_sends_nothing_any_more(stream: bool) -> None:
+@pytest.mark.parametrize("silence", [lambda: None, lost])
+def test_a_request_leaves_a_node_that_sends_nothing_any_more(
+    stream: bool, silence: Callable[[], EngineResponse | None]
+) -> None:
     async def check() -> None:
         world = a_fleet()
         world.arrives(stream=stream)
         (first,) = (command.node_id for command in world.commands if isinstance(command, Dispatch))
         if stream:
             world.first_byte()
-        watch = late_nodes(world, Client(lambda url: None if url == URLS[first] else EngineResponse(200, b"{}")))
+        watch = late_nodes(world, Client(lambda url: silence() if url == URLS[first] else EngineResponse(200, b"{}")))
         await pass_time(world, watch, LATE_AFTER_S + SILENT_AFTER_S + 1.0)
         assert silent(world) == [first]
         moves = [c for c in world.commands if isinstance(c, GiveUp) or (isinstance(c, Dispatch) and c.attempt == 2)]
@@ -90,19 +97,12 @@ def test_a_request_leaves_a_node_that_sends_nothing_any_more(stream: bool) -> No
     asyncio.run(check())
 
 
-@pytest.mark.parametrize(
-    "answer", [EngineResponse(200, b"{}"), EngineResponse(503, b""), EngineRequestFailed("refused")]
-)
-def test_a_late_heartbeat_alone_proves_nothing(answer: EngineResponse | EngineRequestFailed) -> None:
-    def answers(_url: str) -> EngineResponse:
-        if isinstance(answer, EngineRequestFailed):
-            raise answer
-        return answer
-
+@pytest.mark.parametrize("status", [200, 404, 503])
+def test_a_late_heartbeat_alone_proves_nothing(status: int) -> None:
     async def check() -> None:
         world = a_fleet()
         world.arrives()
-        watch = late_nodes(world, Client(answers))
+        watch = late_nodes(world, Client(lambda _url: EngineResponse(status, b"{}")))
         await pass_time(world, watch, LATE_AFTER_S + 3 * SILENT_AFTER_S)
         assert silent(world) == []
         watch.stop()

@@ -128,10 +128,8 @@ class LateNodes:
         try:
             async with asyncio.timeout(PROBE_MAX_S):
                 await self._client.send(asked.endpoint.url, request)
-        except TimeoutError:
-            return
-        except EngineRequestFailed:
-            pass  # A refusal is an answer of the machine; the requests there notice it themselves.
+        except (TimeoutError, EngineRequestFailed):
+            return  # A connection that cannot be made is no answer either: packets may be lost.
         asked.unanswered_since = None
         if asked.is_reported:
             asked.is_reported = False
