@@ -267,7 +267,7 @@ _READERS = {
     "/v1/embeddings": _embeddings,
     "/api/embed": _embeddings,
 }
-_TERMINATORS = {"/v1/chat/completions": b"[DONE]", "/v1/completions": b"[DONE]", "/v1/messages": b"message_stop"}
+_TERMINATORS = {"/v1/chat/completions": b"[DONE]", "/v1/completions": b"[DONE]", "/v1/messages": b'"message_stop"'}
 _STREAMS = {
     "/v1/chat/completions": _chat_event,
     "/v1/completions": _completion,
