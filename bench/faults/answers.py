@@ -30,7 +30,7 @@ class Kind(Enum):
     CALL = "call"
     """Some words, a long silence, and a call of a tool."""
     THOUGHT = "thought"
-    """Half of the words are thinking, the others are the answer."""
+    """Most of the words are thinking, the last ones are the answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ class Answer:
 
     @property
     def thinking_words(self) -> int:
-        return self.words_count // 2 if self.kind is Kind.THOUGHT else 0
+        return self.words_count * 3 // 4 if self.kind is Kind.THOUGHT else 0
 
     @property
     def arguments(self) -> dict[str, object]:

@@ -44,7 +44,7 @@ APIS = (
 )
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class Read:
     """What a client understood. `end` is "stop", "length" or "call"; empty if the answer did not end well."""
 
@@ -64,7 +64,7 @@ def is_embedding(api: Api) -> bool:
 
 def body_of(api: Api, answer: Answer, limit: int | None) -> Json:
     """The body of a request for this answer, with at most `limit` tokens."""
-    prompt = f"Continue this story. {answer.mark}"
+    prompt = f"Continue this text. {answer.mark}"
     body: Json = {"model": EMBEDDER if is_embedding(api) else MODEL}
     if is_embedding(api):
         return body | {"input": prompt}
@@ -76,7 +76,6 @@ def body_of(api: Api, answer: Answer, limit: int | None) -> Json:
     else:
         body["messages"] = [{"role": "user", "content": prompt}]
     if api.path.startswith("/api/"):
-        body["think"] = answer.kind is Kind.THOUGHT
         body["options"] = {"num_predict": limit} if limit is not None else {}
     elif api.path == "/v1/responses":
         body |= {"max_output_tokens": limit} if limit is not None else {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sqlite3
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -29,6 +30,11 @@ ENDED = {
     "left": ("client_cancelled", "completed", "failed", "failed_midstream"),
 }
 LOST = "coordinator_lost"
+REPEATED = "\n\n"
+"""Separates thinking that was cut from the thinking of the next node."""
+DETECTION_MAX_S = 10.0
+DETECTIONS_MIN = 10
+"""A 99th percentile of fewer detections says little, on a machine that other programs use too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +124,9 @@ def problems(run: Run) -> list[Problem]:
     tags = {history.tag for history in run.histories}
     found += [Problem("every row has a request", None, str(row)) for row in run.rows if row.tag not in tags]
     found += false_alarms(run)
+    noticed = sorted(time for times in detections(run).values() for time in times if time is not None)
+    if len(noticed) >= DETECTIONS_MIN and quantile(noticed, 0.99) > DETECTION_MAX_S:
+        found.append(Problem("a silent fault is noticed in 10 s", None, f"p99 {quantile(noticed, 0.99):.1f} s"))
     return found
 
 
@@ -130,6 +139,8 @@ def _of_answer(run: Run, history: History) -> Iterable[Problem]:
         yield Problem("the right text", history, "the part before the end is wrong")
     if history.end == "left" or by_coordinator(run, history):
         return
+    if is_thought_cut_later(history):
+        return
     if not history.end:
         yield Problem("no client waits for ever", history, history.error)
     elif history.end == "refused":
@@ -137,6 +148,11 @@ def _of_answer(run: Run, history: History) -> Iterable[Problem]:
         yield Problem(promise, history, history.error)
     else:
         yield Problem("every begun answer is completed", history, history.error)
+
+
+def is_thought_cut_later(history: History) -> bool:
+    """Whether a stream was cut in the text after the thinking, which no template lets a node continue exactly."""
+    return history.end == "broken" and bool(history.read.thinking and history.read.text)
 
 
 def _expected(history: History) -> str:
@@ -153,7 +169,7 @@ def wrong_answer(history: History) -> str:
         return "" if seen.vector == answer.embedding else "another vector"
     if seen.text != _expected(history):
         return f"another text: {_difference(_expected(history), seen.text)}"
-    if seen.thinking != "".join(answer.words[: answer.thinking_words]):
+    if not is_right_thinking("".join(answer.words[: answer.thinking_words]), seen.thinking):
         return "other thinking"
     is_short = history.limit is not None and history.limit < answer.words_count
     wanted = "length" if is_short else "call" if answer.kind is answers.Kind.CALL else "stop"
@@ -165,6 +181,14 @@ def wrong_answer(history: History) -> str:
     if answer.kind is answers.Kind.TEXT and seen.completion_tokens not in (None, tokens):
         return f"{seen.completion_tokens} tokens counted, not {tokens}"
     return ""
+
+
+def is_right_thinking(whole: str, seen: str) -> bool:
+    """Whether it is the thinking, perhaps after parts of it that other nodes had begun, each before an empty line."""
+    if seen == whole:
+        return True
+    ends = (match.start() for match in re.finditer(f"(?={REPEATED})", seen))
+    return any(whole.startswith(seen[:at]) and is_right_thinking(whole, seen[at + len(REPEATED) :]) for at in ends)
 
 
 def _difference(wanted: str, seen: str) -> str:
@@ -239,9 +263,13 @@ def false_alarms(run: Run) -> list[Problem]:
 # --- detection ---
 
 
+def quantile(ordered: Sequence[float], share: float) -> float:
+    return ordered[min(len(ordered) - 1, int(len(ordered) * share))] if ordered else float("nan")
+
+
 def detections(run: Run) -> dict[Kind, list[float | None]]:
-    """For each freeze that hit running requests: seconds until the first of them began on another node, or until the
-    coordinator said that the engine is silent. None if neither happened before the repair."""
+    """For each freeze that hit running requests: seconds until the first of them left its node or began on another one,
+    or until the coordinator reported that the engine is silent. None if nothing of this happened before the repair."""
     found: dict[Kind, list[float | None]] = defaultdict(list)
     by_seed = {history.answer.seed: history for history in run.histories}
     for fault in run.faults:
@@ -265,13 +293,21 @@ def _detected_s(run: Run, fault: Fault, hit: list[int]) -> float | None:
         for one in run.attempts
         if one.seed in hit and one.node != fault.node and fault.began_at < one.started_at < fault.ended_at + 1.0
     ]
-    said = [at for at, node in run.known_silent if node == fault.node and fault.began_at < at < fault.ended_at]
-    times = [*moved, *said]
+    reported = [at for at, node in run.known_silent if node == fault.node and fault.began_at < at < fault.ended_at]
+    left = [
+        one.ended_at
+        for one in run.attempts
+        if one.node == fault.node
+        and one.seed in hit
+        and one.how == "cut"
+        and fault.began_at < one.ended_at < fault.ended_at
+    ]
+    times = [*moved, *reported, *left]
     return min(times) - fault.began_at if times else None
 
 
 def moves(run: Run) -> dict[bool, list[float]]:
-    """Seconds from each freeze until each request that it hit went on, on any node; True: streamed requests."""
+    """Seconds from each freeze until each request that it hit continues, on any node; True: streamed requests."""
     found: dict[bool, list[float]] = {True: [], False: []}
     by_seed = {history.answer.seed: history for history in run.histories}
     for fault in run.faults:

@@ -167,7 +167,7 @@ class Fleet:
         nodes = (self.get("/fleet/status") or {}).get("nodes", [])
         return sum(bool(node["models"]) for node in nodes) == len(self.nodes)
 
-    # --- what is asked and told ---
+    # --- requests to the processes ---
 
     def get(self, path: str) -> Json | None:
         """A document of the coordinator; None if it does not answer."""

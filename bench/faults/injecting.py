@@ -25,7 +25,7 @@ JUMPS_S = (3600.0, -3600.0, 400 * 86400.0, -3 * 365 * 86400.0, 40.0, -40.0)
 
 
 class Kind(Enum):
-    """`is_freeze` faults are silent: nobody is told that something is wrong."""
+    """`is_freeze` faults are silent: no connection is closed and no error is sent."""
 
     ENGINE_KILLED = "engine killed"
     AGENT_KILLED = "agent killed"
@@ -164,9 +164,9 @@ class Injector:
             self._stop.wait(lasts_s)
             _signal(frozen, signal.SIGCONT)
         elif kind is Kind.MODEL_FROZEN:
-            fleet.tell_engine(node, stands_still=True)
+            fleet.tell_engine(node, is_frozen=True)
             self._stop.wait(lasts_s)
-            fleet.tell_engine(node, stands_still=False)
+            fleet.tell_engine(node, is_frozen=False)
         elif kind is Kind.ERRORS:
             fleet.tell_engine(node, fails=share)
             self._stop.wait(lasts_s)

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from bench.faults.apis import APIS
-from bench.faults.checking import Problem, Run, by_coordinator, detections, moves
+from bench.faults.checking import Problem, Run, by_coordinator, detections, is_thought_cut_later, moves, quantile
 from bench.faults.clients import History
 
 HEAD = (
@@ -54,8 +54,10 @@ def _row(run: Run, name: str, some: Sequence[History], wrong: set[int]) -> str:
 def _promises(run: Run, broken: Sequence[Problem]) -> list[str]:
     counts = Counter(problem.promise for problem in broken)
     rows = Counter(row.status for row in run.rows)
-    told = ", ".join(f"{count} {status}" for status, count in sorted(rows.items()))
-    lines = [f"{len(run.rows)} rows: {told}."]
+    statuses = ", ".join(f"{count} {status}" for status, count in sorted(rows.items()))
+    lines = [f"{len(run.rows)} rows: {statuses}."]
+    if later := sum(is_thought_cut_later(one) for one in run.histories):
+        lines.append(f"{later} streams were cut in the text after their thinking, which no node can continue.")
     if not counts:
         return [*lines, "No promise is broken."]
     return [*lines, "Broken promises: " + ", ".join(f"{count} x {promise}" for promise, count in counts.items()) + "."]
@@ -75,16 +77,12 @@ def _detection(run: Run) -> list[str]:
     return [
         *lines,
         "",
-        "Seconds until the requests on a silent node went on, there or elsewhere: "
+        "Seconds until the requests on a silent node continued, there or elsewhere: "
         f"{len(moved[True])} streamed: {_words(sorted(moved[True]))}; "
         f"{len(moved[False])} whole: {_words(sorted(moved[False]))}.",
         f"Longest wait for a byte in each complete answer, seconds: {_words(silences)}.",
         "",
     ]
-
-
-def quantile(ordered: Sequence[float], share: float) -> float:
-    return ordered[min(len(ordered) - 1, int(len(ordered) * share))] if ordered else float("nan")
 
 
 def _quantiles(ordered: Sequence[float]) -> str:

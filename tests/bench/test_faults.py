@@ -15,7 +15,17 @@ sys.path.append(str(Path(__file__).resolve().parents[2]))  # benchmarks are not 
 
 from bench.faults.answers import WORDS, Answer, Kind, count_tokens, find_answer, rest_of
 from bench.faults.apis import APIS, Api, Read, body_of, is_embedding, read
-from bench.faults.checking import Attempt, Row, Run, detections, free_slots, problems, read_attempts, read_rows
+from bench.faults.checking import (
+    Attempt,
+    Row,
+    Run,
+    detections,
+    free_slots,
+    is_right_thinking,
+    problems,
+    read_attempts,
+    read_rows,
+)
 from bench.faults.clients import History
 from bench.faults.engines import asked
 from bench.faults.engines.asked import TURN
@@ -68,12 +78,12 @@ def a_history(api: Api = CHAT, answer: Answer = ANSWER, end: str = "complete", *
 
 def a_run(*histories: History, rows: list[Row] | None = None, faults: list[Fault] | None = None) -> Run:
     statuses = {"complete": "completed", "refused": "failed", "broken": "failed_midstream", "lost": "failed"}
-    told = [Row(one.tag, statuses.get(one.end, "client_cancelled"), "a", "", "", 0) for one in histories]
+    expected = [Row(one.tag, statuses.get(one.end, "client_cancelled"), "a", "", "", 0) for one in histories]
     plans = [NodePlan("a", "llamacpp", 2, True), NodePlan("b", "ollama", 2, True)]
     attempts = [Attempt("a", one.answer.seed, 100.0, 110.0, "end") for one in histories]
     return Run(
         histories=list(histories),
-        rows=told if rows is None else rows,
+        rows=expected if rows is None else rows,
         attempts=attempts,
         faults=faults or [],
         plans=plans,
@@ -164,6 +174,26 @@ def test_a_wrong_answer_is_noticed(seen: Read) -> None:
     assert broken(a_run(a_history(read=seen))) == ["the right text"]
 
 
+@pytest.mark.parametrize("seed", range(40))
+def test_thinking_that_was_begun_again_is_right_and_any_other_thinking_is_wrong(seed: int) -> None:
+    answer = Answer(seed, 24, 100, Kind.THOUGHT)
+    thinking = answer.words[: answer.thinking_words]
+    whole, begun = "".join(thinking), "".join(thinking[: 1 + seed % 10])
+    for right in (whole, f"{begun}\n\n{whole}", f"{begun}\n\n{begun}\n\n{whole}"):
+        assert is_right_thinking(whole, right)
+    for wrong in (begun, whole + "x", begun + whole, f"{begun}\n\n{begun}", f"{begun}x\n\n{whole}"):
+        assert not is_right_thinking(whole, wrong)
+
+
+def test_a_text_that_was_cut_after_its_thinking_is_counted_and_no_problem() -> None:
+    answer = Answer(7, 20, 100, Kind.THOUGHT)
+    begun = Read(text=answer.words[15], thinking="".join(answer.words[:15]))
+    run = a_run(a_history(answer=answer, end="broken", read=begun))
+    assert broken(run) == [] and "1 streams were cut in the text" in report(run, [], "a run")
+    run.histories[0].read = Read(thinking="".join(answer.words[:15]))
+    assert broken(run) == ["every begun answer is completed"]
+
+
 def test_a_broken_answer_with_a_wrong_part_is_noticed_twice() -> None:
     promises = broken(a_run(a_history(end="broken", read=Read(text="wrong"))))
     assert promises == ["the right text", "every begun answer is completed"]
@@ -183,11 +213,11 @@ def test_missing_doubled_wrong_and_foreign_rows_are_noticed() -> None:
 def test_only_the_kill_of_the_coordinator_excuses_a_lost_request_and_its_row_must_say_so() -> None:
     lost = a_history(end="lost", status=0, error="ConnectionResetError")
     kill = Fault(FaultKind.COORDINATOR_KILLED, "", 109.9, 112.0, dead_at=109.95)
-    said = [Row(lost.tag, "coordinator_lost", "", "", "", 0)]
-    assert broken(a_run(lost, rows=said, faults=[kill])) == []
+    lost_rows = [Row(lost.tag, "coordinator_lost", "", "", "", 0)]
+    assert broken(a_run(lost, rows=lost_rows, faults=[kill])) == []
     assert broken(a_run(lost, rows=[], faults=[kill])) == ["every request has a row"]
     earlier = replace(kill, began_at=50.0, dead_at=50.1)
-    assert broken(a_run(lost, rows=said, faults=[earlier])) == [
+    assert broken(a_run(lost, rows=lost_rows, faults=[earlier])) == [
         "every begun answer is completed",
         "the row says what happened",
     ]
@@ -212,7 +242,7 @@ def test_a_client_that_waits_for_ever_and_an_attempt_left_without_a_cause_are_no
     assert broken(run) == []
 
 
-def test_a_freeze_is_detected_when_the_first_request_goes_on_elsewhere() -> None:
+def test_a_freeze_is_detected_when_the_first_request_continues_elsewhere() -> None:
     run = a_run(a_history(ended_at=130.0), faults=[Fault(FaultKind.ENGINE_FROZEN, "a", 104.0, 120.0)])
     run.attempts[0].ended_at, run.attempts[0].how = 120.0, "cut"
     assert detections(run) == {FaultKind.ENGINE_FROZEN: [None]}

@@ -58,11 +58,19 @@ def test_empty_partial_answer_repeats_the_original_request() -> None:
     assert continuation_request(bound, PartialAnswer()) is bound
 
 
+def test_an_answer_of_which_only_thinking_was_sent_begins_again_unless_its_form_cannot_be_written() -> None:
+    bound = a_chat(format="json", tools=[Tool("f", "", {})])
+    partial_answer = PartialAnswer(thinking="Hmm", chunks=1)
+    assert continuation_request(bound, partial_answer) is bound
+    partial_answer.can_repeat_thinking = False
+    assert continuation_request(bound, partial_answer) is None
+
+
 @pytest.mark.parametrize(
     ("conversation", "partial_answer"),
     [
         (a_chat(), PartialAnswer("Let me see", has_calls=True)),
-        (a_chat(), PartialAnswer(thinking="Hmm")),
+        (a_chat(), PartialAnswer(thinking="Hmm", has_calls=True)),
         (a_chat(), PartialAnswer("text", thinking="Hmm")),
         (a_chat(), PartialAnswer("all of it", is_finished=True)),
         (a_chat(format="json"), PartialAnswer('{"a":')),
@@ -76,7 +84,7 @@ def test_empty_partial_answer_repeats_the_original_request() -> None:
     ],
     ids=[
         "tool call begun",
-        "still thinking",
+        "tool call begun after thinking",
         "has thought",
         "finished",
         "json",

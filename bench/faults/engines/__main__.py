@@ -39,18 +39,18 @@ class Behavior:
 
     fails: float = 0.0
     """Share of the requests that fail."""
-    stands_still: bool = False
+    is_frozen: bool = False
     """Whether the model's process is frozen, while the server answers."""
     is_loaded: bool = True
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class Engine:
     options: argparse.Namespace
     rng: Random
     log: int
     slots: asyncio.Semaphore
-    behavior: Behavior = field(default_factory=Behavior)
+    behavior: Behavior
     moves: asyncio.Event = field(default_factory=asyncio.Event)
     """Set while the model's process is not frozen."""
     busy: int = 0
@@ -102,7 +102,7 @@ class Engine:
     def _change(self, body: Json, writer: asyncio.StreamWriter) -> bool:
         for name, value in body.items():
             setattr(self.behavior, name, value)
-        if self.behavior.stands_still:
+        if self.behavior.is_frozen:
             self.moves.clear()
         else:
             self.moves.set()
@@ -263,7 +263,9 @@ def _reset(writer: asyncio.StreamWriter) -> bool:
 
 async def main(options: argparse.Namespace) -> None:
     log = os.open(options.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    engine = Engine(options, Random(options.port), log, asyncio.Semaphore(options.slots))
+    engine = Engine(
+        options=options, rng=Random(options.port), log=log, slots=asyncio.Semaphore(options.slots), behavior=Behavior()
+    )
     engine.moves.set()
     server = await asyncio.start_server(engine.serve, options.host, options.port, limit=BODY_MAX_BYTES)
     async with server:

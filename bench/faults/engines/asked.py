@@ -23,7 +23,7 @@ class Asked:
     prompt_tokens: int
     model: str
     rendered: str | None = None
-    """The rendered prompt, if only that is asked for."""
+    """The rendered prompt, if only that is requested."""
 
 
 def read(path: str, body: Json, continues_turns: bool) -> Asked | None:

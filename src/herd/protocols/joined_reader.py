@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -22,11 +23,15 @@ class _Reader(Protocol):
 
 
 class JoinedReader:
-    """A reader that refuses a rest that cannot follow the beginning: thinking does not begin after the text."""
+    """A reader that refuses a rest that cannot follow the beginning: thinking does not begin after the text.
 
-    def __init__(self, reader: _Reader, has_text: bool) -> None:
+    If the first node's thinking was cut, the thinking of this node begins after an empty line.
+    """
+
+    def __init__(self, reader: _Reader, has_text: bool, has_thinking: bool) -> None:
         self._reader = reader
         self._has_text = has_text
+        self._separator = "\n\n" if has_thinking else ""
 
     @property
     def is_finished(self) -> bool:
@@ -44,4 +49,9 @@ class JoinedReader:
     def _checked(self, deltas: Sequence[Delta]) -> list[Delta]:
         if self._has_text and any(delta.thinking for delta in deltas):
             raise ValueError("the engine began to think where it had to continue a text")
-        return list(deltas)
+        return [self._separated(delta) for delta in deltas] if self._separator else list(deltas)
+
+    def _separated(self, delta: Delta) -> Delta:
+        separator = self._separator if delta.thinking else ""
+        self._separator = "" if delta.thinking or delta.text else self._separator
+        return dataclasses.replace(delta, thinking=separator + delta.thinking) if separator else delta

@@ -2,8 +2,11 @@
 
 The other node gets the conversation with the partial answer as the beginning of the assistant's turn, and continues
 the generation from there. An answer is not continued if the two parts might not fit together: after a tool call has
-begun, during or after thinking, and where a grammar binds the answer, because an engine restarts a grammar at the
+begun, in a text after thinking, and where a grammar binds the answer, because an engine restarts a grammar at the
 join (measured with llama.cpp: a schema after `{"a" ` continues with `{"a" : ...`).
+
+If the client has only a part of the thinking, the other node begins the answer again: no template lets an engine
+continue a thought, and a second thought before the answer changes nothing in it.
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ _REPLACEMENT: Final = "\ufffd".encode()
 class PartialAnswer:
     """The part of the answer that the client has. `chunks` approximates tokens: engines send one token per chunk."""
 
-    __slots__ = ("_text", "_thinking", "chunks", "finish_reason", "has_calls", "is_finished")
+    __slots__ = ("_text", "_thinking", "can_repeat_thinking", "chunks", "finish_reason", "has_calls", "is_finished")
 
     def __init__(
         self, text: str = "", thinking: str = "", chunks: int = 0, has_calls: bool = False, is_finished: bool = False
@@ -33,6 +36,8 @@ class PartialAnswer:
         self._thinking = bytearray(thinking.encode())
         self.chunks = chunks
         self.has_calls = has_calls
+        self.can_repeat_thinking = True
+        """Whether further thinking can be written after the thinking that was sent."""
         self.is_finished = is_finished
         """Whether a finish reason was sent, so that only the end of the stream is missing."""
         self.finish_reason: str | None = None
@@ -65,6 +70,11 @@ class PartialAnswer:
     def is_empty(self) -> bool:
         """Whether the client has only the start of a stream without content, so that any engine can answer."""
         return not (self._text or self._thinking or self.has_calls or self.is_finished)
+
+    @property
+    def begins_again(self) -> bool:
+        """Whether the client has nothing of the answer itself, so that another node may begin it again."""
+        return self.is_empty or not (self._text or self.has_calls or self.is_finished or not self.can_repeat_thinking)
 
     @property
     def is_text(self) -> bool:
@@ -119,7 +129,7 @@ def continuation_request(
 
     `sent_tokens` is the number of tokens that the client has, if an engine has counted them.
     """
-    if partial_answer.is_empty:
+    if partial_answer.begins_again:
         return conversation
     if not partial_answer.is_text or is_bound(conversation) or conversation.images or conversation.suffix:
         return None

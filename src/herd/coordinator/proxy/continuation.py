@@ -111,7 +111,7 @@ class Continuation:
         if sent is None:
             return frozenset()
         partial = sent.partial_answer
-        can_own = partial.is_empty or self._own_body(self._parsed.model, partial, partial.chunks) is not None
+        can_own = partial.begins_again or self._own_body(self._parsed.model, partial, partial.chunks) is not None
         return frozenset(
             kind
             for kind, engine in engines.items()
@@ -119,7 +119,7 @@ class Continuation:
         )
 
     def _can_translate(self, engine: Engine, partial: PartialAnswer) -> bool:
-        if not (partial.is_empty or engine.can_continue or engine.can_render):
+        if not (partial.begins_again or engine.can_continue or engine.can_render):
             return False
         try:
             conversation = self._conversation(self._parsed.model, engine, "")
@@ -147,7 +147,7 @@ class Continuation:
         conversation = self._conversation(command.model_info.name, engine, endpoint.version)
         if conversation is None:
             return _cannot("a translation for this engine would lose fields of the request")
-        if engine.can_continue or partial.is_empty:
+        if engine.can_continue or partial.begins_again:
             resumed = continuation_request(conversation, partial, tokens)
         else:
             rendered = yield from self._rendered(command, engine, conversation, partial)
@@ -192,8 +192,9 @@ class Continuation:
     ) -> Rest:
         name, note = self._parsed.answer_name(command.fallback), f"started on {', '.join(self.nodes)}"
         writer = self._dialect.resumed_writer(self._parsed, name, self._request_id, timestamp, sent, note)
-        joined = JoinedReader(reader, has_text=bool(sent.partial_answer.text))
-        return Rest(request, joined, writer, 0 if sent.partial_answer.is_empty else tokens)
+        partial = sent.partial_answer
+        joined = JoinedReader(reader, has_text=bool(partial.text), has_thinking=bool(partial.thinking))
+        return Rest(request, joined, writer, 0 if partial.begins_again else tokens)
 
     def _serves(self, engine: Engine, version: str) -> bool:
         """Whether the engine continues the client's own body at the client's path."""

@@ -95,7 +95,7 @@ class LateNodes:
                 self._driver.feed(EngineSilent(now, node_id, url, now - since))
 
     def _late_endpoints(self, now: float) -> dict[str, tuple[NodeId, EngineEndpoint]]:
-        """By URL, the engines of late nodes on which requests run or ran when they fell silent."""
+        """Maps URLs to the engines of these nodes on which requests run, or ran when the engines fell silent."""
         found = {
             url: (asked.node_id, asked.endpoint)
             for url, asked in self._asked.items()
@@ -129,7 +129,7 @@ class LateNodes:
             async with asyncio.timeout(PROBE_MAX_S):
                 await self._client.send(asked.endpoint.url, request)
         except (TimeoutError, EngineRequestFailed):
-            return  # A connection that cannot be made is no answer either: packets may be lost.
+            return  # A failed connection shows nothing either: its packets may be lost.
         asked.unanswered_since = None
         if asked.is_reported:
             asked.is_reported = False

@@ -41,6 +41,8 @@ _NUMBER = msgspec.json.Decoder(float | None)
 
 def continued_body(request: ParsedRequest, model: str, partial_answer: PartialAnswer, sent_tokens: int) -> bytes | None:
     """The client's body for the rest of its answer; None if its fields do not allow to continue it."""
+    if partial_answer.begins_again:
+        return request_fields.rewrite(request, model, {})
     if not partial_answer.is_text:
         return None
     fields = request_fields.read(request.body, _FIELDS)

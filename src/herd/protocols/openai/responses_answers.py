@@ -55,19 +55,20 @@ class ResponsesWriter:
         self._pending: list[Event] = []
 
     def resume(self, sent: SentResponse, note: str) -> None:
-        """Continues an interrupted stream with its next numbers, its ids and its open message."""
+        """Continues an interrupted stream with its next numbers, its ids and its open item."""
         self._sequence = sent.sequence
         self._object.resume(sent.id, sent.created_s, note)
-        opened = sent.open_message
+        opened = sent.open_item
         self._items += [FixedItem(item.body) for item in sent.items if item is not opened]
-        self._answer_chars = len(sent.partial_answer.text)
+        self._answer_chars, self._thinking_chars = len(sent.partial_answer.text), len(sent.partial_answer.thinking)
         if opened is not None:
-            self._text = TextItem("message", len(self._items), self._request_id, item_id=str(opened.body.get("id", "")))
-            self._items.append(self._text)
+            kind, own_id = str(opened.body["type"]), str(opened.body.get("id", ""))
+            self._text = self._new_text(kind, own_id)
             self._pending = [] if opened.has_part else self._text.open()[1:]
             if opened.text:
-                self._text.add("".join(opened.text), opened.logprobs)
-                self._collected.add(Delta(text="".join(opened.text)))
+                text = "".join(opened.text)
+                self._text.add(text, opened.logprobs)
+                self._collected.add(Delta(text=text) if kind == "message" else Delta(thinking=text))
 
     def splice(self, texts: Sequence[bytes]) -> bytes:
         """Every event has its number, and the last events repeat the text, so each text is decoded."""
@@ -124,11 +125,15 @@ class ResponsesWriter:
         item, events = self._text, []
         if item is None or item.kind != kind or self._calls:
             events = self._close_all("completed")
-            is_encrypted = kind == "reasoning" and self._object.wants_encrypted_reasoning
-            item = self._text = TextItem(kind, len(self._items), self._request_id, is_encrypted)
-            self._items.append(item)
+            item = self._text = self._new_text(kind)
             events += item.open()
         return [*events, item.add(text, logprobs)]
+
+    def _new_text(self, kind: str, item_id: str = "") -> TextItem:
+        is_encrypted = kind == "reasoning" and self._object.wants_encrypted_reasoning
+        item = TextItem(kind, len(self._items), self._request_id, is_encrypted, item_id)
+        self._items.append(item)
+        return item
 
     def _add_call(self, fragment: ToolCall) -> list[Event]:
         """Adds to the call with this index, or begins it. Calls whose arguments are complete are closed by the next."""

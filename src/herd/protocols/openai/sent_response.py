@@ -29,11 +29,10 @@ class _Event(msgspec.Struct):
 
 _EVENT = msgspec.json.Decoder(_Event)
 _TEXT_DELTA = "response.output_text.delta"
-_THINKING_DELTAS = (
-    "response.reasoning_text.delta",
-    "response.reasoning_summary_text.delta",
-    "response.reasoning.delta",
-)
+_PARTS_ADDED = ("response.content_part.added", "response.reasoning_summary_part.added")
+_THINKING_DELTA = "response.reasoning_summary_text.delta"
+_OTHER_THINKING_DELTAS = ("response.reasoning_text.delta", "response.reasoning.delta")
+"""Of engines with this protocol of their own. The writer writes summaries, so it cannot continue such an item."""
 
 
 @dataclass(slots=True)
@@ -59,10 +58,11 @@ class SentResponse:
         self._events = EventReader()
 
     @property
-    def open_message(self) -> SentItem | None:
-        """The message whose text is not complete."""
+    def open_item(self) -> SentItem | None:
+        """The message or the reasoning whose text is not complete."""
         last = self.items[-1] if self.items else None
-        return last if last is not None and last.body.get("type") == "message" and not last.is_done else None
+        has_text = last is not None and last.body.get("type") in ("message", "reasoning") and not last.is_done
+        return last if has_text else None
 
     def feed(self, lines: bytes) -> None:
         for sent in self._events.feed(lines):
@@ -82,7 +82,7 @@ class SentResponse:
             self.partial_answer.has_calls = self.partial_answer.has_calls or kind not in ("message", "reasoning")
         elif sent.type == "response.output_item.done" and sent.item is not None and self.items:
             self.items[-1].body, self.items[-1].is_done = sent.item, True
-        elif sent.type == "response.content_part.added" and self.items:
+        elif sent.type in _PARTS_ADDED and self.items:
             self.items[-1].has_part = True
         elif isinstance(sent.delta, str) and self.items:
             self._add_text(sent, sent.delta)
@@ -93,5 +93,9 @@ class SentResponse:
             item.text.append(text)
             item.logprobs += sent.logprobs or []
             self.partial_answer.add(text)
-        elif sent.type in _THINKING_DELTAS:
+        elif sent.type == _THINKING_DELTA:
+            item.text.append(text)
             self.partial_answer.add(thinking=text)
+        elif sent.type in _OTHER_THINKING_DELTAS:
+            self.partial_answer.add(thinking=text)
+            self.partial_answer.can_repeat_thinking = False
