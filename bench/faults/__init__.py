@@ -1,1 +1,1 @@
-"""Kills, freezes and restarts real engines under load, and accounts for every request."""
+"""Kills, freezes and cuts off the parts of a fleet under load, and accounts for every request."""

@@ -14,7 +14,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from bench.faults.checking import Run, problems, read_attempts, read_rows
@@ -27,9 +27,34 @@ from bench.faults.report import report
 PROGRESS_S = 20.0
 POLL_S = 0.5
 LAST_ANSWERS_MAX_S = 240.0
-SMOKE_NODES = ("ash", "birch", "cedar", "fir")
+SMOKE_S, SMOKE_EVERY_S = 12.0, 0.8
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "benchmarks" / "faults.md"
 BEGIN, END = "<!-- history: begin -->", "<!-- history: end -->"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pace:
+    """How long everything in a run lasts, in seconds; ranges are the shortest and the longest."""
+
+    answer_s: tuple[float, float]
+    lasts_s: tuple[float, float]
+    kill_coordinator_every_s: float
+    recovery_s: float
+    heartbeat_s: float
+    load_s: float
+
+
+FULL = Pace(
+    answer_s=(1.0, 60.0),
+    lasts_s=(10.0, 22.0),
+    kill_coordinator_every_s=100.0,
+    recovery_s=6.0,
+    heartbeat_s=5.0,
+    load_s=12.0,
+)
+SMOKE = Pace(
+    answer_s=(0.5, 4.0), lasts_s=(1.5, 3.0), kill_coordinator_every_s=6.0, recovery_s=1.0, heartbeat_s=1.0, load_s=2.0
+)
 
 
 def arguments(given: Sequence[str] | None) -> argparse.Namespace:
@@ -47,6 +72,8 @@ def arguments(given: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--smoke", action="store_true", help="a short run with short answers and four nodes")
     parser.add_argument("--real", action="store_true", help="run real llama.cpp engines instead")
     chosen = parser.parse_args(given)
+    if chosen.smoke:
+        chosen.seconds, chosen.every, chosen.write_docs = SMOKE_S, SMOKE_EVERY_S, False
     if chosen.seconds <= 0 or chosen.every <= 0 or chosen.clients < 1:
         parser.error("--seconds and --every must be above 0, --clients at least 1")
     return chosen
@@ -80,23 +107,17 @@ def main(given: Sequence[str] | None = None) -> int:
 
 
 def measure(chosen: argparse.Namespace) -> Run:
-    plans = [plan for plan in NODES if not chosen.smoke or plan.name in SMOKE_NODES]
-    settings = {"heartbeat_s": 1.0, "load_s": 3.0} if chosen.smoke else {}
-    with running_fleet(plans, **settings) as fleet:
-        clients = Clients(
-            port=fleet.port,
-            count=chosen.clients,
-            seed=chosen.seed,
-            answer_s=(0.5, 4.0) if chosen.smoke else (1.0, 60.0),
-        )
-        words = [word for word in chosen.only.split(",") if word]
+    pace = SMOKE if chosen.smoke else FULL
+    with running_fleet(NODES, heartbeat_s=pace.heartbeat_s, load_s=pace.load_s, slow_prefill_s=pace.load_s) as fleet:
+        clients = Clients(port=fleet.port, count=chosen.clients, seed=chosen.seed, answer_s=pace.answer_s)
         injector = Injector(
             fleet=fleet,
-            every_s=1.0 if chosen.smoke else chosen.every,
-            lasts_s=(2.0, 4.0) if chosen.smoke else (10.0, 22.0),
+            every_s=chosen.every,
+            lasts_s=pace.lasts_s,
             seed=chosen.seed,
-            kill_coordinator_every_s=6.0 if chosen.smoke else 100.0,
-            kinds=_kinds(words),
+            kill_coordinator_every_s=pace.kill_coordinator_every_s,
+            recovery_s=pace.recovery_s,
+            kinds=_kinds([word for word in chosen.only.split(",") if word]),
         )
         silent: list[tuple[float, str]] = []
         over = threading.Event()
@@ -104,7 +125,7 @@ def measure(chosen: argparse.Namespace) -> Run:
         watching.start()
         clients.start()
         injector.start()
-        _progress(12.0 if chosen.smoke else chosen.seconds, clients, injector)
+        _progress(chosen.seconds, clients, injector)
         injector.stop()
         stopping = threading.Thread(target=clients.stop, daemon=True)
         stopping.start()
@@ -119,7 +140,7 @@ def measure(chosen: argparse.Namespace) -> Run:
             rows=read_rows(fleet.database),
             attempts=read_attempts({node.plan.name: node.log for node in fleet.nodes}),
             faults=injector.faults,
-            plans=plans,
+            plans=NODES,
             known_silent=silent,
         )
 

@@ -18,8 +18,6 @@ from random import Random
 from bench.faults.fleet import Fleet, Node, end
 
 UNDISTURBED_MIN = 3
-RECOVERY_S = 6.0
-"""Time after a repair in which a node still counts as disturbed."""
 COORDINATOR_AWAY_S = (0.5, 2.5)
 JUMPS_S = (3600.0, -3600.0, 400 * 86400.0, -3 * 365 * 86400.0, 40.0, -40.0)
 
@@ -63,7 +61,7 @@ class Fault:
     dead_at: float = 0.0
     """When the killed coordinator's process had ended: until then its kernel accepts connections."""
 
-    def disturbs(self, at: float, before_s: float = 0.0, after_s: float = RECOVERY_S) -> bool:
+    def disturbs(self, at: float, before_s: float, after_s: float) -> bool:
         return self.began_at - before_s <= at <= self.ended_at + after_s
 
 
@@ -77,6 +75,8 @@ class Injector:
     """The shortest and the longest freeze."""
     seed: int
     kill_coordinator_every_s: float
+    recovery_s: float
+    """Time after a repair in which a node still counts as disturbed."""
     kinds: tuple[Kind, ...]
     faults: list[Fault] = field(default_factory=list)
     is_coordinator_up: threading.Event = field(default_factory=threading.Event)
@@ -112,7 +112,7 @@ class Injector:
 
     def _undisturbed(self) -> list[Node]:
         now = time.monotonic()
-        disturbed = {fault.node for fault in self.faults if fault.disturbs(now)}
+        disturbed = {fault.node for fault in self.faults if fault.disturbs(now, 0.0, self.recovery_s)}
         return [node for node in self.fleet.nodes if node.plan.name not in disturbed]
 
     def _cause(self, kind: Kind, rng: Random) -> None:

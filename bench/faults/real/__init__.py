@@ -1,1 +1,1 @@
-"""Kills, freezes and restarts real engines under load, and accounts for every request."""
+"""Kills and freezes nodes with real llama.cpp engines under load."""

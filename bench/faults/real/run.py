@@ -1,4 +1,4 @@
-"""`python3 dev.py bench faults`: real llama.cpp engines answer requests while their nodes are killed or frozen.
+"""`python3 dev.py bench faults --real`: real llama.cpp engines answer requests while their nodes are killed or frozen.
 
 The exit status is 1 if the fleet lost a request that it could have saved: one that failed before its first byte, or a
 plain text answer that ended early.
@@ -25,7 +25,7 @@ PROGRESS_S = 15.0
 SMOKE_S = 10.0
 SMOKE_EVERY_S = 3.0
 SMOKE_QUESTIONS = 2
-DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "benchmarks" / "faults.md"
+DOCUMENT = Path(__file__).resolve().parents[3] / "docs" / "benchmarks" / "faults.md"
 BEGIN, END = "<!-- table: begin -->", "<!-- table: end -->"
 HEAD = (
     "| API | sent | complete | of these retried | of these continued on another node | with the expected text "
@@ -47,7 +47,7 @@ class Run:
 
 
 def arguments(given: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="dev.py bench faults", description=__doc__)
+    parser = argparse.ArgumentParser(prog="dev.py bench faults --real", description=__doc__)
     parser.add_argument("--minutes", type=float, default=5.0, help="duration of the load (default 5)")
     parser.add_argument(
         "--every", type=float, default=5.0, metavar="SECONDS", help="time between two faults (default 5)"
@@ -74,7 +74,7 @@ def main(given: Sequence[str] | None = None) -> int:
     try:
         model_path(EmbeddedSettings())
     except EngineUnavailable as missing:
-        print(f"SKIPPED: bench faults: {missing}" if chosen.smoke else missing)
+        print(f"SKIPPED: bench faults --real: {missing}" if chosen.smoke else missing)
         return 0 if chosen.smoke else 1
     run = measure(chosen)
     text = report(run, chosen)
