@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import MappingProxyType
 
 from herd.core.state.fleet import EngineAbilities, EngineEndpoint, Loaded, ModelInfo
-from herd.core.state.served_paths import EVERY_FIELD, PathsByName
+from herd.core.state.served_paths import EVERY_FIELD, PathsByName, ServedPath
 from herd.engines import Engine, EngineRequest, Reader
 from herd.protocols.conversation import Conversation
 from herd.protocols.openai import engine_answers, engine_requests, model_list
@@ -14,6 +14,10 @@ BASIC_PATHS: PathsByName = MappingProxyType(
     dict.fromkeys(("/v1/chat/completions", "/v1/completions", "/v1/embeddings"), EVERY_FIELD)
 )
 """Inference paths that every such server has."""
+WITHOUT_FILES: PathsByName = MappingProxyType(
+    {**BASIC_PATHS, "/v1/chat/completions": ServedPath(loses=frozenset(("messages.content.file",)))}
+)
+"""The same paths of servers that refuse a chat for a content part with a file (sources of llama.cpp and vLLM)."""
 
 
 class OpenAICompatible(Engine):

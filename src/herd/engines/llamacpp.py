@@ -14,7 +14,7 @@ import msgspec
 from herd.core.state.fleet import EngineAbilities, EngineEndpoint, Loaded, ModelInfo
 from herd.core.state.served_paths import EVERY_FIELD, PathsByName, ServedPath
 from herd.engines import NO_RESPONSE, EngineRequest, EngineResponse, Inventory
-from herd.engines._openai_compatible import BASIC_PATHS, OpenAICompatible
+from herd.engines._openai_compatible import WITHOUT_FILES, OpenAICompatible
 from herd.protocols.answer_ends import decode
 from herd.protocols.openai import engine_requests, model_list
 from herd.protocols.openai.engine_requests import ServerQuirks
@@ -23,7 +23,7 @@ _ENDPOINT = EngineEndpoint("llamacpp", "")
 
 PATHS: PathsByName = MappingProxyType(
     {
-        **BASIC_PATHS,
+        **WITHOUT_FILES,
         "/v1/messages": ServedPath(
             loses=frozenset(
                 ("output_config.format.json_schema", "messages.content.document", "messages.content.search_result")

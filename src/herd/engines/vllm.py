@@ -13,7 +13,7 @@ import msgspec
 from herd.core.state.fleet import EngineAbilities, EngineEndpoint
 from herd.core.state.served_paths import ServedPath
 from herd.engines import NO_RESPONSE, EngineRequest, EngineResponse, Inventory
-from herd.engines._openai_compatible import BASIC_PATHS, OpenAICompatible, always_loaded_model
+from herd.engines._openai_compatible import WITHOUT_FILES, OpenAICompatible, always_loaded_model
 from herd.protocols.answer_ends import decode
 from herd.protocols.openai import model_list
 from herd.protocols.openai.engine_requests import ServerQuirks
@@ -44,7 +44,7 @@ class VLlm(OpenAICompatible):
     title = "vLLM"
     answers_while_busy = True
     default_port = 8000
-    abilities = EngineAbilities(paths=MappingProxyType({**BASIC_PATHS, "/v1/responses": ServedPath(since=(0, 10))}))
+    abilities = EngineAbilities(paths=MappingProxyType({**WITHOUT_FILES, "/v1/responses": ServedPath(since=(0, 10))}))
     """/v1/messages is newer and therefore translated."""
     quirks = ServerQuirks(has_template_kwargs=True, needs_null_limit=True)
 

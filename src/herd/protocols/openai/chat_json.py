@@ -16,6 +16,7 @@ import msgspec
 from herd.core.state.request import Counters
 from herd.errors import BadRequest
 from herd.protocols import conversation
+from herd.protocols.openai.files import FILE_TYPES, data_uri, file_text, unread_file
 from herd.protocols.reported_numbers import seconds, token_count
 
 MS_PER_S = 1_000.0
@@ -49,11 +50,21 @@ class ImageUrl(msgspec.Struct):
     url: str = ""
 
 
-class Part(msgspec.Struct):
+class Part(msgspec.Struct, kw_only=True):
     type: str = ""
     text: str | None = None
     refusal: str | None = None
     image_url: ImageUrl | str | None = None
+    file: Any = None
+    filename: Any = None
+    file_data: Any = None
+    file_id: Any = None
+    file_url: Any = None
+
+    @property
+    def as_file(self) -> dict[str, Any]:
+        """Its fields that describe a file."""
+        return {name: getattr(self, name) for name in ("file", "filename", "file_data", "file_id", "file_url")}
 
 
 class Message(msgspec.Struct):
@@ -209,15 +220,22 @@ def _prompt_tokens(timings: Timings) -> int | None:
 # --- messages, read ---
 
 
-def read_messages(messages: Iterable[Message], unsupported: list[str] | None = None) -> list[conversation.Message]:
+def read_messages(
+    messages: Iterable[Message], unsupported: list[str] | None = None, ignored: list[str] | None = None
+) -> list[conversation.Message]:
     """Neutral turns. A tool result gets the name of the call it belongs to.
 
-    A part that the neutral form cannot express is added to `unsupported`; without that list it is a BadRequest.
+    A part that the neutral form cannot express is added to `unsupported`; without that list it is a BadRequest. A file
+    becomes its text; one without text is added to `ignored`.
     """
     names: dict[str, str] = {}
     turns = []
     for position, message in enumerate(messages):
         content = message.content
+        if isinstance(content, list):
+            unread = [at for at, part in enumerate(content) if not _read_file(part)]
+            if ignored is not None:
+                ignored += [f"messages[{position}].content[{at}] (file)" for at in unread]
         if unsupported is not None and isinstance(content, list):
             lost = [at for at, part in enumerate(content) if not _is_expressible(part)]
             unsupported += [f"messages[{position}].content[{at}]" for at in lost]
@@ -266,6 +284,15 @@ def _turn(message: Message) -> conversation.Message:
     return conversation.MessageOfParts(**fields, pieces=[_piece(role, part) for part in content])
 
 
+def _read_file(part: Part) -> bool:
+    """Makes a file a text, in place. Returns whether that is its own text; true for other parts."""
+    if part.type not in FILE_TYPES:
+        return True
+    text = file_text(part.as_file)
+    part.type, part.text = "text", unread_file(part.as_file) if text is None else text
+    return text is not None
+
+
 def _piece(role: str, part: Part) -> conversation.Message:
     if part.type in IMAGE_TYPES:
         return conversation.Message(role, images=[_image(part)])
@@ -293,11 +320,10 @@ def _part_text(part: Part) -> str:
 
 
 def _image(part: Part) -> tuple[str, str]:
-    url = _url(part)
-    head, comma, data = url.partition(",")
-    if not (comma and head.startswith("data:") and head.endswith(";base64")):
+    image = data_uri(_url(part), "image/png")
+    if image is None:
         raise BadRequest("messages: image_url must be a data: URI with base64; images are not downloaded from URLs")
-    return data, head[len("data:") : -len(";base64")].partition(";")[0] or "image/png"
+    return image
 
 
 def _call(position: int, call: ToolCall) -> conversation.ToolCall:

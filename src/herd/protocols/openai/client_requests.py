@@ -31,6 +31,7 @@ _OTHER_TOOL = re.compile(rb'"type"\s*:\s*"(?:custom|grammar|mcp|web_search\w*|fi
 _JSON_OBJECT = re.compile(rb'"type"\s*:\s*"json_object"')
 _SINGLE_TEXT = re.compile(rb'\[\s*"(?:[^"\\]|\\.)*"\s*\]', re.DOTALL)
 _REMOTE_IMAGE = re.compile(rb'"(?:url|image_url)"\s*:\s*"https?:')
+_FILE = re.compile(rb'"type"\s*:\s*"(?:input_)?file"')
 _TOKENS = re.compile(rb"\[\s*[\[0-9]")
 
 
@@ -207,10 +208,18 @@ def _has_remote_image(messages: Sequence[_RawMessage]) -> bool:
     return any(request_fields.is_list(content) and _REMOTE_IMAGE.search(content) for content in contents)
 
 
+def _has_file(content: msgspec.Raw) -> bool:
+    """Only content that is a list can have a part with a file."""
+    is_list = content is not request_fields.ABSENT and request_fields.is_list(content)
+    return is_list and _FILE.search(content) is not None
+
+
 def _translatable_fields(route: Route, fields: _RequestFields) -> tuple[str, ...]:
     """Fields that some engine's own endpoint does not honor, although another endpoint of that engine does."""
     if route.path == CHAT:
         found = ("max_completion_tokens",) if fields.max_completion_tokens is not None else ()
+        if isinstance(fields, _ChatRequestFields) and any(_has_file(one.content) for one in fields.messages or ()):
+            found = (*found, "messages.content.file")
         return (*found, "tools (streamed)") if fields.stream and request_fields.has_content(fields.tools) else found
     if fields.text is not request_fields.ABSENT and _JSON_OBJECT.search(fields.text):
         return ("text.format.json_object",)
@@ -294,7 +303,7 @@ def read_conversation(request: ParsedRequest) -> Conversation:
         kind=kind,
         model=request.model,
         stream=request.stream,
-        messages=chat_json.read_messages(complete.messages or (), unsupported) if kind is RequestKind.CHAT else [],
+        messages=chat_json.read_messages(complete.messages or (), unsupported, ignored),
         prompt=_prompt(complete.prompt, unsupported) if kind is RequestKind.GENERATE else "",
         suffix=complete.suffix or "",
         raw=kind is RequestKind.GENERATE,

@@ -7,8 +7,6 @@ because in other protocols both are one message.
 
 from __future__ import annotations
 
-import base64
-import binascii
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -18,6 +16,7 @@ import msgspec
 
 from herd.errors import BadRequest
 from herd.protocols.conversation import Message, ToolCall
+from herd.protocols.openai.files import FILE_TYPES, data_uri, file_text, unread_file
 from herd.protocols.openai.responses_output import decrypted_reasoning
 from herd.protocols.openai.responses_tools import CUSTOM_ARGUMENT, Tools, add_tools, printable
 
@@ -176,11 +175,11 @@ def _read_part(part: object, where: str, read: ReadItems, texts: list[str], imag
             images.append(image)
         else:
             read.unsupported.append(f"{where}.{'file_id' if part.get('file_id') else 'image_url'}")
-    elif kind in ("input_file", "file"):
-        document = _file_text(part)
+    elif kind in FILE_TYPES:
+        document = file_text(part)
         if document is None:
             read.ignored.append(f"{where} ({kind})")
-            document = f"[Document that cannot be read here: {_origin(part)}]\n"
+            document = unread_file(part)
         texts.append(document)
     elif kind in ("input_audio", "input_video"):
         read.unsupported.append(f"{where} ({kind})")
@@ -194,43 +193,7 @@ def _image(part: Mapping[str, Any]) -> tuple[str, str] | None:
     """Base64 and media type; None for an image at an address or in OpenAI's file store."""
     given = part.get("image_url")
     url = given.get("url") if isinstance(given, Mapping) else given
-    return _data_uri(url, "image/png") if isinstance(url, str) else None
-
-
-def _data_uri(url: str, default_type: str) -> tuple[str, str] | None:
-    head, comma, data = url.partition(",")
-    if not (comma and head.startswith("data:") and head.endswith(";base64")):
-        return None
-    return data, head[len("data:") : -len(";base64")].partition(";")[0] or default_type
-
-
-def _file_text(part: Mapping[str, Any]) -> str | None:
-    """The text of a file that the request contains; None for binary files and those that are elsewhere."""
-    nested = part.get("file")
-    given = nested if isinstance(nested, Mapping) else part
-    data, name = given.get("file_data"), given.get("filename")
-    if not isinstance(data, str):
-        return None
-    uri = _data_uri(data, "")
-    try:
-        text = base64.b64decode(uri[0] if uri is not None else data, validate=True).decode()
-    except (binascii.Error, ValueError):
-        return None
-    if "\0" in text or text.startswith("%PDF-"):
-        return None
-    return f"{name}:\n{text}\n" if isinstance(name, str) and name else f"{text}\n"
-
-
-def _origin(part: Mapping[str, Any]) -> str:
-    """Which file it is, in words that the model can repeat to the user."""
-    nested = part.get("file")
-    given = nested if isinstance(nested, Mapping) else part
-    for name in ("filename", "file_url", "file_id"):
-        if isinstance(given.get(name), str) and given[name]:
-            return str(given[name])
-    data = given.get("file_data")
-    uri = _data_uri(data, "") if isinstance(data, str) else None
-    return uri[1] if uri is not None and uri[1] else "unknown source"
+    return data_uri(url, "image/png") if isinstance(url, str) else None
 
 
 # --- calls ---
