@@ -10,10 +10,11 @@ import pytest
 from builders import a_model_info, an_engine_of
 from herd.coordinator.proxy.missing_paths import PATHS_MAX, RETRY_AFTER_S, MissingPaths
 from herd.coordinator.proxy.request_forms import FIELDS_NAMED_MAX, MAY_RELOAD, Outgoing, RequestForms, named
+from herd.coordinator.proxy.thinking_usage import thinking_headers
 from herd.core.state.commands import Dispatch
 from herd.core.state.engine_options import EngineOptions
 from herd.core.state.fleet import NodeId, canonical
-from herd.core.state.request import Failure, FailureKind, RequestId
+from herd.core.state.request import Counters, Failure, FailureKind, RequestId
 from herd.dialects import Dialect
 from herd.dialects.anthropic import DIALECT as ANTHROPIC
 from herd.dialects.openai import DIALECT as OPENAI
@@ -39,19 +40,23 @@ def forms_of(path: str, dialect: Dialect = OPENAI, **body: Any) -> RequestForms:
 def build(
     forms: RequestForms, engine: Engine, options: EngineOptions | None = None, version: str = ""
 ) -> Outgoing | Failure:
-    model_info = a_model_info(engine=an_engine_of(version, engine.kind))
-    command = Dispatch(
+    return forms.build(a_dispatch(engine, options, version=version), engine, now=10.0)
+
+
+def a_dispatch(
+    engine: Engine, options: EngineOptions | None = None, capabilities: frozenset[str] = frozenset(), version: str = ""
+) -> Dispatch:
+    return Dispatch(
         request_id=RequestId("r1"),
         attempt=1,
         node_id=NodeId("one"),
         model=canonical("m"),
-        model_info=model_info,
+        model_info=a_model_info(engine=an_engine_of(version, engine.kind), capabilities=capabilities),
         score=0.0,
         retries=0,
         fallback=None,
         options=options,
     )
-    return forms.build(command, engine, now=10.0)
 
 
 def sent(outgoing: Outgoing | Failure) -> tuple[str, dict[str, Any]]:
@@ -188,3 +193,42 @@ def test_a_missing_path_is_forgotten_after_an_hour_and_for_a_new_version() -> No
     for number in range(PATHS_MAX):
         missing.add(engine, f"/{number}", 0.0)
     assert not missing.has(engine, "/v1/messages", 1.0), "the oldest was forgotten"
+
+
+@pytest.mark.parametrize("status", [404, 405, 501])
+@pytest.mark.parametrize(
+    ("path", "body", "engine", "is_asked_again"),
+    [
+        ("/v1/embeddings", {"input": "a"}, LLAMACPP, False),
+        ("/v1/chat/completions", {"messages": HI}, VLLM, False),
+        ("/v1/completions", {"prompt": "a"}, SERVER, False),
+        ("/v1/embeddings", {"input": "a"}, OLLAMA, True),
+        ("/v1/responses", {"input": "Hi"}, VLLM, True),
+    ],
+)
+def test_a_path_is_missing_only_if_a_translation_asks_another(
+    path: str, body: dict[str, Any], engine: Engine, is_asked_again: bool, status: int
+) -> None:
+    """For example an embedding by a server without embeddings: its error is final."""
+    forms = forms_of(path, **body)
+    error = b'{"error":{"code":501,"message":"This server does not support embeddings","type":"not_supported_error"}}'
+    command = a_dispatch(engine)
+    assert forms.is_path_missing(command, engine, status, error, now=10.0) == is_asked_again
+    assert forms.missing_paths.has(command.model_info.engine, path, 11.0) == is_asked_again
+
+
+def test_a_raised_limit_counts_only_where_it_was_sent() -> None:
+    raised = EngineOptions(output_tokens_max=1024)
+    asked = {"max_tokens": 8, "messages": HI}
+    picture = {"type": "image_url", "image_url": {"url": "https://example.com/a.png"}}
+    remote = {"max_tokens": 8, "messages": [{"role": "user", "content": [picture]}]}
+    counted = Counters(completion_tokens=8, finish_reason="length")
+    command = a_dispatch(OLLAMA, raised, frozenset({"completion", "thinking"}))
+    for body, budget in ((asked, b"8/1024"), (remote, b"8/8")):
+        forms = forms_of("/v1/chat/completions", **body)
+        outgoing = forms.build(command, OLLAMA, now=10.0)
+        assert isinstance(outgoing, Outgoing)
+        takes_options = outgoing.takes_options
+        headers = dict(thinking_headers(command, forms.parsed, b"{}", counted, takes_options=takes_options))
+        assert headers[b"X-Budget-Used"] == budget
+        assert b"1024" in outgoing.request.body or not takes_options

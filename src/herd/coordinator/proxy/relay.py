@@ -361,7 +361,9 @@ class Relay:
     def _finish_at_once(self, counters: Counters, body: bytes) -> None:
         """Sends a complete answer of which nothing was forwarded before; its end also reports its first byte."""
         body = self._answer.whole(body) if self._answer is not None else body
-        headers = self._answer_headers() + thinking_headers(self._dispatch, self._parsed, body, counters)
+        takes_options = self._outgoing.takes_options
+        thinking = thinking_headers(self._dispatch, self._parsed, body, counters, takes_options=takes_options)
+        headers = self._answer_headers() + thinking
         self._send_whole(counters, headers, body)
 
     def _send_whole(self, counters: Counters, headers: list[Header], body: bytes) -> None:

@@ -42,12 +42,14 @@ class Outgoing:
     """What is sent to the engine. `conversation` is None if it is the client's request itself.
 
     `ignored` are fields of the client that have no effect; `warning` says that the model may be reloaded.
+    `takes_options`: the attempt's engine options are in the request, such as a raised limit.
     """
 
     request: EngineRequest
     conversation: Conversation | None = None
     ignored: tuple[str, ...] = ()
     warning: str = ""
+    takes_options: bool = True
 
     @property
     def without_effect(self) -> tuple[str, ...]:
@@ -104,8 +106,18 @@ class RequestForms:
         """Whether an error answer to the client's bytes means that the engine lacks the path, which is remembered."""
         if status not in STATUSES or b"model" in body or engine.is_model_missing(status, body):
             return False
+        if self._asks_the_same_path(command, engine):
+            return False
         self.missing_paths.add(command.model_info.engine, self.parsed.route.path, now)
         return True
+
+    def _asks_the_same_path(self, command: Dispatch, engine: Engine) -> bool:
+        """Whether a translation for this engine would ask the path again, and could only get the same error."""
+        try:
+            request = engine.build_request(with_engine_options(self._read(command), command.options))
+        except HerdError:
+            return False
+        return request.path == self.parsed.route.path
 
     def _unchanged(self, command: Dispatch, served: ServedPath | None = None, warning: str = "") -> Outgoing:
         """The client's request. `served` is the engine's path if a translation would have kept more of the request."""
@@ -113,10 +125,10 @@ class RequestForms:
         if served is not None and limit_tokens and _LIMIT in self.parsed.translatable_fields and _LIMIT in served.loses:
             # Without the other name of the limit, the answer would have none.
             body = rewrite(self.parsed, command.model_info.name, {"max_tokens": limit_tokens})
-            return Outgoing(EngineRequest(route.method, route.path, body), warning=warning)
-        options = command.options if self.dialect.has_engine_options else None
-        body = self.dialect.rewrite(self.parsed, command.model_info.name, options)
-        return Outgoing(EngineRequest(route.method, route.path, body), warning=warning)
+            return Outgoing(EngineRequest(route.method, route.path, body), warning=warning, takes_options=False)
+        takes_options = self.dialect.has_engine_options
+        body = self.dialect.rewrite(self.parsed, command.model_info.name, command.options if takes_options else None)
+        return Outgoing(EngineRequest(route.method, route.path, body), warning=warning, takes_options=takes_options)
 
     def _translated_as_own(self, command: Dispatch, engine: Engine, served: ServedPath) -> Outgoing:
         """A translation for an engine that serves the path itself; the client's bytes if it would lose something."""

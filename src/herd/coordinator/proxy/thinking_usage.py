@@ -42,14 +42,17 @@ class _Answer(msgspec.Struct):
 _ANSWER = msgspec.json.Decoder(_Answer)
 
 
-def thinking_headers(dispatch: Dispatch, parsed: ParsedRequest, body: bytes, counters: Counters) -> list[Header]:
+def thinking_headers(
+    dispatch: Dispatch, parsed: ParsedRequest, body: bytes, counters: Counters, *, takes_options: bool
+) -> list[Header]:
     """The headers for a complete answer of a reasoning model; none for other models.
 
-    A streamed answer cannot have them: its head is sent before the counts are known.
+    A streamed answer cannot have them: its head is sent before the counts are known. `takes_options`: the engine got
+    the limit of the dispatch, not the client's.
     """
     if "thinking" not in dispatch.model_info.capabilities:
         return []
-    limit_tokens = dispatch.options.output_tokens_max if dispatch.options is not None else None
+    limit_tokens = dispatch.options.output_tokens_max if dispatch.options is not None and takes_options else None
     return budget_headers(body, counters, limit_tokens or parsed.output_tokens_max)
 
 
