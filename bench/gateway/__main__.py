@@ -16,7 +16,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-from bench.gateway import gateways, stages, table
+from bench.gateway import gateways, instructions, stages, table
 from bench.gateway.gateways import Assignment, Gateway, Start
 from bench.gateway.instruments import Tools, compiled, compiler, measured, stub
 from bench.gateway.machine import BenchmarkError, Cores, cores, facts, pin, usage
@@ -58,6 +58,12 @@ def arguments(given: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--stages", action="store_true", help="measure only how long each stage of a request takes in herd"
     )
+    parser.add_argument(
+        "--instructions",
+        action="store_true",
+        help="count the instructions of requests and chunks; exit status 1 if one needs more than the stored figure",
+    )
+    parser.add_argument("--record", action="store_true", help="with --instructions: store the figures of this Python")
     chosen = parser.parse_args(given)
     if chosen.rounds < 1 or not 0.1 <= chosen.seconds <= 60:
         parser.error("--rounds must be at least 1 and --seconds between 0.1 and 60")
@@ -78,6 +84,8 @@ def main(given: Sequence[str] | None = None) -> int:
         print("SKIPPED: the gateway benchmark needs Linux and a C compiler (cc, gcc or clang)")
         return 0
     try:
+        if chosen.instructions:
+            return instructions.measure(chosen.record)
         if chosen.stages:
             return stages.measure_stages(chosen.smoke)
         result = measure(chosen)

@@ -200,14 +200,14 @@ def _nodes(port: int, stub_port: int) -> Iterator[None]:
 
 
 def openai_heartbeat(stub_port: int) -> bytes:
-    return _heartbeat("bench-openai", "vllm", stub_port, [MODEL, PACED_MODEL])
+    return heartbeat("bench-openai", "vllm", stub_port, [MODEL, PACED_MODEL])
 
 
 def ollama_heartbeat(stub_port: int) -> bytes:
-    return _heartbeat("bench-ollama", "ollama", stub_port, [f"{OLLAMA_MODEL}:latest"])
+    return heartbeat("bench-ollama", "ollama", stub_port, [f"{OLLAMA_MODEL}:latest"])
 
 
-def _heartbeat(node: str, kind: str, stub_port: int, names: list[str]) -> bytes:
+def heartbeat(node: str, kind: str, stub_port: int, names: list[str]) -> bytes:
     """An idle machine of 64 GB with its models in memory."""
     loaded = {"size_bytes": 1 << 30, "context_tokens": 8192}
     engine = {

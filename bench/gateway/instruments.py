@@ -73,10 +73,15 @@ def compiled() -> Tools:
     return Tools(_compiled(cc, HERE / "stub.c"), _compiled(cc, HERE / "load.c"))
 
 
-def _compiled(cc: str, source: Path) -> Path:
+def shared_library(name: str) -> Path:
+    """A C file of this folder as a library. Raises `BenchmarkError` if it cannot be compiled."""
+    return _compiled(compiler() or "cc", HERE / name, ".so", "-shared", "-fPIC")
+
+
+def _compiled(cc: str, source: Path, suffix: str = "", *options: str) -> Path:
     digest = hashlib.sha256(source.read_bytes()).hexdigest()[:12]
     folder = HERE / ".cache"
-    program = folder / f"{source.stem}-{digest}"
+    program = folder / f"{source.stem}-{digest}{suffix}"
     if program.exists():
         return program
     folder.mkdir(exist_ok=True)
@@ -84,7 +89,7 @@ def _compiled(cc: str, source: Path) -> Path:
     with tempfile.TemporaryDirectory(dir=folder) as made:
         fresh = Path(made) / source.stem
         done = subprocess.run(
-            [cc, "-O2", "-o", str(fresh), str(source)],
+            [cc, "-O2", *options, "-o", str(fresh), str(source)],
             capture_output=True,
             text=True,
             timeout=COMPILE_MAX_S,

@@ -1,4 +1,4 @@
-"""Measures how long each stage of a request takes in herd, and counts the instructions of a whole request.
+"""Measures how long each stage of a request takes in herd.
 
 Real requests pass a real coordinator in this process, between a client in the same event loop and the stub engine. The
 functions in `STAGES` are replaced by ones that take the time; time in an inner stage is not counted in the outer one.
@@ -6,17 +6,12 @@ functions in `STAGES` are replaced by ones that take the time; time in an inner 
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
-import os
 import re
-import shutil
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
@@ -70,9 +65,8 @@ KEYS = ("c1", "translated-c1", "streams", "translated-streams")
 Found = TypeVar("Found")
 BATCHES, BATCH, WARMUP = 20, 100, 200
 SMOKE_BATCHES, SMOKE_BATCH = 2, 5
-COUNTED = 100
 SLOW_S = 600.0
-"""Under callgrind everything takes long, so no connection and no node is given up."""
+"""No connection and no node is given up on a busy machine."""
 
 
 @dataclass(slots=True)
@@ -185,44 +179,6 @@ async def stage_times_us(stub_port: int, batches: int, batch: int) -> dict[str, 
     return await with_coordinator(stub_port, measure)
 
 
-# --- instructions ---
-
-
-def instructions(stub_port: int, key: str, count: int = COUNTED) -> float:
-    """Instructions of the whole process for each request, with the client's; the start is not counted."""
-    env = {**os.environ, "PYTHONHASHSEED": "0", "PYTHONPATH": os.pathsep.join(sys.path)}
-    tool = ["valgrind", "--tool=callgrind", "--instr-atstart=no", "--callgrind-out-file=/dev/null"]
-    argv = [*tool, sys.executable, "-m", "bench.gateway.stages", str(stub_port), key, str(count)]
-    pipe = subprocess.PIPE
-    with subprocess.Popen(argv, env=env, stdin=pipe, stdout=pipe, stderr=pipe) as child:
-        assert child.stdin is not None and child.stdout is not None
-        for switch in ("on", "off"):
-            if child.stdout.readline() != b"ready\n":
-                raise BenchmarkError(f"valgrind did not run herd: {child.communicate()[1].decode()[-300:]}")
-            subprocess.run(["callgrind_control", "-i", switch, str(child.pid)], check=True, capture_output=True)
-            child.stdin.write(b"\n")
-            child.stdin.flush()
-        _, report = child.communicate(timeout=120)
-    collected = re.search(rb"Collected : (\d+)", report)
-    if collected is None:
-        raise BenchmarkError("callgrind reported no instructions")
-    return int(collected[1]) / count
-
-
-async def serve_counted(stub_port: int, key: str, count: int) -> None:
-    """The process that runs under callgrind: it waits before and after the counted requests."""
-
-    async def use(client: Client) -> None:
-        await client.send(scenario_of(key), 5)
-        await client.report()
-        for number in (count, 0):
-            print("ready", flush=True)
-            sys.stdin.readline()
-            await client.send(scenario_of(key), number)
-
-    await with_coordinator(stub_port, use)
-
-
 # --- the command line ---
 
 
@@ -244,27 +200,9 @@ def measure_stages(is_smoke: bool) -> int:
     ):
         pin(used.gateway)
         batches, batch = (SMOKE_BATCHES, SMOKE_BATCH) if is_smoke else (BATCHES, BATCH)
-        if shutil.which("valgrind") is None:
-            print("INSTRUCTIONS ARE NOT COUNTED: valgrind is not installed")
-        elif not is_smoke:
-            for key in KEYS:
-                print(f"{key}: {instructions(port, key) / 1000:.0f} thousand instructions per request", flush=True)
         found = uvloop.run(stage_times_us(port, batches, batch))
     print(table(found))
     idle = sorted({title for times in found.values() for title, spent in times.items() if not spent})
     if idle:
         print(f"PROBLEM no request passed these stages: {', '.join(idle)}")
     return 1 if idle else 0
-
-
-def main(given: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description="the process whose instructions are counted")
-    parser.add_argument("stub_port", type=int)
-    parser.add_argument("key", choices=KEYS)
-    parser.add_argument("count", type=int)
-    chosen = parser.parse_args(given)
-    uvloop.run(serve_counted(chosen.stub_port, chosen.key, chosen.count))
-
-
-if __name__ == "__main__":
-    main()

@@ -17,8 +17,11 @@ sys.path.append(str(Path(__file__).resolve().parents[2]))  # benchmarks are not 
 
 from bench.gateway import table
 from bench.gateway.gateways import ollama_heartbeat, openai_heartbeat
+from bench.gateway.instructions import grown_figures, read_totals
 from bench.gateway.instruments import CHUNKS, Load, Reading, Tools, compiled, compiler, measured, read, stub
 from bench.gateway.machine import BenchmarkError
+from bench.gateway.offline import Fleet, run
+from bench.gateway.offline_answers import CASES
 from bench.gateway.probe import probe
 from bench.gateway.scenarios import MODEL, OPENAI, OPENAI_URL_PATH, SCENARIOS, TRANSLATED, Scenario, body
 from bench.gateway.stages import STAGES
@@ -236,3 +239,26 @@ def test_every_stage_is_passed_by_every_kind_of_request() -> None:
     done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert all(title in done.stdout for title, _, _ in STAGES)
+
+
+def test_only_a_figure_that_has_grown_by_more_than_the_limit_fails() -> None:
+    before = {"a": 1000, "b": 1000, "no longer counted": 1000}
+    assert grown_figures({"a": 1030, "b": 900, "new": 5000}, before) == []
+    assert grown_figures({"a": 1040, "b": 900}, before) == ["a: 1040 instructions, +4.0%: more than +3%"]
+
+
+def test_the_counts_of_the_first_thread_are_read_by_name(tmp_path: Path) -> None:
+    (tmp_path / "out.7.1-01").write_text("desc: Trigger: Client Request: openai 64 1\nevents: Ir\ntotals: 12\n")
+    (tmp_path / "out.7.1-02").write_text("desc: Trigger: Client Request: openai 64 1\nevents: Ir\ntotals: 99\n")
+    (tmp_path / "out.7.2-01").write_text("desc: Trigger: Program termination\nevents: Ir\ntotals: 5\n")
+    assert dict(read_totals(tmp_path)) == {"openai 64 1": 12}
+
+
+@needs_instruments
+def test_every_counted_request_gets_the_expected_answer() -> None:
+    async def check(fleet: Fleet) -> None:
+        for case in CASES:
+            for stream in (True, False) if case.whole else (True,):
+                await fleet.check(case, stream)
+
+    run(check)
