@@ -27,10 +27,11 @@ class Script:
     def reads(self, chunks: int, per_read: int) -> list[bytes]:
         """The bytes of the answer in HTTP's chunked form, split into the reads in which they arrive."""
         head = f"HTTP/1.1 200 OK\r\nContent-Type: {self.content_type}\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
-        piece = _http_chunk(self.chunk)
-        middle = [piece * min(per_read, chunks - at) for at in range(0, chunks, per_read)]
+        # Every text is another one, as in real streams.
+        pieces = [_http_chunk(self.chunk.replace(TOKEN, TOKEN + "s" * (number % 4))) for number in range(chunks)]
+        middle = [b"".join(pieces[at : at + per_read]) for at in range(0, chunks, per_read)]
         first = _http_chunk(self.first) if self.first else b""
-        return [head + first + piece, *middle, _http_chunk(self.last) + b"0\r\n\r\n"]
+        return [head + first + _http_chunk(self.chunk), *middle, _http_chunk(self.last) + b"0\r\n\r\n"]
 
 
 @dataclass(frozen=True, slots=True)

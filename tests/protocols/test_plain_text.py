@@ -7,7 +7,7 @@ import json
 import pytest
 
 from herd.protocols.openai.engine_answers import StreamReader
-from herd.protocols.plain_text import NoPlainTexts, NoSplicing, as_json, is_utf8, surrounded
+from herd.protocols.plain_text import NoPlainTexts, NoSplicing, are_plain, as_json, surrounded
 
 LLAMACPP = (
     '{"choices":[{"finish_reason":null,"index":0,"delta":{"content":%s}}],"created":1,"id":"c","model":"m",'
@@ -85,7 +85,25 @@ def test_events_that_always_differ_are_soon_no_longer_compared() -> None:
 def test_the_parts_of_the_contract() -> None:
     assert surrounded([b"a", b"b"], b"<", b">") == b"<a><b>"
     assert as_json('"\n') == rb"\"\n"
-    assert is_utf8("é".encode())
-    assert not is_utf8(b"\xff")
     assert NoPlainTexts().plain_texts(b"") == []
     assert NoSplicing().splice([b"a"]) == b""
+
+
+@pytest.mark.parametrize("texts", [["a"], ["é", "\u2028", "\x7f"], [r"\\", r"\"", r"\n"], [" "], ["{}", "[DONE]"]])
+def test_texts_are_plain_if_the_encoder_would_write_them_so(texts: list[str]) -> None:
+    assert are_plain([text.encode() for text in texts])
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        pytest.param([b"a", b""], id="an empty text"),
+        pytest.param([b'a"b'], id="a quote: more than one string"),
+        pytest.param([rb"\u00e9"], id="another escape"),
+        pytest.param([b"a\\", b"n"], id="an escape of two texts"),
+        pytest.param([b"\xe2\x82", b"\xac"], id="a character of two texts"),
+        pytest.param([b"a\n"], id="a line break"),
+    ],
+)
+def test_other_texts_are_decoded(texts: list[bytes]) -> None:
+    assert not are_plain(texts)

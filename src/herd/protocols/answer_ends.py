@@ -6,6 +6,7 @@ A watcher does not decode the payload: it stores a few kilobytes and searches th
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import NamedTuple, TypeVar
 
 import msgspec
@@ -34,27 +35,32 @@ class AlwaysTerminated:
         return None
 
 
-class EventHeadAndTail:
+class EventHeadAndTail(Tail):
     """Stores the first bytes of an event stream and at least as many of its last bytes."""
 
-    __slots__ = ("_head", "_tail")
+    __slots__ = ("_head",)
 
     def __init__(self) -> None:
+        super().__init__()
         self._head = b""
-        self._tail = Tail()
-
-    def feed(self, chunk: bytes) -> None:
-        if len(self._head) < ENDS_BYTES:
-            self._head += chunk[: ENDS_BYTES - len(self._head)]
-        self._tail.feed(chunk)
 
     @property
     def head_events(self) -> list[bytes]:
-        return event_data(self._head)
+        return event_data(self._head or bytes(self)[:ENDS_BYTES])
 
-    @property
-    def tail_events(self) -> list[bytes]:
-        return event_data(bytes(self._tail))
+    def _trim(self) -> None:
+        self._head = self._head or bytes(self)[:ENDS_BYTES]
+        super()._trim()
+
+
+def last_events(tail: bytes, mark: bytes, tells: Callable[[bytes], bool]) -> list[bytes]:
+    """The data of the last events, from the last one with `mark` on, unless the bytes before it tell something.
+
+    The chunks before the end of a stream have only a text, so most of them need not be decoded to find how it ended.
+    """
+    at = tail.rfind(mark)
+    start = tail.rfind(b"\n", 0, at) + 1 if at > 0 else 0
+    return event_data(tail if tells(tail[:start]) else tail[start:])
 
 
 def event_data(stream: bytes) -> list[bytes]:

@@ -69,23 +69,36 @@ class ErrorSearch:
     __slots__ = ("_end", "_line_breaks", "_start")
 
     def __init__(self) -> None:
-        self._start, self._end, self._line_breaks = b"", b"\0", 0
+        self._start, self._end, self._line_breaks = b"", b"", -1
 
     def split(self, lines: bytes) -> tuple[bytes, bytes]:
         """Like `split_at_error`."""
-        is_usual = lines.endswith(self._end) and lines.startswith(self._start)
-        if is_usual and b"rror" not in lines and lines.count(b"\n") == self._line_breaks:
+        if self.are_usual(lines):
             return lines, b""
         found = split_at_error(lines)
-        if not found[1]:
+        if not found[1] and lines.endswith(b"\n"):
             self._learn(lines)
         return found
 
+    def are_usual(self, lines: bytes) -> bool:
+        """Whether these are whole lines that begin and end like earlier ones, so that they report no error."""
+        return (
+            lines.endswith(self._end)
+            and lines.startswith(self._start)
+            and b"rror" not in lines
+            and lines.count(b"\n") == self._line_breaks
+        )
+
     def _learn(self, lines: bytes) -> None:
-        """Remembers the beginning and the end of an event without an error, one of which has its finish reason."""
+        """Remembers the beginning and the end of an event without an error, one of which has its finish reason.
+
+        The text, which is different every time, must be in neither of them.
+        """
         self._line_breaks = lines.count(b"\n")
         at = lines.rfind(_NO_REASON)
-        if at < 0:
+        if at < 0 and lines.startswith(b"event:"):
+            self._start, self._end = lines[: lines.find(b"\n") + 1], lines[lines.rfind(b'"') :]
+        elif at < 0:
             self._start, self._end = lines[:12], lines[-14:]
         elif at < len(lines) - at:
             self._start, self._end = lines[: at + len(_NO_REASON)], lines[-3:]

@@ -23,12 +23,10 @@ import msgspec
 
 from herd.protocols.streams import LINE_MAX_BYTES
 
-TEXT: Final = rb'[^"\\\x00-\x1f]*(?:\\["\\bfnrt][^"\\\x00-\x1f]*)*'
-"""A JSON string without its quotes, as the encoder writes it; it may be empty."""
-
-_TEXT: Final = re.compile(TEXT)
+_TEXTS: Final = re.compile(r'[^"\\\x00-\x1f]*(?:\\["\\bfnrt][^"\\\x00-\x1f]*)*')
+"""JSON strings without their quotes, as the encoder writes them."""
 _ANY_STRING: Final = re.compile(rb'[^"\\]*(?:\\.[^"\\]*)*"')
-_KEYS: Final = (b'"content":"', b'"text":"')
+_KEYS: Final = (b'"content":"', b'"content": "', b'"text":"', b'"text": "')
 _PROBE: Final = "a text that no model writes \n"
 _PROBE_JSON: Final = rb"a text that no model writes \n"
 _TRIES: Final = 8
@@ -59,14 +57,19 @@ def as_json(text: str) -> bytes:
     return msgspec.json.encode(text)[1:-1]
 
 
-def is_utf8(data: bytes) -> bool:
-    if data.isascii():
-        return True
+def are_plain(texts: list[bytes]) -> bool:
+    """Whether each of these is the JSON of a text, as the encoder writes it, and none is empty.
+
+    A blank between them makes neither an escape nor a character of the end of one and the beginning of the next.
+    """
     try:
-        data.decode()
+        joined = b" ".join(texts).decode()
     except UnicodeDecodeError:
         return False
-    return True
+    if b"" in texts:
+        return False
+    has_special = '"' in joined or "\\" in joined or not joined.isprintable()
+    return not has_special or _TEXTS.fullmatch(joined) is not None
 
 
 class SimilarEvents:
@@ -76,12 +79,12 @@ class SimilarEvents:
     the text. What surrounds it is learned from a chunk that was decoded, and checked by decoding it with another text.
     """
 
-    __slots__ = ("_after", "_before", "_text_of", "_tries_left")
+    __slots__ = ("_after", "_before", "_between", "_text_of", "_tries_left")
 
     def __init__(self, text_of: Callable[[bytes], str]) -> None:
         """`text_of` decodes an event's data: its text if it has nothing else, else an empty text."""
         self._text_of = text_of
-        self._before = self._after = b""
+        self._before = self._after = self._between = b""
         self._tries_left = _TRIES
 
     def learn(self, data: bytes) -> None:
@@ -97,21 +100,17 @@ class SimilarEvents:
             before, after = data[:start], data[string.end() - 1 :]
             if self._text_of(before + _PROBE_JSON + after) == _PROBE:
                 self._before, self._after = b"data: " + before, after + b"\n\n"
+                self._between = self._after + self._before
                 return
 
     def texts(self, chunk: bytes) -> list[bytes]:
         """The texts of these bytes if they are nothing but such events, else none."""
-        before, start = self._before, len(self._before)
-        if not start or not chunk.startswith(before) or len(chunk) > LINE_MAX_BYTES or not is_utf8(chunk):
+        before, after = self._before, self._after
+        if not before or not chunk.startswith(before) or not chunk.endswith(after) or len(chunk) > LINE_MAX_BYTES:
             return []
-        # The bytes after the text begin with a quote and end with line breaks, so no text contains them.
-        *events, rest = chunk.split(self._after)
-        if rest:
+        # The bytes between two texts have quotes and line breaks, so no text contains them, or a part of an event.
+        texts = chunk[len(before) : -len(after)].split(self._between)
+        if not are_plain(texts):
             return []
-        texts = []
-        for event in events:
-            if len(event) == start or not event.startswith(before) or _TEXT.fullmatch(event, start) is None:
-                return []
-            texts.append(event[start:])
         self._tries_left = _TRIES
         return texts

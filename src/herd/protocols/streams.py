@@ -166,42 +166,67 @@ class HeadAndTail:
 
 
 class LastLine:
-    """Finds the last non-blank line of an NDJSON stream without decoding the other lines."""
+    """Finds the last non-blank line of an NDJSON stream without decoding the other lines.
 
-    __slots__ = ("_closed", "line")
+    Chunks are only collected until there are some kilobytes of them, or until the line is read.
+    """
+
+    __slots__ = ("_closed", "_line", "_unread", "_unread_bytes")
 
     def __init__(self, kept_max_bytes: int = KEPT_MAX_BYTES) -> None:
-        self.line = HeadAndTail(kept_max_bytes)
+        self._line = HeadAndTail(kept_max_bytes)
+        self._unread: list[bytes] = []
+        self._unread_bytes = 0
         self._closed = False
         """Whether the stored line is complete, so that the next non-blank byte begins another line."""
 
     def feed(self, chunk: bytes) -> None:
+        self._unread.append(chunk)
+        self._unread_bytes += len(chunk)
+        if self._unread_bytes > ENDS_BYTES:
+            self._read()
+
+    @property
+    def line(self) -> HeadAndTail:
+        self._read()
+        return self._line
+
+    def _read(self) -> None:
+        chunk = b"".join(self._unread)
+        self._unread.clear()
+        self._unread_bytes = 0
         end = len(chunk.rstrip())
         start = chunk.rfind(b"\n", 0, end) + 1
         if end and (start or self._closed):
-            self.line.clear()
+            self._line.clear()
             self._closed = False
         if not self._closed:
-            self.line.feed(chunk[start:] if start else chunk)
+            self._line.feed(chunk[start:] if start else chunk)
             self._closed = chunk.find(b"\n", end) >= 0
 
 
 class Tail:
     """Stores the last bytes of a stream: at least `keep_bytes` and at most twice that."""
 
-    __slots__ = ("_bytes", "_keep_bytes")
+    __slots__ = ("_chunks", "_keep_bytes", "_size_bytes")
 
     def __init__(self, keep_bytes: int = ENDS_BYTES) -> None:
         self._keep_bytes = keep_bytes
-        self._bytes = bytearray()
+        self._chunks: list[bytes] = []
+        self._size_bytes = 0
 
     def feed(self, chunk: bytes) -> None:
-        self._bytes += chunk
-        if len(self._bytes) > 2 * self._keep_bytes:
-            del self._bytes[: -self._keep_bytes]
+        self._chunks.append(chunk)
+        self._size_bytes += len(chunk)
+        if self._size_bytes > 2 * self._keep_bytes:
+            self._trim()
 
     def __bytes__(self) -> bytes:
-        return bytes(self._bytes)
+        return b"".join(self._chunks)
+
+    def _trim(self) -> None:
+        self._chunks = [bytes(self)[-self._keep_bytes :]]
+        self._size_bytes = self._keep_bytes
 
 
 class _Lines:

@@ -43,6 +43,7 @@ class PassThrough:
 
     is_translated = False
     is_cut = False
+    limit = None
     problem = ""
 
     def __init__(
@@ -86,6 +87,8 @@ class PassThrough:
         self._watcher.feed(data)
         if not self._streams:
             return data
+        if self._calls is None and not self._lines.rest and self._errors.are_usual(data):
+            return data  # as most chunks of most streams
         if self._is_document is None:
             self._is_document = self._takes_events and data.lstrip().startswith(b"{")
         if self._is_document and len(self._lines.rest) + len(data) <= LINE_MAX_BYTES:

@@ -224,7 +224,8 @@ class Relay:
         data = answer.feed(data)
         if data:
             self._client.forward(data)
-        self._end_early(answer)
+        if answer.has_failed or answer.limit is not None:
+            self._end_early(answer)
 
     def _end_early(self, answer: PassThrough | Translation) -> None:
         """Ends an answer with an error, or one whose visible part has all tokens that the client allows."""

@@ -64,7 +64,13 @@ class Translation:
         if self.has_failed:
             return b""
         try:
-            return self._splice(self._reader.plain_texts(chunk)) or self._write(self._reader.feed(chunk))
+            texts = self._reader.plain_texts(chunk)
+            if texts and (out := self._writer.splice(texts)):
+                # The fast path of `protocols/plain_text.py`: text changes no counters, no calls and no end.
+                if self.limit is not None:
+                    self.limit.count_plain_texts()
+                return out
+            return self._write(self._reader.feed(chunk))
         except ValueError as problem:
             return self._fail(problem)
 
@@ -124,13 +130,6 @@ class Translation:
     @property
     def repaired_calls(self) -> int:
         return self._repair.count if self._repair is not None else 0
-
-    def _splice(self, texts: Sequence[bytes]) -> bytes:
-        """The fast path of `protocols/plain_text.py`: text changes no counters, no calls and no end."""
-        out = self._writer.splice(texts) if texts else b""
-        if out and self.limit is not None:
-            self.limit.count_plain_texts()
-        return out
 
     def _write(self, deltas: Sequence[Delta]) -> bytes:
         if len(deltas) == 1 and deltas[0].is_plain_text:

@@ -21,6 +21,7 @@ from herd.protocols.answer_ends import (
     Unterminated,
     decode,
     is_object_without_error,
+    last_events,
     read_long_document,
 )
 from herd.protocols.anthropic.sent_message import SentMessage
@@ -111,7 +112,8 @@ class StreamWatcher:
         return Unterminated(counters, _event({"type": "message_stop"}))
 
     def _tail(self) -> list[_Event]:
-        return [last for data in self._ends.tail_events if (last := decode(data, _EVENT)) is not None]
+        events = last_events(bytes(self._ends), b'"content_block_delta"', _tells_end)
+        return [last for data in events if (last := decode(data, _EVENT)) is not None]
 
     def _counters(self, tail: list[_Event]) -> Counters | None:
         if any(last.type == "error" for last in tail):
@@ -123,6 +125,11 @@ class StreamWatcher:
         if reason is None or is_failed(reason):
             return None
         return _counters(start.usage or _Usage(), last.usage or _Usage(), reason)
+
+
+def _tells_end(events: bytes) -> bool:
+    """Whether these events may have something else than text: a message's begin or end, or an error."""
+    return b"message_" in events or b"rror" in events or b"\\u00" in events
 
 
 class DocumentWatcher(AlwaysTerminated):

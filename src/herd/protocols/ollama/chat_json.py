@@ -138,6 +138,8 @@ def one_line(json_text: bytes) -> bytes:
 
     Ollama escapes the first two, as Go does.
     """
+    if json_text.isascii():
+        return json_text
     if b"\xe2\x80" in json_text:
         json_text = json_text.replace("\u2028".encode(), rb"\u2028").replace("\u2029".encode(), rb"\u2029")
     return json_text.replace("\x85".encode(), rb"\u0085")

@@ -13,16 +13,37 @@ from herd.protocols.engine_errors import ENDED_BY_ENGINE, error_in
 from herd.protocols.failed_ends import is_failed
 from herd.protocols.lenient_json import SplitCharacters, decode_leniently
 from herd.protocols.ollama import chat_json
-from herd.protocols.plain_text import TEXT, NoPlainTexts, is_utf8
+from herd.protocols.plain_text import NoPlainTexts, are_plain
 from herd.protocols.streams import LINE_MAX_BYTES, DocumentReader, LineReader
 
-_STRING: Final = rb'"[^"\\\x00-\x1f]*"'
-_HEAD: Final = rb'(?m:^)\{"model":' + _STRING + rb',"created_at":' + _STRING
-_PLAIN_CHAT: Final = re.compile(
-    _HEAD + rb',"message":\{"role":"assistant","content":"(?!")(' + TEXT + rb')"\},"done":false\}\n'
-)
-_PLAIN_GENERATE: Final = re.compile(_HEAD + rb',"response":"(?!")(' + TEXT + rb')","done":false\}\n')
-"""A line with a text and nothing else, as Ollama writes it."""
+
+class PlainLines:
+    """Finds lines with a text and nothing else, as Ollama writes them. Only their text and their time are different.
+
+    A quote inside of a JSON string follows a backslash, so what follows the first quote here is not in the string.
+    """
+
+    __slots__ = ("_after", "_before", "_between")
+
+    def __init__(self, before: bytes, after: bytes) -> None:
+        """What is before the text, behind the time, and what is after it."""
+        head = rb'\{"model":"[^"]*","created_at":"[^"]*"' + re.escape(before)
+        self._before = re.compile(head)
+        self._after = after
+        self._between = re.compile(re.escape(after) + head)
+
+    def texts(self, chunk: bytes) -> list[bytes]:
+        """The texts of these bytes if they are nothing but such lines, else none."""
+        first = self._before.match(chunk)
+        if first is None or not chunk.endswith(self._after) or len(chunk) > LINE_MAX_BYTES:
+            return []
+        rest = chunk[first.end() : -len(self._after)]
+        texts = self._between.split(rest) if b"\n" in rest else [rest]
+        return texts if are_plain(texts) else []
+
+
+_PLAIN_CHAT: Final = PlainLines(b',"message":{"role":"assistant","content":"', b'"},"done":false}\n')
+_PLAIN_GENERATE: Final = PlainLines(b',"response":"', b'","done":false}\n')
 
 
 def reader(conversation: Conversation) -> StreamReader | DocumentAnswerReader:
@@ -38,23 +59,23 @@ class StreamReader:
 
     is_finished = False
 
-    def __init__(self, plain_line: re.Pattern[bytes] = _PLAIN_CHAT) -> None:
-        """`plain_line` matches a line with a text and nothing else; its group is the text."""
-        self._plain_line = plain_line
+    def __init__(self, plain_lines: PlainLines = _PLAIN_CHAT) -> None:
+        """`plain_lines` finds the lines with a text and nothing else."""
+        self._plain_lines = plain_lines
         self._lines = LineReader()
         self._characters = SplitCharacters()
         self._calls = 0
         self._is_over = False
+        self._is_between = True
+        """Whether a line may begin: no part of a line or of a character waits for its rest."""
 
     def feed(self, chunk: bytes) -> list[Delta]:
-        return [] if self._is_over else self._read(self._lines.feed(chunk))
+        deltas = [] if self._is_over else self._read(self._lines.feed(chunk))
+        self._is_between = not self._is_over and not self._characters.is_waiting and self._lines.is_between_lines
+        return deltas
 
     def plain_texts(self, chunk: bytes) -> list[bytes]:
-        if self._is_over or self._characters.is_waiting or not self._lines.is_between_lines:
-            return []
-        texts: list[bytes] = self._plain_line.findall(chunk)
-        is_all = texts and chunk.count(b"\n") == len(texts) and chunk.endswith(b"\n")
-        return texts if is_all and len(chunk) <= LINE_MAX_BYTES and is_utf8(chunk) else []
+        return self._plain_lines.texts(chunk) if self._is_between else []
 
     def end(self) -> list[Delta]:
         """A last line without its line ending counts if it is complete."""

@@ -19,8 +19,8 @@ from herd.core.state.request import Counters
 from herd.protocols.answer_ends import (
     AlwaysTerminated,
     Unterminated,
-    event_data,
     is_object_without_error,
+    last_events,
     read_long_document,
 )
 from herd.protocols.collector import CollectedAnswer, as_list
@@ -59,26 +59,41 @@ class StreamWatcher:
     a choice has a `finish_reason`, and the text of the last chunk is empty.
     """
 
-    __slots__ = ("_chunks", "_tail")
+    __slots__ = ("_chunks", "_counted_bytes", "_pieces", "_size_bytes", "_tail")
 
     def __init__(self) -> None:
-        self._tail = bytearray()
+        self._pieces: list[bytes] = []
+        self._size_bytes = 0
+        self._tail = b""
         self._chunks = 0
+        self._counted_bytes = 0
 
     def feed(self, chunk: bytes) -> None:
-        known = len(self._tail) - len(_CHUNK_MARK) + 1
-        self._tail += chunk
-        self._chunks += self._tail.count(_CHUNK_MARK, max(0, known))
-        if len(self._tail) > 2 * ENDS_BYTES:
-            del self._tail[:-ENDS_BYTES]
+        self._pieces.append(chunk)
+        self._size_bytes += len(chunk)
+        if self._size_bytes > 2 * ENDS_BYTES:
+            self._read()
+            self._pieces[:] = (self._tail[-ENDS_BYTES:],)
+            self._size_bytes = self._counted_bytes = ENDS_BYTES
+
+    def _read(self) -> None:
+        """Joins what was collected, and counts the chunks in it that were not counted yet."""
+        tail = self._tail = b"".join(self._pieces)
+        self._chunks += tail.count(_CHUNK_MARK, max(0, self._counted_bytes - len(_CHUNK_MARK) + 1))
+        self._pieces[:] = (tail,)
+        self._counted_bytes = len(tail)
 
     def end(self) -> Counters | None:
-        events = event_data(bytes(self._tail))
+        events = self._last_events()
         return self._counters(events[:-1]) if events and events[-1] == DONE else None
+
+    def _last_events(self) -> list[bytes]:
+        self._read()
+        return last_events(self._tail, b'"finish_reason":null', _tells_end)
 
     def end_without_terminator(self) -> Unterminated | None:
         """Every choice ends with a finish reason; only the usage may follow it."""
-        events = event_data(bytes(self._tail))
+        events = self._last_events()
         if not events or _outline(events[-1]) is None:
             return None
         counters = self._counters(events)
@@ -104,6 +119,12 @@ class StreamWatcher:
     def _may_lack_reason(self, events: list[bytes]) -> bool:
         """Whether the answer can be whole without a finish reason: if the server never sends one, or it is far back."""
         return bool(events) and (not self._chunks or _REASON.search(self._tail) is not None)
+
+
+def _tells_end(events: bytes) -> bool:
+    """Whether these events may have a finish reason, counters or an error, and not only text."""
+    has_member = any(events.count(member) != events.count(member + b":null") for member in _END_MEMBERS)
+    return has_member or b"rror" in events or b"\\u00" in events
 
 
 class DocumentWatcher(AlwaysTerminated):
@@ -147,6 +168,7 @@ def _finish_reason(outline: chat_json.AnswerOutline) -> str | None:
 
 
 _CHUNK_MARK = b'"finish_reason"'
+_END_MEMBERS = (_CHUNK_MARK, b'"usage"', b'"timings"')
 _REASON = re.compile(rb'"finish_reason"\s*:\s*"')
 
 

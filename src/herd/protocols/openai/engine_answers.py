@@ -47,8 +47,18 @@ class StreamReader:
         self.is_finished = False
         self._has_reasons = False
         self._is_over = False
+        self._is_between = True
+        """Whether an event may begin: no part of an event or of a character waits for its rest."""
 
     def feed(self, chunk: bytes) -> list[Delta]:
+        deltas = self._feed(chunk)
+        self._is_between = not self._is_over and not self._characters.is_waiting and self._events.is_between_events
+        return deltas
+
+    def plain_texts(self, chunk: bytes) -> list[bytes]:
+        return self._similar.texts(chunk) if self._is_between else []
+
+    def _feed(self, chunk: bytes) -> list[Delta]:
         if not self._has_begun and (beginning := chunk.lstrip()):
             self._has_begun = True
             if beginning.startswith(b"{"):
@@ -57,11 +67,6 @@ class StreamReader:
             self._document.feed(chunk)
             return []
         return [] if self._is_over else self._read(self._events.feed(chunk))
-
-    def plain_texts(self, chunk: bytes) -> list[bytes]:
-        if self._is_over or self._characters.is_waiting or not self._events.is_between_events:
-            return []
-        return self._similar.texts(chunk)
 
     def end(self) -> list[Delta]:
         """A last event without its blank line counts if it is complete."""

@@ -7,6 +7,7 @@ The events and their order follow OpenAI's API; every event has the next `sequen
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from types import MappingProxyType
 from typing import Any
 
@@ -71,20 +72,18 @@ class ResponsesWriter:
                 self._collected.add(Delta(text=text) if kind == "message" else Delta(thinking=text))
 
     def splice(self, texts: Sequence[bytes]) -> bytes:
-        """Every event has its number, and the last events repeat the text, so each text is decoded."""
+        """Every event has its number, and the last events repeat the text, so the texts are decoded."""
         item = self._text
         if not self._streams or item is None or item.kind != "message" or self._collected.calls or self._pending:
             return b""
-        before, after = item.around_text
-        out = []
-        for escaped in texts:
-            text = _STRING.decode(b'"' + escaped + b'"')
-            self._collected.add_text(text)
-            self._answer_chars += len(text)
-            item.take(text)
-            out.append(b"%b%b%b%d}\n\n" % (before, escaped, after, self._sequence))
-            self._sequence += 1
-        return b"".join(out)
+        text = _STRING.decode(b'"' + b"".join(texts) + b'"')
+        self._collected.add_text(text)
+        self._answer_chars += len(text)
+        item.take(text)
+        first = self._sequence
+        self._sequence += len(texts)
+        numbered = zip(texts, range(first, self._sequence), strict=True)
+        return item.text_event * len(texts) % tuple(chain.from_iterable(numbered))
 
     def write(self, delta: Delta) -> bytes:
         if delta.error is not None:

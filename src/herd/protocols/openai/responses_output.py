@@ -82,15 +82,16 @@ class TextItem:
         return [added, {"type": f"{self._part_event}.added", **self._position, "part": self._part("")}]
 
     @cached_property
-    def around_text(self) -> tuple[bytes, bytes]:
-        """The event that adds a text to a message: before the text, and between the text and the event's number."""
+    def text_event(self) -> bytes:
+        """The event that adds a text to a message, to be formatted with the text's JSON and the event's number."""
         kind = f"{self._text_event}.delta"
         body = {"type": kind, **self._position, "delta": _TEXT, "logprobs": [], "sequence_number": 0}
         before, _, after = msgspec.json.encode(body).rpartition(_TEXT.encode())
-        return f"event: {kind}\ndata: ".encode() + before, after.removesuffix(b"0}")
+        before, after = (part.replace(b"%", b"%%") for part in (before, after.removesuffix(b"0}")))
+        return f"event: {kind}\ndata: ".encode() + before + b"%b" + after + b"%d}\n\n"
 
     def take(self, text: str) -> None:
-        """Adds a text whose event is made of `around_text`."""
+        """Adds a text whose event is made of `text_event`."""
         self._chunks.append(text)
 
     def add(self, text: str, logprobs: list[Any]) -> Event:
