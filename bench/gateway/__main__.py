@@ -21,7 +21,7 @@ from bench.gateway.gateways import Assignment, Gateway, Start
 from bench.gateway.instruments import Tools, compiled, compiler, measured, stub
 from bench.gateway.machine import BenchmarkError, Cores, cores, facts, pin, usage
 from bench.gateway.probe import probe
-from bench.gateway.scenarios import SCENARIOS, SMOKE_KEYS, Scenario
+from bench.gateway.scenarios import CHUNK_KEYS, CHUNK_SCENARIOS, SCENARIOS, SMOKE_KEYS, Scenario
 from bench.gateway.table import Cell
 
 NAMES = ("direct", "nginx", "sglang-router", "herd")
@@ -59,6 +59,11 @@ def arguments(given: Sequence[str] | None) -> argparse.Namespace:
         "--stages", action="store_true", help="measure only how long each stage of a request takes in herd"
     )
     parser.add_argument(
+        "--chunks",
+        action="store_true",
+        help="measure only the CPU time of herd for each chunk of passed and translated streams",
+    )
+    parser.add_argument(
         "--instructions",
         action="store_true",
         help="count the instructions of requests and chunks; exit status 1 if one needs more than the stored figure",
@@ -67,11 +72,14 @@ def arguments(given: Sequence[str] | None) -> argparse.Namespace:
     chosen = parser.parse_args(given)
     if chosen.rounds < 1 or not 0.1 <= chosen.seconds <= 60:
         parser.error("--rounds must be at least 1 and --seconds between 0.1 and 60")
-    for option, known in (("only", NAMES), ("scenarios", tuple(s.key for s in SCENARIOS))):
+    keys = [s.key for s in SCENARIOS]
+    for option, known, usual in (("only", NAMES, NAMES), ("scenarios", (*keys, *CHUNK_KEYS), keys)):
         names = [name for name in getattr(chosen, option).split(",") if name]
         if unknown := set(names) - set(known):
             parser.error(f"--{option}: unknown: {', '.join(sorted(unknown))}; choose from {', '.join(known)}")
-        setattr(chosen, option, names or list(known))
+        setattr(chosen, option, names or list(usual))
+    if chosen.chunks:
+        chosen.only, chosen.scenarios = ["herd"], list(CHUNK_KEYS)
     if chosen.smoke:
         chosen.rounds, chosen.seconds, chosen.scenarios, chosen.json = 1, SMOKE_SECONDS, list(SMOKE_KEYS), None
     return chosen
@@ -116,7 +124,7 @@ def measure(chosen: argparse.Namespace) -> Result:
         folder.chmod(0o755)  # nginx gives up its rights and must still read it
         stub_port = stack.enter_context(stub(tools, used.instruments, folder))
         started = start(stack, chosen, stub_port, used, folder)
-        scenarios = [s for s in SCENARIOS if s.key in chosen.scenarios]
+        scenarios = [s for s in (*SCENARIOS, *CHUNK_SCENARIOS) if s.key in chosen.scenarios]
         rounds = run(tools, started, scenarios, chosen, folder)
         rss_bytes = {g.name: usage(g.pid).rss_bytes for g in started if g.pid is not None}
         stored = next((g.stored_traces() for g in started if g.name == "herd"), {})
@@ -204,6 +212,9 @@ def print_report(result: Result, chosen: argparse.Namespace) -> None:
     print(f"\n{machine['cpu']}, {machine['cores']} cores, {system}")
     print(", ".join(f"{g.name} {g.version}".strip() for g in result.gateways))
     print(f"medians of {chosen.rounds} rounds of {chosen.seconds:g} s a cell\n")
+    if chosen.chunks:
+        print(table.chunk_table(result.rounds["herd"]))
+        return
     print(f"{table.tables(found, result.rss_bytes)}\n")
     if "herd" in found:
         print("\n".join(table.goals(found, result.rss_bytes)))

@@ -19,7 +19,17 @@ from pathlib import Path
 
 from bench.gateway.machine import BenchmarkError, running
 from bench.gateway.probe import Answer, probe
-from bench.gateway.scenarios import MODEL, OLLAMA, OLLAMA_MODEL, OPENAI, PACED_MODEL, SCENARIOS, TRANSLATED, ApiPath
+from bench.gateway.scenarios import (
+    CHUNK_PATHS,
+    MODEL,
+    OLLAMA,
+    OLLAMA_MODELS,
+    OPENAI,
+    PACED_MODEL,
+    SCENARIOS,
+    TENS_MODEL,
+    ApiPath,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 START_MAX_S = 20.0
@@ -174,8 +184,7 @@ def _herd(assigned: Assignment) -> Iterator[Gateway]:
             if "x-fleet-node" not in _await_answer(port, process, log, path).headers:
                 raise BenchmarkError("herd answered without X-Fleet-Node: the request was not routed")
         version = _first_line_of([sys.executable, "-m", "herd", "--version"], env).split(" ")[-1]
-        paths = (OPENAI, OLLAMA, TRANSLATED)
-        yield Gateway("herd", version, port, paths, process.pid, lambda: _stored_traces(port, data_dir))
+        yield Gateway("herd", version, port, CHUNK_PATHS, process.pid, lambda: _stored_traces(port, data_dir))
 
 
 @contextmanager
@@ -200,11 +209,11 @@ def _nodes(port: int, stub_port: int) -> Iterator[None]:
 
 
 def openai_heartbeat(stub_port: int) -> bytes:
-    return heartbeat("bench-openai", "vllm", stub_port, [MODEL, PACED_MODEL])
+    return heartbeat("bench-openai", "vllm", stub_port, [MODEL, PACED_MODEL, TENS_MODEL])
 
 
 def ollama_heartbeat(stub_port: int) -> bytes:
-    return heartbeat("bench-ollama", "ollama", stub_port, [f"{OLLAMA_MODEL}:latest"])
+    return heartbeat("bench-ollama", "ollama", stub_port, [f"{name}:latest" for name in OLLAMA_MODELS.values()])
 
 
 def heartbeat(node: str, kind: str, stub_port: int, names: list[str]) -> bytes:

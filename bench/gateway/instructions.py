@@ -155,15 +155,18 @@ async def counted_requests(fleet: Fleet, marks: ctypes.CDLL) -> None:
         for stream in (True, False) if case.whole else (True,):
             await fleet.check(case, stream)
         if case.whole:
+            fleet.prepare(case, False)
             await fleet.send(case, WARMUP, False)
             marks.count_from_here()
             await fleet.send(case, REQUESTS, False)
             marks.count_until_here(case.key.encode())
-        await fleet.send(case, WARMUP, True, CHUNKS[1][0])
+        fleet.prepare(case, True, CHUNKS[1][0])
+        await fleet.send(case, WARMUP, True)
         for per_read, lengths in CHUNKS.items():
             for chunks in lengths:
+                fleet.prepare(case, True, chunks, per_read)
                 marks.count_from_here()
-                await fleet.send(case, STREAMS, True, chunks, per_read)
+                await fleet.send(case, STREAMS, True)
                 marks.count_until_here(f"{case.key} {chunks} {per_read}".encode())
 
 

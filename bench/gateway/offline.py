@@ -181,7 +181,7 @@ class Fleet:
     async def check(self, case: Case, stream: bool) -> None:
         """Sends one request and checks its answer, and whether its bytes were passed through as the case says."""
         chunks = 3
-        self._prepare(case, stream, chunks, 1)
+        self.prepare(case, stream, chunks)
         answer = await self._client.ask(_post(case.url_path, case.request(stream)), _end_of(stream))
         texts = answer.count(TOKEN.encode())
         has_engine_id = b"-0001" in answer or (case.engine == "ollama" and b'"eval_count"' in answer)
@@ -189,15 +189,15 @@ class Fleet:
         if not is_right or has_engine_id is not case.is_passed:
             raise BenchmarkError(f"{case.key}: not the expected answer: {answer[:500]!r}")
 
-    async def send(self, case: Case, count: int, stream: bool, chunks: int = 0, per_read: int = 1) -> None:
+    def prepare(self, case: Case, stream: bool, chunks: int = 0, per_read: int = 1) -> None:
+        """Makes this the answer of every engine."""
+        self._loop.engine.reads = case.script.reads(chunks, per_read) if stream else case.whole_reads()
+
+    async def send(self, case: Case, count: int, stream: bool) -> None:
         """Sends `count` requests, one after the other."""
-        self._prepare(case, stream, chunks, per_read)
         request, end = _post(case.url_path, case.request(stream)), _end_of(stream)
         for _ in range(count):
             await self._client.send(request, end)
-
-    def _prepare(self, case: Case, stream: bool, chunks: int, per_read: int) -> None:
-        self._loop.engine.reads = case.script.reads(chunks, per_read) if stream else case.whole_reads()
 
 
 def _end_of(stream: bool) -> bytes:

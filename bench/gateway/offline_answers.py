@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from bench.gateway.instruments import SENTENCE
-from bench.gateway.scenarios import body
+from bench.gateway.scenarios import ANTHROPIC_URL_PATH, OLLAMA_URL_PATH, OPENAI_URL_PATH, RESPONSES_URL_PATH, body
 
 TOKEN = " grass"
 """The text of every chunk of a stream."""
@@ -46,7 +46,7 @@ class Case:
     whole: str = ""
 
     def request(self, stream: bool) -> bytes:
-        return json.dumps(_REQUESTS[self.url_path](MODELS[self.engine], stream)).encode()
+        return json.dumps(body(self.url_path, MODELS[self.engine], stream)).encode()
 
     def whole_reads(self) -> list[bytes]:
         content = self.whole.encode()
@@ -66,35 +66,6 @@ def _events(*events: dict[str, object], named: bool) -> str:
 def _compact(members: dict[str, object]) -> str:
     """JSON without blanks, as vLLM, llama.cpp and Ollama write it."""
     return json.dumps(members, separators=(",", ":"))
-
-
-# --- requests of about 1 KB ---
-
-
-def _messages(model: str, stream: bool) -> dict[str, object]:
-    """Anthropic's form: the system's text is not a message."""
-    system, user = _turns(model, stream)
-    return {"model": model, "system": system["content"], "messages": [user], "stream": stream, "max_tokens": 2048}
-
-
-def _responses(model: str, stream: bool) -> dict[str, object]:
-    system, user = _turns(model, stream)
-    instructions = system["content"]
-    return {"model": model, "instructions": instructions, "input": [user], "stream": stream, "store": False}
-
-
-def _turns(model: str, stream: bool) -> tuple[dict[str, str], dict[str, str]]:
-    turns = body(model, stream)["messages"]
-    assert isinstance(turns, list)
-    return turns[0], turns[1]
-
-
-_REQUESTS: dict[str, Callable[[str, bool], dict[str, object]]] = {
-    "/v1/chat/completions": body,
-    "/api/chat": body,
-    "/v1/messages": _messages,
-    "/v1/responses": _responses,
-}
 
 
 # --- answers ---
@@ -190,7 +161,7 @@ _RESPONSES = Script(
 
 
 def _cases() -> Iterator[Case]:
-    chat, ollama, messages, responses = _REQUESTS
+    chat, ollama, messages, responses = OPENAI_URL_PATH, OLLAMA_URL_PATH, ANTHROPIC_URL_PATH, RESPONSES_URL_PATH
     yield Case("openai", chat, "vllm", True, _OPENAI, _OPENAI_WHOLE)
     yield Case("ollama", ollama, "ollama", True, _OLLAMA, _ollama(SENTENCE * 3, {**_OLLAMA_END}))
     yield Case("anthropic", messages, "llamacpp", True, _ANTHROPIC)

@@ -10,11 +10,17 @@ from bench.gateway.instruments import CHUNKS, SENTENCE, STREAM_S, TOKEN, Load
 
 OPENAI_URL_PATH = "/v1/chat/completions"
 OLLAMA_URL_PATH = "/api/chat"
+ANTHROPIC_URL_PATH = "/v1/messages"
+RESPONSES_URL_PATH = "/v1/responses"
 MODEL = "bench"
 PACED_MODEL = "bench-paced"
 """The stub sends a stream at a fixed pace if the request names this model; every gateway keeps the name."""
+TENS_MODEL = "bench-paced-tens"
+"""The same, with ten chunks in one write."""
 OLLAMA_MODEL = "bench-ollama"
+OLLAMA_MODELS = {MODEL: OLLAMA_MODEL, PACED_MODEL: "bench-ollama-paced", TENS_MODEL: "bench-ollama-paced-tens"}
 STREAMS = 256
+TENS_STREAMS = 32
 _NOTES = "Summarize the following notes for the weekly meeting and keep every number that is in them. " * 9
 
 
@@ -42,6 +48,16 @@ def _openai_text(answer: bytes) -> str:
 
 def _ollama_text(answer: bytes) -> str:
     return "".join(json.loads(line)["message"]["content"] for line in answer.splitlines())
+
+
+def _anthropic_text(answer: bytes) -> str:
+    events = [json.loads(line.removeprefix(b"data: ")) for line in answer.splitlines() if line.startswith(b"data: ")]
+    return "".join(event["delta"]["text"] for event in events if event["type"] == "content_block_delta")
+
+
+def _responses_text(answer: bytes) -> str:
+    events = [json.loads(line.removeprefix(b"data: ")) for line in answer.splitlines() if line.startswith(b"data: ")]
+    return "".join(event["delta"] for event in events if event["type"] == "response.output_text.delta")
 
 
 DONE_EVENT = "data: [DONE]\n\n"
@@ -73,6 +89,35 @@ TRANSLATED = ApiPath(
     read=_openai_text,
 )
 PATHS = (OPENAI, OLLAMA, TRANSLATED)
+OLLAMA_ON_OPENAI = ApiPath(
+    key="ollama-on-openai",
+    title="Ollama client, OpenAI engine",
+    url_path=OLLAMA_URL_PATH,
+    model=MODEL,
+    complete_end="}",
+    stream_end="}\n",
+    read=_ollama_text,
+)
+ANTHROPIC_ON_OPENAI = ApiPath(
+    key="anthropic-on-openai",
+    title="Anthropic client, OpenAI engine",
+    url_path=ANTHROPIC_URL_PATH,
+    model=MODEL,
+    complete_end="}",
+    stream_end='"message_stop"}\n\n',
+    read=_anthropic_text,
+)
+RESPONSES_ON_OLLAMA = ApiPath(
+    key="responses-on-ollama",
+    title="OpenAI client (Responses), Ollama engine",
+    url_path=RESPONSES_URL_PATH,
+    model=OLLAMA_MODEL,
+    complete_end="}",
+    stream_end="}\n\n",
+    read=_responses_text,
+)
+CHUNK_PATHS = (*PATHS, OLLAMA_ON_OPENAI, ANTHROPIC_ON_OPENAI, RESPONSES_ON_OLLAMA)
+"""Those of which the cost of a chunk is compared."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,28 +135,30 @@ class Scenario:
         return TOKEN * CHUNKS if self.is_stream else SENTENCE * 3
 
 
-def body(model: str, stream: bool) -> dict[str, object]:
-    """A request of about 1 KB."""
-    return {
-        "model": model,
-        "messages": [{"role": "system", "content": "You are brief."}, {"role": "user", "content": _NOTES}],
-        "stream": stream,
-        "temperature": 0.2,
-    }
+def body(url_path: str, model: str, stream: bool) -> dict[str, object]:
+    """A request of about 1 KB to this path."""
+    system, user = {"role": "system", "content": "You are brief."}, {"role": "user", "content": _NOTES}
+    common: dict[str, object] = {"model": model, "stream": stream, "temperature": 0.2}
+    if url_path == ANTHROPIC_URL_PATH:
+        return {**common, "system": system["content"], "messages": [user], "max_tokens": 2048}
+    if url_path == RESPONSES_URL_PATH:
+        return {**common, "instructions": system["content"], "input": [user], "store": False}
+    return {**common, "messages": [system, user]}
 
 
-def _key(path: ApiPath, name: str) -> str:
+def scenario_key(path: ApiPath, name: str) -> str:
+    """The name of a cell on the command line."""
     return name if path is OPENAI else f"{path.key}-{name}"
 
 
 def _complete(path: ApiPath, connections: int) -> Scenario:
-    load = Load(connections, path.url_path, body(path.model, False), path.complete_end)
-    return Scenario(_key(path, f"c{connections}"), path, load)
+    load = Load(connections, path.url_path, body(path.url_path, path.model, False), path.complete_end)
+    return Scenario(scenario_key(path, f"c{connections}"), path, load)
 
 
-def _streams(path: ApiPath, name: str, model: str, stagger_s: float) -> Scenario:
-    load = Load(STREAMS, path.url_path, body(model, True), path.stream_end, stagger_s=stagger_s)
-    return Scenario(_key(path, name), path, load, is_stream=True)
+def _streams(path: ApiPath, name: str, model: str, stagger_s: float, streams: int = STREAMS) -> Scenario:
+    load = Load(streams, path.url_path, body(path.url_path, model, True), path.stream_end, stagger_s=stagger_s)
+    return Scenario(scenario_key(path, name), path, load, is_stream=True)
 
 
 def _scenarios() -> Iterator[Scenario]:
@@ -128,4 +175,16 @@ def _scenarios() -> Iterator[Scenario]:
 SCENARIOS = tuple(_scenarios())
 """In this order in every round: `c32` has 32 connections with complete answers, `streams` 256 streams without pauses,
 `paced` 256 streams with a chunk every 10 ms."""
+
+
+def _chunk_scenarios() -> Iterator[Scenario]:
+    for path in CHUNK_PATHS:
+        models = OLLAMA_MODELS if path.model == OLLAMA_MODEL else dict.fromkeys(OLLAMA_MODELS)
+        for name, model, streams in (("ones", PACED_MODEL, STREAMS), ("tens", TENS_MODEL, TENS_STREAMS)):
+            yield _streams(path, name, models[model] or model, STREAM_S, streams)
+
+
+CHUNK_SCENARIOS = tuple(_chunk_scenarios())
+"""Paced streams with one chunk, or ten, in every read: their CPU time is that of reading, translating and writing."""
+CHUNK_KEYS = tuple(scenario.key for scenario in CHUNK_SCENARIOS)
 SMOKE_KEYS = ("c32", "streams", "ollama-c32", "ollama-streams", "translated-c32", "translated-streams")

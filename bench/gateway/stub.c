@@ -6,6 +6,7 @@
  * P 0 picks a free port; it is printed as "port P". A request whose body has "stream":true gets N chunks of about 150
  * bytes, each in its own write, as a real engine sends each token; any other request gets one answer of about 600 bytes.
  * If the body contains "paced" (part of the model's name, which every gateway keeps), chunks are sent M ms apart.
+ * If it contains "tens", ten chunks are sent in one write.
  * /api/chat is answered in Ollama's format, /v1/chat/completions in OpenAI's. Runs until SIGTERM.
  */
 #define _GNU_SOURCE
@@ -43,7 +44,7 @@ typedef struct Conn {
     char in[IN_MAX];
 } Conn;
 
-static Answer openai_complete, openai_stream, ollama_complete, ollama_stream, ollama_version, ollama_tags, ollama_ps, models, healthy;
+static Answer openai_complete, openai_stream, openai_tens, ollama_tens, ollama_complete, ollama_stream, ollama_version, ollama_tags, ollama_ps, models, healthy;
 static long pace_us = 10000;
 static int chunks = 64;
 static int poller;
@@ -74,7 +75,7 @@ static void make_complete(Answer *a, const char *body) {
 static size_t put_chunk(char *to, const char *data) { return (size_t)sprintf(to, "%zx\r\n%s\r\n", strlen(data), data); }
 
 /* The head is sent with the first chunk, the last event and the end of the body with the last chunk. */
-static void make_stream(Answer *a, const char *type, const char *chunk, const char *last) {
+static void make_stream(Answer *a, int per_write, const char *type, const char *chunk, const char *last) {
     size_t at;
     a->bytes = malloc((strlen(chunk) + 32) * (size_t)chunks + strlen(last) + 512);
     at = (size_t)sprintf(a->bytes, "HTTP/1.1 200 OK\r\nContent-Type: %s\r\nTransfer-Encoding: chunked\r\n\r\n", type);
@@ -84,9 +85,8 @@ static void make_stream(Answer *a, const char *type, const char *chunk, const ch
             at += put_chunk(a->bytes + at, last);
             at += (size_t)sprintf(a->bytes + at, "0\r\n\r\n");
         }
-        a->ends[k] = at;
+        if (k == chunks - 1 || (k + 1) % per_write == 0) a->ends[a->steps++] = at;
     }
-    a->steps = chunks;
 }
 
 #define SENTENCE "The herd moves as one body, yet each animal in it looks for its own grass and keeps an eye on the others. "
@@ -100,14 +100,20 @@ static void make_answers(void) {
                "{\"model\":\"bench\",\"created_at\":\"2026-01-01T00:00:00Z\",\"message\":{\"role\":\"assistant\",\"content\":\"" SENTENCE SENTENCE SENTENCE
                "\"},\"done\":true,\"done_reason\":\"stop\",\"total_duration\":900000000,\"load_duration\":1000000,\"prompt_eval_count\":190,"
                "\"prompt_eval_duration\":100000000,\"eval_count\":64,\"eval_duration\":799000000}");
-    make_stream(&openai_stream, "text/event-stream",
-                "data: {\"id\":\"chatcmpl-0001\",\"object\":\"chat.completion.chunk\",\"created\":1700000000,\"model\":\"bench\","
-                "\"choices\":[{\"index\":0,\"delta\":{\"content\":\" grass\"}}]}\n\n",
-                "data: [DONE]\n\n");
-    make_stream(&ollama_stream, "application/x-ndjson",
-                "{\"model\":\"bench\",\"created_at\":\"2026-01-01T00:00:00.000000000Z\",\"message\":{\"role\":\"assistant\",\"content\":\" grass\"},\"done\":false}\n",
-                "{\"model\":\"bench\",\"created_at\":\"2026-01-01T00:00:00Z\",\"message\":{\"role\":\"assistant\",\"content\":\"\"},\"done_reason\":\"stop\","
-                "\"done\":true,\"total_duration\":900000000,\"prompt_eval_count\":190,\"eval_count\":64}\n");
+    const char *openai_chunk =
+        "data: {\"id\":\"chatcmpl-0001\",\"object\":\"chat.completion.chunk\",\"created\":1700000000,\"model\":\"bench\","
+        "\"choices\":[{\"index\":0,\"delta\":{\"content\":\" grass\"}}]}\n\n";
+    const char *openai_last =
+        "data: [DONE]\n\n";
+    const char *ollama_chunk =
+        "{\"model\":\"bench\",\"created_at\":\"2026-01-01T00:00:00.000000000Z\",\"message\":{\"role\":\"assistant\",\"content\":\" grass\"},\"done\":false}\n";
+    const char *ollama_last =
+        "{\"model\":\"bench\",\"created_at\":\"2026-01-01T00:00:00Z\",\"message\":{\"role\":\"assistant\",\"content\":\"\"},\"done_reason\":\"stop\","
+        "\"done\":true,\"total_duration\":900000000,\"prompt_eval_count\":190,\"eval_count\":64}\n";
+    make_stream(&openai_stream, 1, "text/event-stream", openai_chunk, openai_last);
+    make_stream(&openai_tens, 10, "text/event-stream", openai_chunk, openai_last);
+    make_stream(&ollama_stream, 1, "application/x-ndjson", ollama_chunk, ollama_last);
+    make_stream(&ollama_tens, 10, "application/x-ndjson", ollama_chunk, ollama_last);
     make_complete(&ollama_version, "{\"version\":\"0.17.7\"}");
     make_complete(&ollama_tags, "{\"models\":[{\"name\":\"bench:latest\",\"model\":\"bench:latest\",\"size\":1000000000},"
                              "{\"name\":\"bench-ollama:latest\",\"model\":\"bench-ollama:latest\",\"size\":1000000000}]}");
@@ -121,10 +127,11 @@ static int has(const char *where, size_t len, const char *what) { return memmem(
 static const Answer *answer_for(const char *head, size_t head_len, const char *body, size_t body_len) {
     const char *path = memchr(head, ' ', head_len);
     int streams = has(body, body_len, "\"stream\":true") || has(body, body_len, "\"stream\": true");
+    int tens = has(body, body_len, "tens");
     if (path == NULL) return &healthy;
     path++;
-    if (!strncmp(path, "/v1/chat/completions", 20)) return streams ? &openai_stream : &openai_complete;
-    if (!strncmp(path, "/api/chat", 9)) return streams ? &ollama_stream : &ollama_complete;
+    if (!strncmp(path, "/v1/chat/completions", 20)) return streams ? (tens ? &openai_tens : &openai_stream) : &openai_complete;
+    if (!strncmp(path, "/api/chat", 9)) return streams ? (tens ? &ollama_tens : &ollama_stream) : &ollama_complete;
     if (!strncmp(path, "/api/version", 12)) return &ollama_version;
     if (!strncmp(path, "/api/tags", 9)) return &ollama_tags;
     if (!strncmp(path, "/api/ps", 7)) return &ollama_ps;

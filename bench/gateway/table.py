@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from statistics import median
 
 from bench.gateway.instruments import CHUNKS, Load, Reading
-from bench.gateway.scenarios import PATHS, TRANSLATED
+from bench.gateway.scenarios import CHUNK_PATHS, OPENAI, PATHS, TRANSLATED, scenario_key
 
 FULL_CORE = 0.9
 GENERATOR_FACTOR = 2.0
@@ -79,6 +79,19 @@ def _median(cells: Sequence[Cell]) -> Cell:
 def tables(found: Medians, rss_bytes: Mapping[str, int]) -> str:
     rows = (_answers_rows(found), _streams_rows(found, rss_bytes), _paths_rows(found))
     return "\n\n".join(_table(some) for some in rows)
+
+
+def chunk_table(rounds: Mapping[str, Sequence[Cell]]) -> str:
+    """CPU time for each chunk, and its ratio to a passed stream of OpenAI's protocol in the same round (medians)."""
+    rows = [["us CPU per chunk", "one in a read", "x passed", "ten in a read", "x passed"]]
+    for path in CHUNK_PATHS:
+        row = [path.title]
+        for name in ("ones", "tens"):
+            cells, passed = rounds.get(scenario_key(path, name), ()), rounds.get(scenario_key(OPENAI, name), ())
+            ratios = [cell.cpu_us / base.cpu_us for cell, base in zip(cells, passed, strict=True) if base.cpu_us]
+            row += [f"{median(c.cpu_us for c in cells) / CHUNKS:.2f}", f"{median(ratios):.2f}"] if ratios else ["", ""]
+        rows.append(row)
+    return _table(rows)
 
 
 def _answers_rows(found: Medians) -> list[list[str]]:

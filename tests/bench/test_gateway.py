@@ -56,14 +56,14 @@ def ask(port: int, path: str, question: dict[str, object] | None = None) -> tupl
 
 @needs_instruments
 def test_the_stub_gives_a_complete_answer_with_its_token_count(port: int) -> None:
-    _, answer = ask(port, OPENAI_URL_PATH, body(MODEL, stream=False))
+    _, answer = ask(port, OPENAI_URL_PATH, body(OPENAI_URL_PATH, MODEL, stream=False))
     assert json.loads(answer)["usage"]["completion_tokens"] == CHUNKS
     assert 550 <= len(answer) <= 650
 
 
 @needs_instruments
 def test_the_stub_streams_events_that_end_with_done(port: int) -> None:
-    answer, stream = ask(port, OPENAI_URL_PATH, body(MODEL, stream=True))
+    answer, stream = ask(port, OPENAI_URL_PATH, body(OPENAI_URL_PATH, MODEL, stream=True))
     events = stream.decode().split("\n\n")
     assert answer.getheader("Content-Type") == "text/event-stream"
     assert events[-2:] == ["data: [DONE]", ""]
@@ -74,7 +74,7 @@ def test_the_stub_streams_events_that_end_with_done(port: int) -> None:
 
 @needs_instruments
 def test_the_stub_streams_lines_in_ollamas_format(port: int) -> None:
-    _, stream = ask(port, "/api/chat", body(MODEL, stream=True))
+    _, stream = ask(port, "/api/chat", body("/api/chat", MODEL, stream=True))
     lines = [json.loads(line) for line in stream.splitlines()]
     assert [line["done"] for line in lines] == [False] * CHUNKS + [True]
 
@@ -130,7 +130,9 @@ def test_the_generator_accepts_the_stubs_answers_and_keeps_its_connections(
 def test_the_generator_counts_an_incorrect_answer_as_an_error(
     lines: int, end: str, url_path: str, tools: Tools, port: int, tmp_path: Path
 ) -> None:
-    reading = measured(tools, Load(1, url_path, body(MODEL, stream=True), end, lines), port, 0.1, 0.0, tmp_path)
+    reading = measured(
+        tools, Load(1, url_path, body(url_path, MODEL, stream=True), end, lines), port, 0.1, 0.0, tmp_path
+    )
     assert reading.errors > 0 and reading.answers == 0
     assert reading.reason
 
@@ -152,7 +154,7 @@ def test_unexpected_output_of_the_generator_is_an_error() -> None:
         read("Segmentation fault")
 
 
-@pytest.mark.parametrize(("heartbeat", "models"), [(openai_heartbeat, 2), (ollama_heartbeat, 1)])
+@pytest.mark.parametrize(("heartbeat", "models"), [(openai_heartbeat, 3), (ollama_heartbeat, 3)])
 def test_the_benchmarks_nodes_send_valid_heartbeats(heartbeat: Callable[[int], bytes], models: int) -> None:
     report = decode(heartbeat(1234), "127.0.0.1")
     assert report.engines[0].slots == 512

@@ -12,8 +12,10 @@ continue a thought, and a second thought before the answer changes nothing in it
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any, Final, Protocol
+
+import msgspec
 
 from herd.core.state.request import RequestKind
 from herd.protocols.conversation import Conversation, Delta, Message, Sampling
@@ -21,6 +23,7 @@ from herd.protocols.conversation import Conversation, Delta, Message, Sampling
 SENT_MAX_BYTES: Final = 64 << 20
 """An answer with a longer text cannot be continued: all of it stays in memory while it is sent."""
 
+_STRING: Final = msgspec.json.Decoder(str)
 _REPLACEMENT: Final = "\ufffd".encode()
 
 
@@ -47,6 +50,11 @@ class PartialAnswer:
         self._text += text.encode("utf-8", "replace")
         self._thinking += thinking.encode("utf-8", "replace")
         self.chunks += bool(text or thinking)
+
+    def add_texts(self, texts: Sequence[bytes]) -> None:
+        """Adds chunks with a text and nothing else, as `plain_text.py` finds them."""
+        self._text += _STRING.decode(b'"' + b"".join(texts) + b'"').encode()
+        self.chunks += len(texts)
 
     def add_delta(self, delta: Delta) -> None:
         self.add(delta.text, delta.thinking)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from herd.coordinator.proxy.translation import Translation
@@ -201,6 +201,7 @@ ENGINES = {"ollama engine": OLLAMA_ENGINE, "openai engine": OPENAI_ENGINE}
 
 @pytest.mark.parametrize("engine_name", ENGINES)
 @pytest.mark.parametrize("name", REQUESTS)
+@settings(deadline=None)
 @given(
     data=st.data(),
     streams=st.sampled_from([True, True, True, False]),

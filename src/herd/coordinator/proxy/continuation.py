@@ -1,12 +1,13 @@
 """Keeps what a client has received of a stream, and plans how another node continues it if its node fails.
 
-Forwarded bytes are only collected; they are read in parts of UNREAD_MAX_BYTES, so that a chunk costs an append, and a
-long answer remains only as its text.
+Forwarded bytes are only collected, so that a chunk costs an append. Of a long answer only the last UNREAD_MAX_BYTES
+remain; what came before is read in parts and remains as its text.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections import deque
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -28,7 +29,9 @@ from herd.protocols.resumption import (
 )
 
 UNREAD_MAX_BYTES: Final = 256 << 10
-"""Forwarded bytes are read when there are more than this."""
+"""Forwarded bytes are read when there are more than this. Most answers are shorter, and are never read."""
+PART_BYTES: Final = 16 << 10
+"""About this much is read at a time, so that it does not take long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +58,7 @@ class Continuation:
         self._parsed = parsed
         self._request_id = request_id
         self._sent: SentStream | None = dialect.sent_stream(parsed)
-        self._unread: list[bytes] = []
+        self._unread: deque[bytes] = deque()
         self._unread_bytes = 0
         self._kind = ""
         self.nodes: list[str] = []
@@ -74,20 +77,29 @@ class Continuation:
         self._unread.append(data)
         self._unread_bytes += len(data)
         if self._unread_bytes > UNREAD_MAX_BYTES:
-            self._read()
+            self._read_part()
 
     def _read(self) -> SentStream | None:
         """Reads what was forwarded so far; None if it cannot be read, or is longer than SENT_MAX_BYTES."""
-        unread, self._unread, self._unread_bytes = b"".join(self._unread), [], 0
-        if self._sent is None or not unread:
-            return self._sent
+        while self._unread:
+            self._read_part()
+        return self._sent
+
+    def _read_part(self) -> None:
+        """Reads the oldest part of what was not read yet."""
+        part, size_bytes = [], 0
+        while self._unread and size_bytes < PART_BYTES:
+            part.append(self._unread.popleft())
+            size_bytes += len(part[-1])
+        self._unread_bytes -= size_bytes
+        if self._sent is None:
+            return
         try:
-            self._sent.feed(unread)
+            self._sent.feed(b"".join(part))
         except ValueError:
             self._sent = None
         if self._sent is not None and self._sent.partial_answer.size_bytes > SENT_MAX_BYTES:
             self._sent = None
-        return self._sent
 
     def counters(self) -> Counters | None:
         """How many tokens of a cancelled answer were forwarded; engines send one token per piece. None if unknown."""

@@ -12,5 +12,8 @@ class SentLines:
         self._reader = StreamReader()
 
     def feed(self, lines: bytes) -> None:
+        if texts := self._reader.plain_texts(lines):
+            self.partial_answer.add_texts(texts)
+            return
         for delta in self._reader.feed(lines):
             self.partial_answer.add_delta(delta)

@@ -7,7 +7,6 @@ The events and their order follow OpenAI's API; every event has the next `sequen
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import chain
 from types import MappingProxyType
 from typing import Any
 
@@ -80,10 +79,9 @@ class ResponsesWriter:
         self._collected.add_text(text)
         self._answer_chars += len(text)
         item.take(text)
-        first = self._sequence
+        text_event, first = item.text_event, self._sequence
         self._sequence += len(texts)
-        numbered = zip(texts, range(first, self._sequence), strict=True)
-        return item.text_event * len(texts) % tuple(chain.from_iterable(numbered))
+        return b"".join([text_event % (escaped, number) for number, escaped in enumerate(texts, first)])
 
     def write(self, delta: Delta) -> bytes:
         if delta.error is not None:

@@ -28,6 +28,9 @@ class SentChat:
     def feed(self, lines: bytes) -> None:
         if not self.id:
             self._read_identity(lines)
+        if texts := self._reader.plain_texts(lines):
+            self.partial_answer.add_texts(texts)
+            return
         for delta in self._reader.feed(lines):
             self.partial_answer.add_delta(delta)
 
