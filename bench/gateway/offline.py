@@ -29,11 +29,11 @@ from herd.trust.pairing import CODE_BYTES, KEY_BYTES
 STEP_S = 0.001
 """The clock moves by this much with every request."""
 PORTS = {kind: number for number, kind in enumerate(MODELS, start=1)}
-"""The port of each engine. Nobody listens there."""
+"""The port of each engine. No socket listens there."""
 
 
 class OfflineLoop(uvloop.Loop):
-    """Its clock moves only when it is told to, its timers never fire, and its connections lead to `engine`."""
+    """Its clock moves only when `now_s` is set, its timers never fire, and its connections lead to `engine`."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,6 +1,11 @@
-"""The head and tail of streams and long documents are stored, and counters are read from them."""
+"""The head and tail of streams and long documents are stored, and counters are read from them.
+
+The end of a stream is read the same whether or not the chunks before it are decoded.
+"""
 
 from __future__ import annotations
+
+import json
 
 import msgspec
 import pytest
@@ -14,7 +19,9 @@ from herd.protocols.answer_ends import (
     is_object_without_error,
     read_long_document,
 )
+from herd.protocols.anthropic import client_answers as anthropic
 from herd.protocols.openai import chat_json
+from herd.protocols.openai import client_answers as openai
 from herd.protocols.openai.model_list import parameters
 from herd.protocols.streams import ENDS_BYTES, HeadAndTail
 
@@ -86,3 +93,66 @@ def test_decoders_reject_deep_nesting() -> None:
 )
 def test_parameters_are_formatted_with_a_unit(count: int | None, text: str) -> None:
     assert parameters(count) == text
+
+
+OPENAI_EVENTS = (
+    {"choices": [{"delta": {"content": "a text"}, "finish_reason": None}]},
+    {"choices": [{"delta": {"content": "an error_message_"}, "finish_reason": None}], "usage": None},
+    {"choices": [{"delta": {"content": "x"}, "finish_reason": None}], "usage": {"completion_tokens": 3}},
+    {"choices": [{"delta": {"content": "x"}}], "timings": {"predicted_n": 4}},
+    {"choices": [{"delta": {}, "finish_reason": "stop"}]},
+    {"choices": [{"delta": {}, "finish_reason": "error"}]},
+    {"choices": [], "usage": {"prompt_tokens": 7, "completion_tokens": 5}},
+    {"error": {"message": "broken"}},
+)
+ANTHROPIC_EVENTS = (
+    {"type": "message_start", "message": {"usage": {"input_tokens": 9}}},
+    {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "a text"}},
+    {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "error message_delta"}},
+    {"type": "content_block_stop", "index": 0},
+    {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {"output_tokens": 5}},
+    {"type": "message_delta", "delta": {"stop_reason": None}},
+    {"type": "error", "error": {"message": "broken"}},
+    {"type": "message_stop"},
+)
+
+
+def openai_stream(events: list[int], is_done: bool) -> bytes:
+    data = [json.dumps(OPENAI_EVENTS[number], separators=(",", ":")) for number in events]
+    return "".join(f"data: {one}\n\n" for one in [*data, *(["[DONE]"] if is_done else [])]).encode()
+
+
+@given(st.lists(st.integers(0, len(OPENAI_EVENTS) - 1), max_size=12), st.booleans())
+def test_chunks_before_the_end_of_openais_stream_need_not_be_decoded(events: list[int], is_done: bool) -> None:
+    found, expected = openai.StreamWatcher(), openai.StreamWatcher()
+    for watcher in (found, expected):
+        watcher.feed(openai_stream(events, is_done))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(openai, "_tells_end", lambda _: True)
+        ends = expected.end(), expected.end_without_terminator()
+    assert (found.end(), found.end_without_terminator()) == ends
+
+
+@given(st.lists(st.integers(0, len(ANTHROPIC_EVENTS) - 1), max_size=12))
+def test_chunks_before_the_end_of_anthropics_stream_need_not_be_decoded(events: list[int]) -> None:
+    stream = "".join(
+        f"event: {event['type']}\ndata: {json.dumps(event)}\n\n" for event in map(ANTHROPIC_EVENTS.__getitem__, events)
+    )
+    found, expected = anthropic.StreamWatcher(), anthropic.StreamWatcher()
+    for watcher in (found, expected):
+        watcher.feed(stream.encode())
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(anthropic, "_tells_end", lambda _: True)
+        ends = expected.end(), expected.end_without_terminator()
+    assert (found.end(), found.end_without_terminator()) == ends
+
+
+def test_the_number_of_chunks_is_counted_in_long_streams_too() -> None:
+    watcher = openai.StreamWatcher()
+    for number in range(500):
+        event = {"choices": [{"delta": {"content": "x" * (number % 90)}, "finish_reason": None}]}
+        watcher.feed(f"data: {json.dumps(event)}\n\n".encode())
+    watcher.feed(openai_stream([4], True))
+    counters = watcher.end()
+    assert counters is not None
+    assert counters.completion_tokens == 500

@@ -6,7 +6,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from herd.protocols.engine_errors import ERROR_MAX_CHARACTERS, error_text, is_incomplete, read_error, split_at_error
+from herd.protocols.engine_errors import (
+    ERROR_MAX_CHARACTERS,
+    ErrorSearch,
+    error_text,
+    is_incomplete,
+    read_error,
+    split_at_error,
+)
 
 
 @pytest.mark.parametrize(
@@ -115,3 +122,21 @@ def test_arbitrary_bytes_are_read_without_an_exception(data: bytes) -> None:
     error_text(data)
     read_error(data)
     assert b"".join(split_at_error(data)) == data
+
+
+def named(kind: str, text: str) -> bytes:
+    return f'event: {kind}\ndata: {{"type":"{kind}","delta":{{"text":"{text}"}}}}\n\n'.encode()
+
+
+def test_a_named_event_with_another_text_is_usual() -> None:
+    errors = ErrorSearch()
+    assert errors.split(named("content_block_delta", "one")) == (named("content_block_delta", "one"), b"")
+    assert errors.are_usual(named("content_block_delta", "another text"))
+    assert not errors.are_usual(named("content_block_stop", "one"))
+    assert not errors.are_usual(named("content_block_delta", "an error"))
+    assert not errors.are_usual(named("content_block_delta", "one") * 2)
+    assert not errors.are_usual(named("content_block_delta", "one")[:-1])
+
+
+def test_nothing_is_usual_before_the_first_lines() -> None:
+    assert not any(ErrorSearch().are_usual(data) for data in (b"", b"\0", b"\n", named("content_block_delta", "x")))

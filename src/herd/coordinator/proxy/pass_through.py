@@ -88,7 +88,7 @@ class PassThrough:
         if not self._streams:
             return data
         if self._calls is None and not self._lines.rest and self._errors.are_usual(data):
-            return data  # as most chunks of most streams
+            return self._halves.stream(data)  # as most chunks of most streams
         if self._is_document is None:
             self._is_document = self._takes_events and data.lstrip().startswith(b"{")
         if self._is_document and len(self._lines.rest) + len(data) <= LINE_MAX_BYTES:

@@ -33,7 +33,7 @@ class PassedHalves:
         self._field = b""
 
     def stream(self, lines: bytes) -> bytes:
-        if not self._waiting and not has_surrogates(lines):
+        if not self._waiting and (b"\\" not in lines or not has_surrogates(lines)):
             return lines
         out: list[bytes] = []
         for line in lines.splitlines(keepends=True):
