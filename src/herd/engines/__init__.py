@@ -17,6 +17,7 @@ from herd.core.state.fleet import NO_ABILITIES, EngineAbilities, ModelInfo
 from herd.core.state.request import FailureKind
 from herd.core.state.served_paths import ServedPath, served_path
 from herd.protocols.conversation import Conversation, Delta
+from herd.protocols.engine_errors import blames_request
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +88,8 @@ class Engine(ABC):
     answers_while_busy: bool = False
     """Whether the server answers `sign_of_life` at once while it loads a model, reads a prompt or generates: then no
     answer for seconds means that it is frozen."""
+    stops_repetition: bool = False
+    """Whether the engine ends an answer in which a token repeats, without its last part (`protocols/repetition.py`)."""
     error_status_assumed: int = 500
     """The status of an error that the engine sends with status 200, if the error does not show what caused it."""
     slots_default: int = 1
@@ -193,12 +196,12 @@ class Engine(ABC):
         """Whether an error means that the engine does not have the model, although it reported it."""
         return status == 404
 
-    def is_request_invalid(self, status: int, body: bytes) -> bool:  # noqa: ARG002
+    def is_request_invalid(self, status: int, body: bytes) -> bool:
         """Whether an error is caused by the request, so that other nodes would reject it too and this node is healthy.
 
         It is called last, after `is_busy` and `is_model_missing`. 501 means that the engine lacks this feature.
         """
-        return status < 500 or status == 501
+        return status < 500 or status == 501 or (status == 500 and blames_request(body))
 
     def rejected_prompt_tokens(self, status: int, body: bytes) -> int:  # noqa: ARG002
         """The size of the prompt, if the error says that it exceeds the context window; else 0."""

@@ -137,7 +137,7 @@ class LlamaCpp(OpenAICompatible):
 
     def is_request_invalid(self, status: int, body: bytes) -> bool:
         """llama.cpp reports an unsupported feature (images without a projector) as 500 where other engines send 501."""
-        return status < 500 or status == 501 or (status == 500 and b"not supported" in body)
+        return super().is_request_invalid(status, body) or (status == 500 and b"not supported" in body)
 
 
 def _props(response: EngineResponse) -> _Props | None:

@@ -67,9 +67,6 @@ the index 0 (reports 15457 and 16212 of Ollama), so clients join the calls. In s
 call have the same output index, which the official libraries refuse.
 """
 
-_REQUEST_ERRORS = (b"must be of type", b"invalid format")
-"""Messages of Ollama's 500 answers that are errors in the request (transcripts bad_option and chat_badformat)."""
-
 _TOO_LONG = re.compile(rb'exceed_context_size_error.{0,40}n_prompt_tokens\\*":\s*(\d{1,9})')
 
 
@@ -88,6 +85,7 @@ class Ollama(Engine):
     kind = "ollama"
     title = "Ollama"
     answers_while_busy = True
+    stops_repetition = True
     default_port = 11434
     abilities = EngineAbilities(
         takes_window=True,
@@ -188,10 +186,6 @@ class Ollama(Engine):
     def is_model_missing(self, status: int, body: bytes) -> bool:
         """`model 'x' not found`, in every API; "404 page not found" is a path that this version does not have."""
         return status == 404 and b"model" in body and b"not found" in body
-
-    def is_request_invalid(self, status: int, body: bytes) -> bool:
-        """Ollama answers 500 to an invalid option or format, which every other node would reject too."""
-        return super().is_request_invalid(status, body) or any(message in body for message in _REQUEST_ERRORS)
 
 
 def _keep_alive_request(model: str, keep_alive: int) -> EngineRequest:

@@ -17,6 +17,9 @@ import msgspec
 from herd.core.state.request import RequestKind
 from herd.protocols.valid_text import without_halves
 
+EFFORT_MAX_CHARS = 32
+"""A longer thinking effort is cut in errors."""
+
 
 @dataclass(frozen=True, slots=True)
 class Route:

@@ -143,6 +143,11 @@ def error_in(member: msgspec.Raw) -> EngineError | None:
     return read_error(b'{"error":' + member + b"}") if has_content(member, _NO_ERROR) else None
 
 
+def blames_request(body: bytes) -> bool:
+    """Whether an error with status 500 says that the engine could not read the request, which no node could."""
+    return _UNREADABLE_REQUEST.search(body) is not None
+
+
 class _Details(msgspec.Struct, kw_only=True):
     """The object in which most servers describe an error."""
 
@@ -214,6 +219,11 @@ _ERROR_MEMBERS = (b"rror", b'"detail"', b'"success"', b'"status"', b'"code"')
 _ERROR_FIELDS = (b"event: error", b"event:error", b"error:")
 _PLAIN_TEXT = re.compile(rb"(?:data:[ ]?(?=[A-Za-z<])(?!null\b|true\b|false\b)|(?=<[!A-Za-z]))(.*)")
 """An event of plain words, or the page of a proxy in front of the engine, where only JSON may be."""
+_UNREADABLE_REQUEST = re.compile(
+    rb"Failed to parse (?!input\b)\w|\[json\.exception\.|must be of (?:type|an? )\b|\binvalid format\b"
+)
+"""llama.cpp's and Ollama's words for messages, tools, options and formats of a wrong type (found by `tests/fidelity`).
+"Failed to parse input" is about the model's answer."""
 _FIELD = re.compile(rb"^(?:data|error):[ ]?(.*)$", re.MULTILINE)
 _UNWRAPPED_MAX = 3
 """How often a message that is itself JSON is read: Ollama puts the error of its runner into a string."""

@@ -35,6 +35,9 @@ ABSENT = msgspec.Raw()
 TOKENS_MAX = 2**31 - 1
 """Engines count tokens in 32 bits."""
 
+WHOLE_MAX = 2**63 - 1
+"""The largest whole number that engines read."""
+
 EMPTY_VALUES = frozenset((b"[]", b'""', b"false"))
 """JSON values that mean the same as no value. A list may also contain white space."""
 
@@ -114,6 +117,16 @@ def has_content(raw: msgspec.Raw, empty: Collection[bytes] = EMPTY_VALUES) -> bo
     return view.nbytes > _EMPTY_MAX_BYTES or bytes(view) not in empty
 
 
+def flag(name: str, raw: msgspec.Raw, default: bool = False) -> bool:
+    """A value that must be true, false or null; null and no value are the default. Raises BadRequest."""
+    if not is_given(raw):
+        return default
+    value = bytes(raw)
+    if value not in (b"true", b"false"):
+        raise BadRequest(f"{name} must be true or false")
+    return value == b"true"
+
+
 def is_list(raw: msgspec.Raw) -> bool:
     """Whether the value is a JSON list, such as content that consists of parts."""
     view = memoryview(raw)
@@ -123,6 +136,20 @@ def is_list(raw: msgspec.Raw) -> bool:
 def token_limit(number: float | None) -> int | None:
     """A number of tokens that the client set, at most TOKENS_MAX; None if it is absent or not positive."""
     return min(int(number), TOKENS_MAX) if number is not None and number >= 1 else None
+
+
+def sent_number(raw: msgspec.Raw) -> int | float | None:
+    """The number that the client sent; None for a value of another type, which the engine or a translation refuses."""
+    return None if raw is ABSENT else readable(raw, _NUMBER)
+
+
+def whole_number(name: str, number: float | None) -> int | None:
+    """A number that must be whole and fit into 64 bits, such as a seed. Raises BadRequest, as engines refuse others."""
+    if number is None:
+        return None
+    if not -WHOLE_MAX <= number <= WHOLE_MAX or number != int(number):
+        raise BadRequest(f"{name} must be a whole number of at most 64 bits, not {number}")
+    return int(number)
 
 
 @lru_cache(NAMES_CACHED_MAX)
@@ -237,10 +264,10 @@ def _metadata_tags(raw: msgspec.Raw) -> tuple[tuple[str, ...], bool]:
     """The tags, and whether there is a `tags` field of ours. Metadata of another shape is not ours and is ignored."""
     if not _is_object(raw):
         return (), False
-    metadata = _readable(raw, _METADATA)
+    metadata = readable(raw, _METADATA)
     if metadata is None or not _are_tags(metadata.tags):
         return (), False
-    found = _readable(metadata.tags, _ANY)
+    found = readable(metadata.tags, _ANY)
     values = found.split(",") if isinstance(found, str) else found
     return cut_tags([value for value in values or () if isinstance(value, str)]), True
 
@@ -253,7 +280,7 @@ def _are_tags(raw: msgspec.Raw) -> bool:
 
 def _user(raw: msgspec.Raw) -> str:
     """The user as a label: a text or a whole number; a value of another type labels nothing."""
-    user = _readable(raw, _ANY)
+    user = readable(raw, _ANY)
     is_label = isinstance(user, str | int) and not isinstance(user, bool)
     return _label(str(user), USER_MAX_CHARS) if is_label else ""
 
@@ -262,7 +289,7 @@ def _label(text: str, max_chars: int) -> str:
     return _CONTROL.sub(" ", text[: 2 * max_chars]).strip()[:max_chars].rstrip()
 
 
-def _readable(raw: msgspec.Raw, decoder: msgspec.json.Decoder[Body]) -> Body | None:
+def readable(raw: msgspec.Raw, decoder: msgspec.json.Decoder[Body]) -> Body | None:
     """The value; None if there is none, or it is not what the decoder reads."""
     if not memoryview(raw).nbytes:
         return None
@@ -291,6 +318,7 @@ class _Metadata(msgspec.Struct):
 
 
 _FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_NUMBER = msgspec.json.Decoder(int | float | None)
 _METADATA = msgspec.json.Decoder(_Metadata)
 _STRINGS = msgspec.json.Decoder(list[str] | None)
 _ANY: msgspec.json.Decoder[Any] = msgspec.json.Decoder()

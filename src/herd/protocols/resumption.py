@@ -19,6 +19,7 @@ import msgspec
 
 from herd.core.state.request import RequestKind
 from herd.protocols.conversation import Conversation, Delta, Message, Sampling
+from herd.protocols.repetition import REPETITION_MAX_BYTES, is_repeated
 
 SENT_MAX_BYTES: Final = 64 << 20
 """An answer with a longer text cannot be continued: all of it stays in memory while it is sent."""
@@ -69,6 +70,12 @@ class PartialAnswer:
     @property
     def thinking(self) -> str:
         return self._thinking.decode()
+
+    @property
+    def ends_with_repetition(self) -> bool:
+        """Whether its last part, the text or the thinking before it, ends with one token again and again."""
+        part = self._text or self._thinking
+        return is_repeated(part[-REPETITION_MAX_BYTES:].decode("utf-8", "replace"))
 
     @property
     def size_bytes(self) -> int:

@@ -1,4 +1,4 @@
-"""Replaces text that is not valid Unicode in JSON: half of a surrogate pair, and invalid UTF-8."""
+"""Replaces text that is not valid Unicode in JSON: half of a surrogate pair, invalid UTF-8, and a byte order mark."""
 
 from __future__ import annotations
 
@@ -9,9 +9,15 @@ _ESCAPE = re.compile(
     re.DOTALL,
 )
 
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
 
 def valid_text(body: bytes) -> bytes:
-    """The JSON with U+FFFD in place of each unpaired surrogate and each invalid byte sequence."""
+    """The JSON with U+FFFD in place of each unpaired surrogate and each invalid byte sequence.
+
+    A byte order mark, which editors and shells of Windows write, is left out: some engines refuse it.
+    """
+    body = body.removeprefix(_BYTE_ORDER_MARK)
     return without_halves(body if body.isascii() else body.decode("utf-8", "replace").encode())
 
 

@@ -141,6 +141,82 @@ def test_an_answer_that_lacks_only_its_terminator_is_whole(name: str, script: Sc
     run(test)
 
 
+# --- an answer that repeats itself ---
+
+
+def repeating(name: str, count: int = 31) -> list[bytes]:
+    """The lines of Ollama, which stops such an answer without its last line."""
+    part = {"response": " word"} if name in ("completions", "generate") else {"message": {"content": " word"}}
+    return [json.dumps({"model": "m", "created_at": "t", **part, "done": False}).encode() + b"\n"] * count
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [*((name, "other") for name in CLIENTS), ("ollama", "ollama"), ("generate", "ollama")]
+)
+def test_a_repeating_stream_that_ollama_stopped_is_whole(name: str, kind: str) -> None:
+    async def test() -> None:
+        async with (
+            RawServer(answers(chunked(*repeating(name)))) as server,
+            RawServer(answers()) as unused,
+            a_relay_setup({"alpha": server.url, "beta": unused.url}, kind=kind) as setup,
+        ):
+            client = await answered(setup, name)
+            assert client.is_whole and ENDS[name] in client.answer and client.answer.count(b"word") >= 31
+            assert b"repeated itself" in client.answer
+            (record,) = setup.records
+            assert (record.outcome, record.counters.completion_tokens) == (Outcome.COMPLETED, 31)
+            assert not unused.requests
+
+    run(test)
+
+
+def test_a_repeating_stream_of_events_is_whole() -> None:
+    async def test() -> None:
+        async with (
+            RawServer(answers(chunked(*[TEXT] * 31, more=EVENTS))) as server,
+            a_relay_setup({"alpha": server.url}) as setup,
+        ):
+            client = await answered(setup, "openai")
+            assert client.is_whole and client.answer.endswith(DONE) and b'"finish_reason":"stop"' in client.answer
+            assert setup.outcomes == [Outcome.COMPLETED]
+
+    run(test)
+
+
+@pytest.mark.parametrize("name", CLIENTS)
+def test_a_repeating_document_that_ollama_stopped_is_whole(name: str) -> None:
+    part = b'"response":"' if name in ("completions", "generate") else b'"message":{"role":"assistant","content":"'
+    text = b'{"model":"m","created_at":"t",' + part + b" word" * 40 + (b'"}' if b"role" in part else b'"')
+
+    async def test() -> None:
+        async with (
+            RawServer(answers(whole(text + b',"done":false}'))) as server,
+            a_relay_setup({"alpha": server.url}, kind="other") as setup,
+        ):
+            client = await answered(setup, name, stream=False)
+            assert client.status == 200 and client.answer.count(b"word") == 40
+            assert setup.outcomes == [Outcome.COMPLETED]
+
+    run(test)
+
+
+@pytest.mark.parametrize(
+    ("kind", "count", "is_cut"), [("lmstudio", 31, False), ("ollama", 29, False), ("ollama", 31, True)]
+)
+def test_another_stream_without_its_end_is_not_whole(kind: str, count: int, is_cut: bool) -> None:
+    data = chunked(*[TEXT] * count, more=EVENTS)
+
+    async def test() -> None:
+        async with (
+            RawServer(breaks_off(data, len(data) - 5) if is_cut else answers(data)) as server,
+            a_relay_setup({"alpha": server.url}, kind=kind) as setup,
+        ):
+            client = await answered(setup, "openai")
+            assert not client.is_whole and setup.outcomes == [Outcome.FAILED_MIDSTREAM]
+
+    run(test)
+
+
 # --- errors with status 200 ---
 
 NO_FIT = "The number of tokens to keep from the initial prompt is greater than the context length."

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from builders import a_model_info, an_engine
@@ -12,6 +14,7 @@ from herd.core.state.request import Failure, RequestId
 from herd.engines import Engine
 from herd.engines.llamacpp import ENGINE as LLAMACPP
 from herd.engines.ollama import ENGINE as OLLAMA
+from herd.engines.openai import ENGINE as OPENAI
 from herd.errors import Refusal
 
 
@@ -40,6 +43,35 @@ def test_a_feature_that_the_engine_lacks_is_400(engine: Engine, status: int, mes
     body = b'{"error":{"message":"%b"}}' % message.encode()
     refusal = classify_error(engine, a_dispatch(engine.kind), status, [], body, is_continuation=False)
     assert isinstance(refusal, Refusal) and (refusal.status, refusal.message) == (400, message)
+
+
+@pytest.mark.parametrize(
+    ("engine", "message"),
+    [
+        (LLAMACPP, "Failed to parse messages: [json.exception.type_error.302] type must be string, but is number"),
+        (LLAMACPP, "Failed to parse tools: Unsupported tool type: {}; tools = [ internal CUDA crash ]"),
+        (LLAMACPP, "[json.exception.type_error.304] cannot use at() with number"),
+        (OPENAI, "Failed to parse messages: Missing tool call type: [null]"),
+        (OLLAMA, 'option "num_ctx" must be of type integer'),
+        (OLLAMA, 'option "stop" must be of an array of strings'),
+        (OLLAMA, 'invalid format: "7"; expected "json" or a valid JSON Schema object'),
+    ],
+)
+def test_a_request_that_an_engine_cannot_read_is_400_and_not_a_failure_of_its_node(
+    engine: Engine, message: str
+) -> None:
+    body = json.dumps({"error": {"code": 500, "message": message, "type": "server_error"}}).encode()
+    refusal = classify_error(engine, a_dispatch(engine.kind), 500, [], body, is_continuation=False)
+    assert isinstance(refusal, Refusal) and (refusal.status, refusal.message) == (400, message)
+
+
+@pytest.mark.parametrize(
+    "message",
+    ["Failed to parse input at pos 7: <tool_call>", "llama runner process has terminated", "failed to decode"],
+)
+def test_an_answer_that_an_engine_cannot_read_is_a_failure_of_its_node(message: str) -> None:
+    body = json.dumps({"error": {"code": 500, "message": message, "type": "server_error"}}).encode()
+    assert isinstance(classify_error(LLAMACPP, a_dispatch("llamacpp"), 500, [], body, False), Failure)
 
 
 def test_other_server_errors_are_failures_of_the_node() -> None:

@@ -18,8 +18,9 @@ from herd.dialects import Dialect, Timestamp, Writer
 from herd.engines import Engine, EngineRequest, EngineResponse, Reader
 from herd.errors import HerdError
 from herd.protocols.apply_options import as_own_endpoint, with_engine_options
-from herd.protocols.conversation import Conversation, Delta, ParsedRequest, streamed_answer
+from herd.protocols.conversation import Conversation, Delta, ParsedRequest, Usage, streamed_answer
 from herd.protocols.joined_reader import JoinedReader
+from herd.protocols.repetition import FINISH_REASON
 from herd.protocols.resumption import (
     SENT_MAX_BYTES,
     PartialAnswer,
@@ -114,6 +115,16 @@ class Continuation:
             return None
         partial_answer = sent.partial_answer
         return terminator, Counters(completion_tokens=partial_answer.chunks, finish_reason=partial_answer.finish_reason)
+
+    def repeated_end(self, timestamp: Timestamp) -> tuple[bytes, Counters] | None:
+        """What completes an answer that its engine stopped because it repeated itself; None for any other answer."""
+        sent = self._read()
+        if sent is None or sent.partial_answer.has_calls or not sent.partial_answer.ends_with_repetition:
+            return None
+        tokens, note = sent.partial_answer.chunks, "the engine stopped the answer because it repeated itself"
+        writer = self._dialect.resumed_writer(self._parsed, self._parsed.model, self._request_id, timestamp, sent, note)
+        end = Delta(finish_reason=FINISH_REASON, usage=Usage(completion_tokens=tokens), is_last=True)
+        return writer.write(end), Counters(completion_tokens=tokens, finish_reason=FINISH_REASON)
 
     # --- how it can be continued ---
 

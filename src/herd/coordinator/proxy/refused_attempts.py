@@ -21,7 +21,7 @@ def classify_error(
 ) -> Failure | Refusal | None:
     """A failure to retry on another node, a refusal to send to the client, or None to forward the error response.
 
-    A feature that the engine lacks is the request's error: clients send a request again after 500 and 501.
+    An error that the request caused has a status below 500: clients send a request again after 500 and 501.
     `is_continuation`: the client has already received a part of the answer from another node.
     """
     options, model_info, too_long = command.options, command.model_info, engine.rejected_prompt_tokens(status, body)
@@ -31,8 +31,8 @@ def classify_error(
         return prompt_too_long(too_long, options, model_info)
     kind = engine.failure_kind(status, body, is_continuation=is_continuation)
     if kind is None:
-        is_unsupported = status == 501 or (status >= 500 and b"not support" in body)
-        return Refusal(400, "not_supported", error_text(body)) if is_unsupported else None
+        code = "not_supported" if status == 501 or b"not support" in body else "invalid_request"
+        return Refusal(400, code, error_text(body)) if status >= 500 else None
     retry_after_s = forwarded_headers.retry_after_s(headers) if kind is FailureKind.BUSY else None
     return Failure(
         kind=kind, detail=f"the engine answered {status}", retry_after_s=retry_after_s, engine_text=error_text(body)
@@ -40,10 +40,5 @@ def classify_error(
 
 
 def refusal_of_error(status: int, body: bytes) -> Refusal:
-    """The engine's error for a client whose protocol has another format for errors.
-
-    The request caused it, so it is the client's error even if the engine answered 500 or 501.
-    """
-    return Refusal(
-        status if status < 500 else 400, "invalid_request", error_text(body) or f"the node answered {status}"
-    )
+    """The engine's error for a client whose protocol has another format for errors."""
+    return Refusal(status, "invalid_request", error_text(body) or f"the node answered {status}")

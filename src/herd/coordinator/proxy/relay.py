@@ -270,6 +270,8 @@ class Relay:
         counters = answer.counters()
         if answer.has_failed:
             self._end_on_error(answer)
+        elif counters is None and self._engine.stops_repetition and (end := self._client.repeated_end()) is not None:
+            self._finish(end[1], end[0])
         elif counters is None:
             self._fail(FailureKind.TRUNCATED, _INCOMPLETE)
         elif self._step == _OPEN:

@@ -198,7 +198,7 @@ def _text_block(text: str) -> dict[str, str]:
 
 
 class _Message(msgspec.Struct):
-    role: str = "user"
+    role: str = ""
     content: str | list[dict[str, Any]] | None = None
     clear_at: Any = None
 
@@ -229,6 +229,7 @@ class _CompleteRequest(msgspec.Struct, kw_only=True):
     top_p: float | None = None
     top_k: int | float | None = None
     stop_sequences: list[str] | None = None
+    metadata: dict[str, Any] | None = None
 
 
 _COMPLETE_REQUEST = msgspec.json.Decoder(_CompleteRequest)
@@ -248,10 +249,14 @@ def read_conversation(request: ParsedRequest) -> Conversation:
     config = complete.output_config or _OutputConfig()
     thinking = complete.thinking or _Thinking("adaptive")
     choice = complete.tool_choice or {}
+    whole = request_fields.whole_number
     history = History()
     history.add_system(complete.system)
+    for at, message in enumerate(complete.messages or ()):
+        if not message.role and message.content is None:
+            raise BadRequest(f"messages[{at}] must have a role and content")
     for message in _in_effect(complete.messages or ()):
-        history.add(message.role, message.content)
+        history.add(message.role or "user", message.content)
     ignored = history.ignored
     unsupported: list[str] = []
     sent_tools = history.changed_tools(complete.tools or [])
@@ -271,10 +276,10 @@ def read_conversation(request: ParsedRequest) -> Conversation:
         think_field="output_config.effort" if config.effort else "thinking",
         thinking_tokens_max=request_fields.token_limit(thinking.budget_tokens),
         sampling=Sampling(
-            output_tokens_max=request_fields.token_limit(complete.max_tokens),
+            output_tokens_max=request_fields.token_limit(whole("max_tokens", complete.max_tokens)),
             temperature=complete.temperature,
             top_p=complete.top_p,
-            top_k=None if complete.top_k is None else int(complete.top_k),
+            top_k=whole("top_k", complete.top_k),
             stop=complete.stop_sequences or [],
         ),
         ignored=ignored,

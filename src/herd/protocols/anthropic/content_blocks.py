@@ -47,22 +47,22 @@ def field_name(name: str) -> str:
     return _UNSAFE.sub("_", name[:NAME_MAX_CHARS])
 
 
-def block_type(block: Block) -> str:
-    """The type of a block. Raises BadRequest for a block without one."""
+def block_type(block: Block, where: str = "messages") -> str:
+    """The type of a block. Raises BadRequest, which names `where`, for a block without one."""
     kind = block.get("type")
     if isinstance(kind, str) and kind:
         return kind
-    raise BadRequest("messages: each content block must have a type")
+    raise BadRequest(f"{where}: each content block must have a type")
 
 
 def text_of(block: Block, ignored: list[str], where: str) -> str:
     """The text of any block: its own if it is a `text` block, else the text that shows it. Raises BadRequest."""
-    if block_type(block) != "text":
+    if block_type(block, where) != "text":
         return rendered(block, ignored, where)
     text = block.get("text")
     if isinstance(text, str):
         return text
-    raise BadRequest("messages: the text of a text block must be a string")
+    raise BadRequest(f"{where}: the text of a text block must be a string")
 
 
 def joined_text(content: Content, ignored: list[str], where: str) -> str:

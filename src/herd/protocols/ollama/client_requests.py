@@ -58,7 +58,7 @@ class _Options(msgspec.Struct, kw_only=True):
 class _RequestFields(request_fields.ExtensionFields, kw_only=True):
     model: str | None = None
     name: str | None = None
-    stream: bool | None = None
+    stream: msgspec.Raw = request_fields.ABSENT
     options: _Options | None = None
     tools: msgspec.Raw = request_fields.ABSENT
     think: msgspec.Raw = request_fields.ABSENT
@@ -80,7 +80,7 @@ class _RawMessage(msgspec.Struct):
 
 
 class _ChatRequestFields(_RequestFields, kw_only=True):
-    messages: list[_RawMessage] | None = None
+    messages: list[_RawMessage | None] | None = None
 
 
 _REQUEST_FIELDS = msgspec.json.Decoder(_RequestFields)
@@ -93,13 +93,16 @@ def parse(route: Route, body: bytes) -> ParsedRequest:
     fields = request_fields.read(body, _CHAT_REQUEST_FIELDS) if is_chat else request_fields.read(body, _REQUEST_FIELDS)
     model = request_fields.model_name(fields.model or (fields.name if route.kind is RequestKind.INFO else None))
     extensions = request_fields.read_extensions(fields, model)
-    messages = (fields.messages or []) if isinstance(fields, _ChatRequestFields) else []
+    # Ollama reads null as an empty message.
+    sent = (fields.messages or []) if isinstance(fields, _ChatRequestFields) else []
+    messages = [message or _RawMessage() for message in sent]
     options = fields.options or _Options()
     return ParsedRequest(
         route=route,
         body=body,
         model=model,
-        stream=route.kind in (RequestKind.CHAT, RequestKind.GENERATE) and fields.stream is not False,
+        stream=route.kind in (RequestKind.CHAT, RequestKind.GENERATE)
+        and request_fields.flag("stream", fields.stream, default=True),
         prompt_tokens=_prompt_tokens(fields, messages),
         output_tokens_max=request_fields.token_limit(options.num_predict),
         window_tokens=request_fields.token_limit(options.num_ctx),

@@ -14,6 +14,7 @@ from herd.protocols.failed_ends import is_failed
 from herd.protocols.lenient_json import SplitCharacters, decode_leniently
 from herd.protocols.ollama import chat_json
 from herd.protocols.plain_text import NoPlainTexts, are_plain
+from herd.protocols.repetition import FINISH_REASON, is_repeated
 from herd.protocols.streams import LINE_MAX_BYTES, DocumentReader, LineReader
 
 
@@ -120,9 +121,12 @@ class DocumentAnswerReader(NoPlainTexts):
 
     def end(self) -> list[Delta]:
         try:
-            return [_delta(_decode(self._document.end()), 0)]
+            delta = _delta(_decode(self._document.end()), 0)
         except ValueError:
             return []
+        if not delta.is_last and delta.error is None and is_repeated(delta.text or delta.thinking):
+            delta.finish_reason, delta.is_last = FINISH_REASON, True
+        return [delta]
 
 
 def _decode(body: bytes) -> chat_json.AnswerLine:

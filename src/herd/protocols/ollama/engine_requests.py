@@ -8,7 +8,7 @@ import msgspec
 
 from herd.core.state.request import RequestKind
 from herd.errors import BadRequest
-from herd.protocols.conversation import Conversation, Message, Sampling
+from herd.protocols.conversation import EFFORT_MAX_CHARS, Conversation, Message, Sampling
 from herd.protocols.ollama import chat_json
 from herd.protocols.system_messages import with_one_system_message
 
@@ -70,7 +70,7 @@ def _inference_fields(conversation: Conversation) -> dict[str, Any]:
     return {
         "stream": conversation.stream,
         "format": conversation.format,
-        "think": _think(conversation.think),
+        "think": _think(conversation.think, conversation.think_field),
         "logprobs": conversation.logprobs or None,
         "top_logprobs": conversation.top_logprobs,
         "truncate": conversation.truncate,
@@ -90,14 +90,14 @@ def _message(message: Message) -> dict[str, Any]:
     return {name: value for name, value in body.items() if value is not None}
 
 
-def _think(effort: bool | str | None) -> bool | str | None:
+def _think(effort: bool | str | None, field_name: str) -> bool | str | None:
     """Ollama supports low, medium, high and max (0.22.0); effort levels of other protocols map to the nearest one."""
     if not isinstance(effort, str):
         return effort
     nearest: dict[str, bool | str] = {"none": False, "minimal": "low", "xhigh": "max", "ultra": "max"}
     level = nearest.get(effort, effort)
     if level not in (False, "low", "medium", "high", "max"):
-        raise BadRequest(f"unknown thinking effort {effort!r}")
+        raise BadRequest(f"{field_name}: unknown thinking effort {effort[:EFFORT_MAX_CHARS]!r}")
     return level
 
 

@@ -232,6 +232,8 @@ def read_messages(
     turns = []
     for position, message in enumerate(messages):
         content = message.content
+        if unsupported is not None and not (message.role or content is not None or message.tool_calls):
+            raise BadRequest(f"messages[{position}] must have a role, and content or tool calls")
         if isinstance(content, list):
             unread = [at for at, part in enumerate(content) if not _read_file(part)]
             if ignored is not None:
@@ -347,6 +349,8 @@ def read_format(response_format: object, unsupported: list[str] | None = None) -
         return "json"
     if kind == "json_schema":
         inner = given.get("json_schema")
+        if "json_schema" in given and not isinstance(inner, dict | None):
+            raise BadRequest("response_format: json_schema must be an object")
         schema = inner.get("schema") if isinstance(inner, dict) else given.get("schema")
         if isinstance(schema, dict):
             return schema

@@ -43,12 +43,14 @@ class _StreamOptions(msgspec.Struct):
 
 
 class _RequestFields(request_fields.ExtensionFields, kw_only=True):
+    """Only a wrong `model`, `stream` or `messages` is refused here: an engine may not even read the other fields."""
+
     model: str | None = None
-    stream: bool | None = None
-    stream_options: _StreamOptions | None = None
-    max_tokens: int | float | None = None
-    max_completion_tokens: int | float | None = None
-    max_output_tokens: int | float | None = None
+    stream: msgspec.Raw = request_fields.ABSENT
+    stream_options: msgspec.Raw = request_fields.ABSENT
+    max_tokens: msgspec.Raw = request_fields.ABSENT
+    max_completion_tokens: msgspec.Raw = request_fields.ABSENT
+    max_output_tokens: msgspec.Raw = request_fields.ABSENT
     tools: msgspec.Raw = request_fields.ABSENT
     instructions: msgspec.Raw = request_fields.ABSENT
     reasoning_effort: msgspec.Raw = request_fields.ABSENT
@@ -82,6 +84,7 @@ class _ChatRequestFields(_RequestFields, kw_only=True):
 
 
 _REQUEST_FIELDS = msgspec.json.Decoder(_RequestFields)
+_STREAM_OPTIONS = msgspec.json.Decoder(_StreamOptions)
 _TOOL_TYPES = msgspec.json.Decoder(list[_ToolType])
 _CHAT_REQUEST_FIELDS = msgspec.json.Decoder(_ChatRequestFields)
 
@@ -92,14 +95,18 @@ def parse(route: Route, body: bytes) -> ParsedRequest:
     fields = request_fields.read(body, _CHAT_REQUEST_FIELDS) if is_chat else request_fields.read(body, _REQUEST_FIELDS)
     model = request_fields.model_name(fields.model)
     text_bytes, has_images = _prompt_size(fields, _messages(fields))
-    limit = fields.max_completion_tokens or fields.max_output_tokens or fields.max_tokens
+    number = request_fields.sent_number
+    max_tokens = number(fields.max_tokens)
+    limit = number(fields.max_completion_tokens) or number(fields.max_output_tokens) or max_tokens
+    # Embeddings have no streams, so that engines do not read the field there.
+    streams = route.kind is not RequestKind.EMBED and request_fields.flag("stream", fields.stream)
     extensions = request_fields.read_extensions(fields, model)
     is_hosted = fields.tools is not request_fields.ABSENT and has_only_hosted_tools(fields.tools)
     return ParsedRequest(
         route=route,
         body=body,
         model=model,
-        stream=bool(fields.stream) and route.kind is not RequestKind.EMBED,
+        stream=streams,
         prompt_tokens=request_fields.estimate_tokens(text_bytes),
         output_tokens_max=request_fields.token_limit(limit),
         needs=_needs(route, fields, has_images, is_hosted),
@@ -111,13 +118,16 @@ def parse(route: Route, body: bytes) -> ParsedRequest:
         wants_thinking=any(
             request_fields.has_content(raw, _EMPTY_VALUES) for raw in (fields.reasoning_effort, fields.reasoning)
         ),
-        is_thinking_in_limit=not fields.max_tokens
-        or limit != fields.max_tokens
-        or bytes(fields.reasoning_effort) == b'"none"',
-        include_usage=fields.stream_options is not None and bool(fields.stream_options.include_usage),
+        is_thinking_in_limit=not max_tokens or limit != max_tokens or bytes(fields.reasoning_effort) == b'"none"',
+        include_usage=_includes_usage(fields.stream_options),
         special_fields=_special_fields(route, fields, has_images),
-        translatable_fields=_translatable_fields(route, fields) + (HOSTED_ONLY,) * is_hosted,
+        translatable_fields=_translatable_fields(route, fields, streams) + (HOSTED_ONLY,) * is_hosted,
     )
+
+
+def _includes_usage(raw: msgspec.Raw) -> bool:
+    options = request_fields.readable(raw, _STREAM_OPTIONS)
+    return options is not None and bool(options.include_usage)
 
 
 def _messages(fields: _RequestFields) -> list[_RawMessage]:
@@ -214,13 +224,13 @@ def _has_file(content: msgspec.Raw) -> bool:
     return is_list and _FILE.search(content) is not None
 
 
-def _translatable_fields(route: Route, fields: _RequestFields) -> tuple[str, ...]:
+def _translatable_fields(route: Route, fields: _RequestFields, streams: bool) -> tuple[str, ...]:
     """Fields that some engine's own endpoint does not honor, although another endpoint of that engine does."""
     if route.path == CHAT:
-        found = ("max_completion_tokens",) if fields.max_completion_tokens is not None else ()
+        found = ("max_completion_tokens",) if request_fields.is_given(fields.max_completion_tokens) else ()
         if isinstance(fields, _ChatRequestFields) and any(_has_file(one.content) for one in fields.messages or ()):
             found = (*found, "messages.content.file")
-        return (*found, "tools (streamed)") if fields.stream and request_fields.has_content(fields.tools) else found
+        return (*found, "tools (streamed)") if streams and request_fields.has_content(fields.tools) else found
     if fields.text is not request_fields.ABSENT and _JSON_OBJECT.search(fields.text):
         return ("text.format.json_object",)
     return ()
@@ -238,6 +248,7 @@ class _Sampling(msgspec.Struct, kw_only=True):
     min_p: float | None = None
     seed: int | float | None = None
     stop: str | list[str] | None = None
+    stream_options: _StreamOptions | None = None
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
     repeat_penalty: float | None = None
@@ -370,13 +381,16 @@ def _top_logprobs(complete: _CompleteRequest, is_chat: bool) -> int | None:
 
 
 def _sampling(sent: _Sampling) -> Sampling:
+    whole = request_fields.whole_number
     return Sampling(
-        output_tokens_max=request_fields.token_limit(sent.max_completion_tokens or sent.max_tokens),
+        output_tokens_max=request_fields.token_limit(
+            whole("max_completion_tokens", sent.max_completion_tokens) or whole("max_tokens", sent.max_tokens)
+        ),
         temperature=sent.temperature,
         top_p=sent.top_p,
-        top_k=None if sent.top_k is None else int(sent.top_k),
+        top_k=whole("top_k", sent.top_k),
         min_p=sent.min_p,
-        seed=None if sent.seed is None else int(sent.seed),
+        seed=whole("seed", sent.seed),
         stop=[sent.stop] if isinstance(sent.stop, str) else sent.stop or [],
         presence_penalty=sent.presence_penalty,
         frequency_penalty=sent.frequency_penalty,

@@ -15,7 +15,7 @@ import msgspec
 
 from herd.core.state.request import RequestKind
 from herd.errors import BadRequest
-from herd.protocols.conversation import Conversation, Message, Sampling
+from herd.protocols.conversation import EFFORT_MAX_CHARS, Conversation, Message, Sampling
 from herd.protocols.openai import chat_json, chat_writing
 from herd.protocols.system_messages import with_one_system_message
 
@@ -136,7 +136,7 @@ def _thinking(conversation: Conversation, quirks: ServerQuirks) -> dict[str, Any
     if think is None:
         return {}
     if isinstance(think, str) and think not in EFFORTS:
-        raise BadRequest(f"unknown thinking effort {think!r}")
+        raise BadRequest(f"{conversation.think_field}: unknown thinking effort {think[:EFFORT_MAX_CHARS]!r}")
     wants = think not in (False, "none")
     think = NEAREST_EFFORTS.get(think, think) if isinstance(think, str) else think
     body: dict[str, Any] = {"reasoning_effort": think} if isinstance(think, str) and wants else {}

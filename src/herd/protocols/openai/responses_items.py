@@ -20,6 +20,8 @@ from herd.protocols.openai.files import FILE_TYPES, data_uri, file_text, unread_
 from herd.protocols.openai.responses_output import decrypted_reasoning
 from herd.protocols.openai.responses_tools import CUSTOM_ARGUMENT, Tools, add_tools, printable
 
+ROLES: Final = frozenset(("assistant", "developer", "system", "tool", "user"))
+
 
 class Item(msgspec.Struct, kw_only=True):
     """Any input item of the published schema; only the fields that translation needs."""
@@ -115,6 +117,9 @@ def _decode(value: object, where: str) -> Item:
 
 def _message(read: ReadItems, item: Item, where: str) -> None:
     role = item.role or "user"
+    if role not in ROLES:
+        raise BadRequest(f"{where}.role must be one of {', '.join(sorted(ROLES))}")
+    _check_content(item.content, f"{where}.content")
     text, images = read_content(item.content, f"{where}.content", read)
     if role != "assistant":
         read.thinking.clear()
@@ -146,6 +151,16 @@ def _texts(parts: object) -> str:
 
 
 # --- content parts ---
+
+
+def _check_content(content: object, where: str) -> None:
+    """Raises BadRequest if the content of a message is outside the schema. That of a result may have any type."""
+    if not isinstance(content, str | list | None):
+        raise BadRequest(f"{where} must be a text or a list of parts")
+    for position, part in enumerate(content if isinstance(content, list) else ()):
+        kind, text = (part.get("type"), part.get("text")) if isinstance(part, Mapping) else (part, None)
+        if not isinstance(part, Mapping) or not isinstance(kind, str | None) or not isinstance(text, str | None):
+            raise BadRequest(f"{where}[{position}] must be an object with a type, and a text if it is one")
 
 
 def read_content(content: object, where: str, read: ReadItems) -> tuple[str, list[tuple[str, str]]]:

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import msgspec
 
+from herd.errors import BadRequest
 from herd.protocols import request_fields
 from herd.protocols.conversation import Conversation, Message, ParsedRequest, Sampling
 from herd.protocols.openai import chat_json
@@ -49,13 +50,14 @@ class _Text(msgspec.Struct):
 
 class _Reasoning(msgspec.Struct):
     effort: str | None = None
+    summary: str | None = None
 
 
 class _References(msgspec.Struct, kw_only=True):
     """Fields that are only named if they are present."""
 
     access_programs: Any = None
-    background: Any = None
+    background: bool | None = None
     background_options: Any = None
     context_management: Any = None
     conversation: Any = None
@@ -64,7 +66,7 @@ class _References(msgspec.Struct, kw_only=True):
     moderation: Any = None
     previous_response_id: Any = None
     prompt: Any = None
-    truncation: Any = None
+    truncation: str | None = None
 
 
 class Request(_References, kw_only=True):
@@ -91,6 +93,9 @@ def read_conversation(request: ParsedRequest) -> Conversation:
     tools = read_tools(complete.tools)
     items = _read_turns(complete, tools)
     choice = read_tool_choice(complete.tool_choice, tools)
+    unsupported = [*(name for name in _UNSUPPORTED if getattr(complete, name)), *items.unsupported]
+    if not (complete.input or items.messages or unsupported):
+        raise BadRequest("input is required: the request has neither input items nor instructions")
     text, effort = _settings(complete, items)
     wants_logprobs = LOGPROBS in (complete.include or ()) or bool(complete.top_logprobs)
     return Conversation(
@@ -107,12 +112,14 @@ def read_conversation(request: ParsedRequest) -> Conversation:
         logprobs=wants_logprobs,
         top_logprobs=complete.top_logprobs if wants_logprobs else None,
         sampling=Sampling(
-            output_tokens_max=request_fields.token_limit(complete.max_output_tokens),
+            output_tokens_max=request_fields.token_limit(
+                request_fields.whole_number("max_output_tokens", complete.max_output_tokens)
+            ),
             temperature=complete.temperature,
             top_p=complete.top_p,
         ),
         ignored=[*_ignored_fields(complete), *tools.ignored, *items.ignored],
-        unsupported=[*(name for name in _UNSUPPORTED if getattr(complete, name)), *items.unsupported],
+        unsupported=unsupported,
     )
 
 

@@ -139,5 +139,12 @@ class ClientAnswer:
         """What completes a stream of which only the terminator is missing, and its counters."""
         return self.continuation.ending() if self.continuation is not None and self.forwarded_bytes else None
 
+    def repeated_end(self) -> tuple[bytes, Counters] | None:
+        """What completes a stream that its engine stopped because it repeated itself, and its counters."""
+        if self.continuation is None or not self.forwarded_bytes:
+            return None
+        found = self.continuation.repeated_end(self._dependencies.timestamp())
+        return None if found is None else (self.separated(found[0]), found[1])
+
     def forwarded_tokens(self) -> Counters | None:
         return self.continuation.counters() if self.continuation is not None and self.forwarded_bytes else None

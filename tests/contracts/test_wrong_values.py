@@ -1,0 +1,112 @@
+"""A value of a wrong type is left to an engine that gets the client's bytes; a translation refuses it in words."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from herd.dialects import Dialect
+from herd.dialects.anthropic import DIALECT as ANTHROPIC
+from herd.dialects.ollama import DIALECT as OLLAMA
+from herd.dialects.openai import DIALECT as OPENAI
+from herd.errors import BadRequest
+from herd.protocols.conversation import ParsedRequest
+
+HI = [{"role": "user", "content": "hi"}]
+BASES: dict[str, tuple[Dialect, dict[str, Any]]] = {
+    "/v1/chat/completions": (OPENAI, {"messages": HI}),
+    "/v1/completions": (OPENAI, {"prompt": "hi"}),
+    "/v1/embeddings": (OPENAI, {"input": "hi"}),
+    "/v1/responses": (OPENAI, {"input": "hi"}),
+    "/v1/messages": (ANTHROPIC, {"messages": HI, "max_tokens": 9}),
+    "/api/chat": (OLLAMA, {"messages": HI}),
+    "/api/embed": (OLLAMA, {"input": "hi"}),
+}
+HUGE = 2**63
+
+
+def parse(path: str, **fields: Any) -> ParsedRequest:
+    dialect, base = BASES[path]
+    route = next(route for route in dialect.routes if route.path == path)
+    return dialect.parse(route, json.dumps({"model": "m", **base, **fields}).encode())
+
+
+@pytest.mark.parametrize(
+    ("path", "field", "value"),
+    [
+        *(("/v1/chat/completions", "stream_options", value) for value in (7, "words", [], True)),
+        *(("/v1/chat/completions", "max_completion_tokens", value) for value in (True, "words", [], {})),
+        *(("/v1/completions", "max_tokens", value) for value in (True, "words", [1])),
+        *(("/v1/responses", "max_output_tokens", value) for value in (True, "7")),
+        *(("/v1/embeddings", "stream", value) for value in (7, "words", [], {})),
+        *(("/api/embed", "stream", value) for value in (7, "words", [], {})),
+        ("/api/chat", "messages", [None]),
+    ],
+)
+def test_a_value_that_an_engine_may_not_even_read_is_left_to_it(path: str, field: str, value: Any) -> None:
+    request = parse(path, **{field: value})
+    assert not request.stream or path.startswith("/api/")
+    assert (request.output_tokens_max, json.loads(request.body)[field]) == (None, value)
+
+
+@pytest.mark.parametrize("value", [7, "true", [], {}])
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/responses", "/v1/messages", "/api/chat"])
+def test_whether_to_stream_must_be_clear(path: str, value: Any) -> None:
+    with pytest.raises(BadRequest, match="stream must be true or false"):
+        parse(path, stream=value)
+
+
+@pytest.mark.parametrize(
+    ("path", "fields", "named"),
+    [
+        *(("/v1/chat/completions", {"max_tokens": value}, "max_tokens") for value in (1.5, -0.5, 1e30, HUGE, True)),
+        *(("/v1/chat/completions", {"seed": value}, "seed") for value in (1.5, 1e30, HUGE, -HUGE - 1)),
+        ("/v1/chat/completions", {"max_completion_tokens": 1.5}, "max_completion_tokens"),
+        ("/v1/chat/completions", {"top_k": 1.5}, "top_k"),
+        ("/v1/chat/completions", {"stream_options": 7}, "stream_options"),
+        ("/v1/chat/completions", {"messages": [{}]}, r"messages\[0\]"),
+        ("/v1/chat/completions", {"messages": [*HI, {"role": "", "refusal": {}}]}, r"messages\[1\]"),
+        ("/v1/chat/completions", {"response_format": {"type": "json_schema", "json_schema": 7}}, "json_schema"),
+        ("/v1/chat/completions", {"response_format": {"type": "json_schema", "json_schema": []}}, "json_schema"),
+        ("/v1/messages", {"max_tokens": 1.5}, "max_tokens"),
+        ("/v1/messages", {"top_k": 1.5}, "top_k"),
+        ("/v1/messages", {"messages": [{}]}, r"messages\[0\]"),
+        ("/v1/messages", {"metadata": ["words"]}, "metadata"),
+        ("/v1/messages", {"system": [{}]}, "system"),
+        ("/v1/messages", {"system": [{"type": "text", "text": 7}]}, "system"),
+        ("/v1/responses", {"max_output_tokens": 1e30}, "max_output_tokens"),
+        ("/v1/responses", {"background": 7}, "background"),
+        ("/v1/responses", {"truncation": 7}, "truncation"),
+        ("/v1/responses", {"reasoning": {"summary": 7}}, "summary"),
+        ("/v1/responses", {"input": None}, "input"),
+        ("/v1/responses", {"input": []}, "input"),
+        ("/v1/responses", {"input": [{"role": "words", "content": "hi"}]}, r"input\[0\].role"),
+        ("/v1/responses", {"input": [{"role": "user", "content": 7}]}, r"input\[0\].content"),
+        ("/v1/responses", {"input": [{"role": "user", "content": ["hi"]}]}, r"input\[0\].content\[0\]"),
+        *(
+            ("/v1/responses", {"input": [{"role": "user", "content": [part]}]}, r"input\[0\].content\[0\]")
+            for part in ({"type": "input_text", "text": {}}, {"type": {}, "text": "hi"})
+        ),
+    ],
+)
+def test_a_translation_refuses_what_it_cannot_read_and_names_it(path: str, fields: dict[str, Any], named: str) -> None:
+    dialect, _ = BASES[path]
+    with pytest.raises(BadRequest, match=named):
+        dialect.read_conversation(parse(path, **fields))
+
+
+@pytest.mark.parametrize("number", [9, 9.0, 9e0])
+def test_a_whole_number_may_have_a_decimal_point(number: float) -> None:
+    for path, name in (("/v1/chat/completions", "max_tokens"), ("/v1/messages", "max_tokens")):
+        read = BASES[path][0].read_conversation(parse(path, **{name: number}))
+        assert read.sampling.output_tokens_max == 9
+
+
+@pytest.mark.parametrize("path", BASES)
+def test_a_byte_order_mark_is_taken_off(path: str) -> None:
+    dialect, base = BASES[path]
+    route = next(route for route in dialect.routes if route.path == path)
+    body = json.dumps({"model": "m", **base}).encode()
+    assert dialect.parse(route, b"\xef\xbb\xbf" + body).body == body
