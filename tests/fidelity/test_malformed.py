@@ -32,7 +32,7 @@ LENIENT: Mapping[str, tuple[str, ...]] = {
     "/v1/responses": (
         "tools",  # llama.cpp refuses null, which is as good as no tools
         "top_logprobs",  # llama.cpp demands a field for it that this API does not have
-        "input.arguments",  # an object instead of its JSON, and JSON that is no object
+        "input.arguments",  # an object instead of its JSON, and JSON of another type
         "input.output",  # a result of any type becomes its JSON
         "instructions",  # OpenAI's own schema permits a list
     )

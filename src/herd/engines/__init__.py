@@ -89,7 +89,7 @@ class Engine(ABC):
     """Whether the server answers `sign_of_life` at once while it loads a model, reads a prompt or generates: then no
     answer for seconds means that it is frozen."""
     stops_repetition: bool = False
-    """Whether the engine ends an answer in which a token repeats, without its last part (`protocols/repetition.py`)."""
+    """Whether the engine ends an answer in which a token repeats without its last part (`ollama/repetition.py`)."""
     error_status_assumed: int = 500
     """The status of an error that the engine sends with status 200, if the error does not show what caused it."""
     slots_default: int = 1

@@ -19,7 +19,6 @@ import msgspec
 
 from herd.core.state.request import RequestKind
 from herd.protocols.conversation import Conversation, Delta, Message, Sampling
-from herd.protocols.repetition import REPETITION_MAX_BYTES, is_repeated
 
 SENT_MAX_BYTES: Final = 64 << 20
 """An answer with a longer text cannot be continued: all of it stays in memory while it is sent."""
@@ -71,11 +70,9 @@ class PartialAnswer:
     def thinking(self) -> str:
         return self._thinking.decode()
 
-    @property
-    def ends_with_repetition(self) -> bool:
-        """Whether its last part, the text or the thinking before it, ends with one token again and again."""
-        part = self._text or self._thinking
-        return is_repeated(part[-REPETITION_MAX_BYTES:].decode("utf-8", "replace"))
+    def end(self, size_bytes: int) -> str:
+        """The end of its last part, which is the text, or else the thinking."""
+        return (self._text or self._thinking)[-size_bytes:].decode("utf-8", "replace")
 
     @property
     def size_bytes(self) -> int:

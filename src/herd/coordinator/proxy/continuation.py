@@ -20,7 +20,7 @@ from herd.errors import HerdError
 from herd.protocols.apply_options import as_own_endpoint, with_engine_options
 from herd.protocols.conversation import Conversation, Delta, ParsedRequest, Usage, streamed_answer
 from herd.protocols.joined_reader import JoinedReader
-from herd.protocols.repetition import FINISH_REASON
+from herd.protocols.ollama.repetition import FINISH_REASON, REPETITION_MAX_BYTES, is_repeated
 from herd.protocols.resumption import (
     SENT_MAX_BYTES,
     PartialAnswer,
@@ -119,7 +119,9 @@ class Continuation:
     def repeated_end(self, timestamp: Timestamp) -> tuple[bytes, Counters] | None:
         """What completes an answer that its engine stopped because it repeated itself; None for any other answer."""
         sent = self._read()
-        if sent is None or sent.partial_answer.has_calls or not sent.partial_answer.ends_with_repetition:
+        if sent is None or sent.partial_answer.has_calls:
+            return None
+        if not is_repeated(sent.partial_answer.end(REPETITION_MAX_BYTES)):
             return None
         tokens, note = sent.partial_answer.chunks, "the engine stopped the answer because it repeated itself"
         writer = self._dialect.resumed_writer(self._parsed, self._parsed.model, self._request_id, timestamp, sent, note)

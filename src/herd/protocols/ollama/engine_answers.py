@@ -14,7 +14,7 @@ from herd.protocols.failed_ends import is_failed
 from herd.protocols.lenient_json import SplitCharacters, decode_leniently
 from herd.protocols.ollama import chat_json
 from herd.protocols.plain_text import NoPlainTexts, are_plain
-from herd.protocols.repetition import FINISH_REASON, is_repeated
+from herd.protocols.ollama.repetition import FINISH_REASON, is_repeated
 from herd.protocols.streams import LINE_MAX_BYTES, DocumentReader, LineReader
 
 

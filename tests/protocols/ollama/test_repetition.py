@@ -1,10 +1,10 @@
-"""An answer that Ollama stops because it repeats itself is told from one that was interrupted."""
+"""An answer that Ollama stops because it repeats itself differs from one that was interrupted."""
 
 from __future__ import annotations
 
 import pytest
 
-from herd.protocols.repetition import REPEATED_MIN, REPETITION_MAX_BYTES, TOKEN_MAX_CHARS, is_repeated
+from herd.protocols.ollama.repetition import REPEATED_MIN, REPETITION_MAX_BYTES, TOKEN_MAX_CHARS, is_repeated
 
 
 @pytest.mark.parametrize(
