@@ -13,8 +13,8 @@ from herd.protocols.engine_errors import ENDED_BY_ENGINE, error_in
 from herd.protocols.failed_ends import is_failed
 from herd.protocols.lenient_json import SplitCharacters, decode_leniently
 from herd.protocols.ollama import chat_json
-from herd.protocols.plain_text import NoPlainTexts, are_plain
 from herd.protocols.ollama.repetition import FINISH_REASON, is_repeated
+from herd.protocols.plain_text import NoPlainTexts, are_plain
 from herd.protocols.streams import LINE_MAX_BYTES, DocumentReader, LineReader
 
 
