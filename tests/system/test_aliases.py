@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 
-from fakes.continuing_fleet import continuing_fleet
 from fakes.faults import Counting, Cut, How
 from fakes.fleet import Fleet, Machine, running_fleet, settings_for_tests
 from fakes.llamacpp.engines import LlamaEngine
+from fakes.ollama.continuing_fleet import continuing_fleet
 from fakes.ollama.server import FakeModel, FakeOllama
 from herd.coordinator.proxy.auto_pull import AutoPullSettings
 from herd.coordinator.proxy.relay_dependencies import RelaySettings
-from herd.core.state.aliases import AliasSettings
+from herd.core.scheduling.aliases import AliasSettings
 
 NAME = "claude-sonnet-4-5"
 HI = [{"role": "user", "content": "Say hi."}]

@@ -11,11 +11,11 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from fakes.continuing_fleet import as_llamacpp, continuing_fleet
 from fakes.faults import Counting, Cut, How, RunnerDies, Status
 from fakes.fleet import Fleet, Machine, report_of, running_fleet, settings_for_tests
 from fakes.llamacpp.engines import LlamaEngine
 from fakes.llamacpp.tiny_gguf import TinyModel
+from fakes.ollama.continuing_fleet import as_llamacpp, continuing_fleet
 from fakes.ollama.server import FakeModel, FakeOllama
 from herd.agent_protocol import heartbeat_encode
 from herd.coordinator.proxy.relay_dependencies import RelaySettings

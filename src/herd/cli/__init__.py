@@ -78,16 +78,24 @@ def _print_version(is_requested: bool) -> None:
 Host = Annotated[str | None, typer.Option(metavar="ADDRESS", help="Address to listen on (FLEET_HOST).")]
 Port = Annotated[int | None, typer.Option(metavar="PORT", help="Port to listen on (FLEET_PORT).")]
 Folder = Annotated[Path | None, typer.Option(metavar="FOLDER", help="Data folder (FLEET_DATA_DIR).")]
+LogLevel = Annotated[
+    str | None, typer.Option(metavar="LEVEL", help="Minimum log level on the console (FLEET_CONSOLE_LOG_LEVEL).")
+]
 Version = Annotated[
-    bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version and exit.")
+    bool, typer.Option("--version", "-V", is_eager=True, callback=_print_version, help="Print the version and exit.")
 ]
 
 
 @app.callback(invoke_without_command=True)
 def main(
-    context: typer.Context, host: Host = None, port: Port = None, data_dir: Folder = None, _version: Version = False
+    context: typer.Context,
+    host: Host = None,
+    port: Port = None,
+    data_dir: Folder = None,
+    log_level: LogLevel = None,
+    _version: Version = False,
 ) -> None:
-    flags = {"FLEET_HOST": host, "FLEET_PORT": port, "FLEET_DATA_DIR": data_dir}
+    flags = _serve_flags(host, port, data_dir, log_level)
     if context.invoked_subcommand is None:
         serve_command.serve(flags)
     elif any(value is not None for value in flags.values()):
@@ -95,9 +103,13 @@ def main(
 
 
 @app.command()
-def serve(host: Host = None, port: Port = None, data_dir: Folder = None) -> None:
+def serve(host: Host = None, port: Port = None, data_dir: Folder = None, log_level: LogLevel = None) -> None:
     """Start the coordinator; the same as `herd` without a command."""
-    serve_command.serve({"FLEET_HOST": host, "FLEET_PORT": port, "FLEET_DATA_DIR": data_dir})
+    serve_command.serve(_serve_flags(host, port, data_dir, log_level))
+
+
+def _serve_flags(host: str | None, port: int | None, data_dir: Path | None, log_level: str | None) -> settings.Flags:
+    return {"FLEET_HOST": host, "FLEET_PORT": port, "FLEET_DATA_DIR": data_dir, "FLEET_CONSOLE_LOG_LEVEL": log_level}
 
 
 @agent.command(name="herd-node")
@@ -113,6 +125,13 @@ def node(
     engine_url: Annotated[
         str | None, typer.Option(metavar="URL", help="URL of the engine, e.g. http://127.0.0.1:8000.")
     ] = None,
+    ollama_host: Annotated[
+        str | None, typer.Option(metavar="URL", help="URL of this machine's Ollama, if it has another address.")
+    ] = None,
+    learn_capacity: Annotated[
+        bool, typer.Option("--learn-capacity", help="Learn when the owner needs this machine, and serve less then.")
+    ] = False,
+    log_level: LogLevel = None,
     node_id: Annotated[str | None, typer.Option(metavar="NAME", help="Name of this machine in the fleet.")] = None,
     data_dir: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Folder for logs, identity and learned values.")
@@ -137,6 +156,9 @@ def node(
             "FLEET_NODE_ROUTER_URL": router_url,
             "FLEET_NODE_ENGINE": engine,
             "FLEET_NODE_ENGINE_URL": engine_url,
+            "FLEET_NODE_OLLAMA_HOST": ollama_host,
+            "FLEET_NODE_ENABLE_CAPACITY_LEARNING": learn_capacity or None,
+            "FLEET_CONSOLE_LOG_LEVEL": log_level,
             "FLEET_NODE_NODE_ID": node_id,
             "FLEET_NODE_DATA_DIR": data_dir,
             "FLEET_NODE_THREADS": threads,

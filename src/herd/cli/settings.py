@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from rich.text import Text
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
 Flags = Mapping[str, object]
 """Values of command line options by the name of their setting; None if an option was not given."""
 
+FLAG_NAMES = MappingProxyType(
+    {"FLEET_CONSOLE_LOG_LEVEL": "--log-level", "FLEET_NODE_ENABLE_CAPACITY_LEARNING": "--learn-capacity"}
+)
+"""Options that have not the name of their setting."""
 ALL_ADDRESSES = ("0.0.0.0", "::", "")
 
 
@@ -104,6 +109,8 @@ def _load_config(
 
 
 def _flag(name: str) -> str:
+    if name in FLAG_NAMES:
+        return FLAG_NAMES[name]
     tail = name.removeprefix("FLEET_NODE_").removeprefix("FLEET_").removeprefix("EMBEDDED_")
     return "--" + tail.lower().replace("_", "-")
 

@@ -68,6 +68,7 @@ from herd.coordinator.proxy.relay_dependencies import RelayDependencies
 from herd.coordinator.proxy.requested_models import ModelResolver
 from herd.coordinator.proxy.response_store import ResponseStore
 from herd.coordinator.proxy.wait_comments import WaitComments
+from herd.coordinator.queue_counts import QueueCounts
 from herd.coordinator.saved_state import SavedState
 from herd.coordinator.settings import Settings
 from herd.coordinator.settings_store import SettingsStore
@@ -131,6 +132,7 @@ class Coordinator:
         )
         self.pool = Pool(settings.upstream, loop, self.membership.forwarder_proof)
         self.driver = Driver(core, self._record, loop, ModelWarmer(self.pool, self.engines), self.store.admitted)
+        self.queue_counts = QueueCounts()
         self.models = ModelResolver(settings.aliases, core.fleet)
         self.view = FleetView(self.driver, self.store, loop)
 
@@ -273,6 +275,8 @@ class Coordinator:
             heartbeat_received=self.pinned_models.load_missing,
             lag_ms=lambda: self.loop_lag.worst_ms,
             abilities={kind: engine.abilities for kind, engine in self.engines.items()},
+            counts=self.queue_counts,
+            retries_max=self.settings.retries.retries_max,
         )
         signals = discover(herd.core.scheduling.signals, Signal, "SIGNAL")
         settings_api = SettingsApi(self.settings_store, store, signals, self._apply_settings)
@@ -395,6 +399,7 @@ class Coordinator:
     def _record(self, row: Record) -> None:
         """Stores every trace row. The final row of a request releases its share of the API key's allowance."""
         self.store.record(row)
+        self.queue_counts.add(row)
         if row.request.key_id and row.outcome is not Outcome.RETRIED:
             tokens = (row.counters.prompt_tokens or 0) + (row.counters.completion_tokens or 0)
             self.allowances.finish_request(row.request.key_id, tokens)

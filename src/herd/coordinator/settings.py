@@ -24,10 +24,10 @@ from herd.core.lifecycle.holding import HoldingSettings
 from herd.core.lifecycle.prewarming import PrewarmSettings
 from herd.core.lifecycle.rebalancing import RebalancingSettings
 from herd.core.lifecycle.retries import RetrySettings
+from herd.core.scheduling.aliases import AliasSettings
 from herd.core.scheduling.completion_time import CompletionTimeSettings
 from herd.core.scheduling.signals import Weights
 from herd.core.scheduling.substitutes import SubstituteSettings
-from herd.core.state.aliases import AliasSettings
 from herd.core.state.liveness import LivenessSettings
 from herd.http1.http_settings import HttpSettings
 from herd.http1.tls import TlsSettings

@@ -14,9 +14,9 @@ from types import MappingProxyType
 
 from herd.config import Config, ConfigError, RawValue, RecordType, Setting, SettingValue, read_env_file
 from herd.coordinator.settings import Settings
+from herd.core.scheduling.aliases import AliasSettings
 from herd.core.scheduling.completion_time import CompletionTimeSettings
 from herd.core.scheduling.signals import Weights
-from herd.core.state.aliases import AliasSettings
 from herd.dashboard.pages.settings import SettingLine
 from herd.errors import BadRequest
 from herd.files import write_atomically

@@ -145,6 +145,10 @@ class Dialect(ABC):
     def listing(self, method: str, path: str, fleet: Fleet, timestamp: Timestamp, query: bytes = b"") -> HttpResponse:
         """The response to a list route, from memory. Raises UnknownModel for a name that no node has."""
 
+    def probe(self, route: Route, timestamp: Timestamp) -> HttpResponse | None:  # noqa: ARG002 - for dialects with one
+        """The answer to a GET of an inference route, which some clients send to see whether the API is there."""
+        return None
+
     def id_headers(self, request_id: str) -> tuple[tuple[bytes, bytes], ...]:
         """The header with the id of the request, for every answer including errors."""
         return ((self.request_id_header, request_id.encode("ascii", "replace")),) if self.request_id_header else ()

@@ -168,6 +168,11 @@ class Anthropic(Dialect):
             raise UnknownModel(f"model: {name}")
         return json_response(_entry(models))
 
+    def probe(self, route: Route, timestamp: Timestamp) -> HttpResponse | None:
+        if route.path != MESSAGES:
+            return None
+        return json_response({"ok": True, "service": "herd", "endpoint": MESSAGES, "ts": timestamp.unix_s})
+
     def describe(self, request: ParsedRequest, models: Sequence[ModelInfo]) -> HttpResponse | None:
         """The number of tokens, from memory if possible, because Claude's clients request it very often.
 

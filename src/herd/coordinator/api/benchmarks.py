@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 from starlette.requests import Request
@@ -13,7 +14,7 @@ from herd.coordinator.auth.routes import ApiRoute
 from herd.coordinator.driver import Driver
 from herd.coordinator.models.benchmark_runner import BenchmarkPlan, BenchmarkRun, BenchmarkRunner, select
 from herd.coordinator.storage import benchmark_runs
-from herd.coordinator.storage.benchmark_runs import FinishedRun
+from herd.coordinator.storage.benchmark_runs import FinishedRun, SentBenchmark
 from herd.coordinator.storage.writer import TraceStore
 from herd.core.planning.benchmark_stats import compare
 from herd.dashboard.pages.benchmarks import (
@@ -40,6 +41,7 @@ class BenchmarksApi:
     def routes(self) -> list[ApiRoute]:
         return [
             ApiRoute("/dashboard/api/benchmarks", json_errors(self.runs), "GET", Right.READ, query=("compare",)),
+            ApiRoute("/dashboard/api/benchmarks", json_errors(self.save), "POST", Right.ADMIN, SentBenchmark),
             ApiRoute(
                 "/dashboard/api/benchmarks/start", json_errors(self.start), "POST", Right.ADMIN, BenchmarkStartRequest
             ),
@@ -57,6 +59,16 @@ class BenchmarksApi:
         return json_response(
             BenchmarkRuns(tuple(await self._store.ask(benchmark_runs.recent_runs)), running, comparison)
         )
+
+    async def save(self, request: Request) -> Response:
+        """Stores the results of another program's benchmark, such as the script of ollama-herd."""
+        sent = await read_body(request, SentBenchmark)
+        if not 0 < len(sent.run_id) <= ID_MAX_CHARS:
+            raise BadRequest(f"run_id must have 1 to {ID_MAX_CHARS} characters")
+        now = time.time()
+        self._store.write(lambda connection: benchmark_runs.insert_sent(connection, sent, now))
+        self._store.audit(audit_entry(request, "stored a benchmark", sent.run_id))
+        return json_response({"status": "saved", "run_id": sent.run_id})
 
     async def start(self, request: Request) -> Response:
         """Starts a benchmark on idle nodes; client requests go first. With `dry_run`, only estimates its duration."""

@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import Final
 
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import RedirectResponse, Response
 
 from herd.coordinator.api.responses import error_response
 from herd.coordinator.auth.routes import ApiRoute
@@ -89,6 +89,7 @@ class DashboardFiles:
             ApiRoute("/dashboard/trends", self.page, "GET", Right.PAGE),
             ApiRoute("/dashboard/models", self.page, "GET", Right.PAGE),
             ApiRoute("/dashboard/apps", self.page, "GET", Right.PAGE),
+            ApiRoute("/dashboard/tags", self.tags, "GET", Right.PAGE),
             ApiRoute("/dashboard/benchmarks", self.page, "GET", Right.PAGE),
             ApiRoute("/dashboard/health", self.page, "GET", Right.PAGE),
             ApiRoute("/dashboard/recommendations", self.page, "GET", Right.PAGE),
@@ -103,6 +104,10 @@ class DashboardFiles:
         if self._index is None:
             return _not_found(f"the dashboard was not built: {self._problem}", "dashboard_not_built")
         return _answer(request, self._index, "no-cache")
+
+    async def tags(self, _: Request) -> Response:
+        """Redirects to the page of apps, which has this address in ollama-herd."""
+        return RedirectResponse("/dashboard/apps", headers=SECURITY_HEADERS)
 
     async def asset(self, request: Request) -> Response:
         """Returns a script, style or image of the dashboard; browsers may cache it forever.

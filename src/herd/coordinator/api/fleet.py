@@ -19,6 +19,7 @@ from herd.coordinator.auth.audit import client_ip
 from herd.coordinator.auth.membership import UNSIGNED, Membership, NodeNotPaired, Reporter
 from herd.coordinator.auth.routes import ApiRoute
 from herd.coordinator.driver import Driver
+from herd.coordinator.queue_counts import QueueCounts
 from herd.coordinator.storage.writer import TraceStore
 from herd.core.lifecycle.node_names import NodeNames
 from herd.core.state.events import HeartbeatReceived, NodeLeft
@@ -51,6 +52,8 @@ class FleetApi:
         heartbeat_received: Callable[[], None],
         lag_ms: Callable[[], float],
         abilities: Mapping[str, EngineAbilities],
+        counts: QueueCounts,
+        retries_max: int,
     ) -> None:
         """`capture()` returns whether prompts are captured, `lag_ms()` is the recent lag of the event loop.
 
@@ -58,6 +61,8 @@ class FleetApi:
         """
         self._lag_ms = lag_ms
         self._abilities = abilities
+        self._counts = counts
+        self._retries_max = retries_max
         self._driver = driver
         self._store = store
         self._membership = membership
@@ -163,12 +168,15 @@ class FleetApi:
         )
 
     async def queue(self, _: Request) -> Response:
-        """Lists running and waiting requests, oldest first."""
-        return json_response(views.queue_view(self._driver.dispatcher, self._driver.now()))
+        """Lists running and waiting requests, oldest first, and counts them by node and model."""
+        dispatcher = self._driver.dispatcher
+        totals = views.queue_totals(dispatcher, self._counts, time.time())
+        return json_response({**totals, **views.queue_view(dispatcher, self._driver.now())})
 
     async def fleet_limits(self, _: Request) -> Response:
-        """Returns all configured limits by the name of their setting."""
-        return json_response(self._limits)
+        """Returns all configured limits by the name of their setting, and each node's limit of loaded models."""
+        totals = views.limit_totals(self._driver.fleet, self._retries_max, time.time())
+        return json_response({**self._limits, **totals})
 
     async def health(self, _: Request) -> Response:
         """Returns `ok` or `draining`, for process supervisors. For problems of the fleet see /dashboard/api/health."""

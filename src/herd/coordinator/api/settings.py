@@ -23,8 +23,8 @@ from herd.coordinator.storage.node_history import FleetEvent
 from herd.coordinator.storage.writer import TraceStore
 from herd.core.planning import decision_record
 from herd.core.planning.replay import DecisionRules, Replay
+from herd.core.scheduling.aliases import AliasSettings
 from herd.core.scheduling.signals import Signal
-from herd.core.state.aliases import AliasSettings
 from herd.dashboard.pages.settings import (
     ChangedDecisions,
     SettingChanged,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from herd import __version__
+from herd.coordinator.queue_counts import QueueCount, QueueCounts
 from herd.core.lifecycle.dispatcher import Dispatcher
 from herd.core.lifecycle.queue_positions import QueuePosition, compute_positions
 from herd.core.state.fleet import GB, Fleet, Liveness, ModelInfo, ModelName, Node, NodeId
@@ -11,6 +12,8 @@ from herd.core.state.request import RequestId
 from herd.dashboard.requests import node_of
 
 Json = dict[str, object]
+HOT_MODELS_UNKNOWN = 3
+"""Models in memory at the same time on a node that reports no limit: the default of Ollama for one GPU."""
 KEY_CHARACTERS_SHOWN = 8
 """A tenant that is a key is shown as "key " and the first characters of the key's id."""
 
@@ -66,6 +69,82 @@ def queue_view(dispatcher: Dispatcher, now: float) -> Json:
         ],
         "waiting": len(dispatcher.waiting),
     }
+
+
+def queue_totals(dispatcher: Dispatcher, counts: QueueCounts, timestamp: float) -> Json:
+    """The keys that `GET /fleet/queue` has in ollama-herd, for clients that poll it before they send more."""
+    live = dispatcher.live_requests.values()
+    pending, in_flight = len(dispatcher.waiting), sum(live_request.is_running for live_request in live)
+    running = {(queue.node_id, queue.model): queue for queue in dispatcher.waiting.queues}
+    found: dict[str, Json] = {}
+    for node_id, model in dict.fromkeys([*running, *counts.of_queue]):
+        queue, count = running.get((node_id, model)), counts.of_queue.get((node_id, model)) or QueueCount()
+        slots = _slots(dispatcher.fleet, node_id, model)
+        found[f"{node_id}:{model}"] = {
+            "pending": len(queue.pending) if queue is not None else 0,
+            "in_flight": len(queue.in_flight) if queue is not None else 0,
+            "concurrency": slots or 1,
+            "model": model,
+            "node_id": node_id,
+            "backend": _engine_kind(dispatcher.fleet, node_id, model),
+            "completed": count.completed,
+            "failed": count.failed,
+            "stats_samples": count.completed,
+            "avg_latency_ms": count.mean(1000.0 * count.latency_s),
+            "avg_prompt_tokens": count.mean(count.prompt_tokens),
+            "avg_completion_tokens": count.mean(count.completion_tokens),
+        }
+    return {
+        "queue_depth": pending + in_flight,
+        "pending": pending,
+        "in_flight": in_flight,
+        "completed": sum(count.completed for count in counts.of_queue.values()),
+        "failed": sum(count.failed for count in counts.of_queue.values()),
+        "estimated_wait_ms": _estimated_wait_ms(dispatcher) if pending else None,
+        "nodes_online": sum(node.liveness is not Liveness.OFFLINE for node in dispatcher.fleet),
+        "queues": found,
+        "timestamp": timestamp,
+    }
+
+
+def _estimated_wait_ms(dispatcher: Dispatcher) -> int | None:
+    """How long a request that arrives now would wait, from the recent latencies of the queues; None if unknown."""
+    queues_now = list(dispatcher.waiting.queues)
+    known = [p75_s for q in queues_now if (p75_s := dispatcher.latencies.p75_s(q.node_id, q.model)) is not None]
+    slots = sum(_slots(dispatcher.fleet, q.node_id, q.model) or 1 for q in queues_now)
+    if not known:
+        return None
+    return round(1000.0 * len(dispatcher.waiting) * sum(known) / len(known) / max(1, slots))
+
+
+def limit_totals(fleet: Fleet, retries_max: int, timestamp: float) -> Json:
+    """The keys that `GET /fleet/limits` has in ollama-herd."""
+    return {
+        "max_retries": retries_max,
+        "hot_model_cap": HOT_MODELS_UNKNOWN,
+        "nodes": [
+            {
+                "node_id": node.id,
+                "status": node.liveness.value,
+                "hot_model_cap": (cap := _hot_model_cap(node)),
+                "models_loaded": (loaded := sum(not one.is_other_name for one in node.loaded.values())),
+                "free_slots": max(0, cap - loaded),
+            }
+            for node in sorted(fleet, key=lambda node: node.id)
+        ],
+        "timestamp": timestamp,
+    }
+
+
+def _hot_model_cap(node: Node) -> int:
+    caps = [endpoint.models_max for endpoint in node.report.engines if endpoint.models_max]
+    return sum(caps) if caps else HOT_MODELS_UNKNOWN
+
+
+def _engine_kind(fleet: Fleet, node_id: NodeId, model: ModelName) -> str | None:
+    node = fleet.node(node_id)
+    model_info = node.model_info(model) if node else None
+    return model_info.engine.kind if model_info else None
 
 
 def queue_positions(dispatcher: Dispatcher, now: float) -> dict[RequestId, QueuePosition]:

@@ -8,10 +8,13 @@ a right path costs one look-up. The rights are those of the address that is foun
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 
 PREFIXES = frozenset({"api", "v1", "v1beta", "ollama", "openai", "anthropic"})
 """First segments that base URLs of other servers have."""
+OTHER_NAMES: Mapping[str, str] = MappingProxyType({"/api/embed-text": "/api/embed"})
+"""Addresses that ollama-herd has for the same route."""
 PATH_MAX_CHARS = 512
 SEGMENTS_MAX = 16
 PREFIXES_MAX = 4
@@ -23,6 +26,8 @@ def served_path(path: str, is_served: Callable[[str], bool]) -> str | None:
     """The path that is served and that the client means; None if there is none. `path` itself if it is served."""
     if is_served(path):
         return path
+    if path in OTHER_NAMES and is_served(OTHER_NAMES[path]):
+        return OTHER_NAMES[path]
     if len(path) > PATH_MAX_CHARS:
         return None
     segments = [segment for raw in path.split("/") if (segment := raw.strip())]

@@ -13,12 +13,14 @@ from typing import Protocol
 
 import msgspec
 
-from herd.core.state.fleet import Fleet, Liveness, ModelName, Node, NodeId, canonical
+from herd.core.state.fleet import GB, Fleet, Liveness, ModelInfo, ModelName, Node, NodeId, canonical
 from herd.files import write_atomically
 
 log = logging.getLogger("herd.pins")
 
 PINS_MAX = 64
+PINNED_SHARE_MAX = 0.8
+"""How much of the memory for models pinned ones may take; the rest is for all other models."""
 FILE_MAX_BYTES = 64 * 1024
 MEMORY_PER_FILE_SIZE = 1.2
 """Memory of a loaded model, as a multiple of its file size: its context window needs memory too."""
@@ -108,6 +110,31 @@ class PinnedModels:
         self._write([*self._pins, pin])
         self.load_missing()
 
+    def problem(self, pin: PinnedModel) -> str:
+        """Why no node has memory for this pin beside the other pinned models; empty if one has."""
+        if pin in self.pins:
+            return ""
+        fleet_nodes = [node for node in self._fleet if pin.node_id in ("", node.id)]
+        copies = [one for node in self._fleet.with_model(ModelName(pin.model)) if (one := _copy(node, pin.model))]
+        if not fleet_nodes or not copies:
+            return ""
+        needed_bytes = max(_memory_bytes(one) for one in copies)
+        roomiest = max(fleet_nodes, key=lambda node: (self._room_bytes(node), node.id))
+        room_bytes = self._room_bytes(roomiest)
+        if needed_bytes <= room_bytes:
+            return ""
+        return (
+            f"{pin.model} needs about {needed_bytes / GB:.1f} GB, and {roomiest.id} has "
+            f"{max(0, room_bytes) / GB:.1f} GB "
+            f"for further pinned models ({PINNED_SHARE_MAX:.0%} of its memory for models); pin a smaller model, unpin "
+            'another one, or pin it nevertheless with "force": true'
+        )
+
+    def _room_bytes(self, node: Node) -> int:
+        """The memory of a node that pinned models may still take."""
+        pinned = [one for pin in self.pins if pin.node_id == node.id and (one := _copy(node, pin.model))]
+        return int(node.report.memory_ceiling_bytes * PINNED_SHARE_MAX) - sum(map(_memory_bytes, pinned))
+
     def remove(self, model: ModelName) -> list[PinnedModel]:
         """Removes and returns all pins of this model except those of FLEET_PINNED_MODELS, and unloads it. Raises
         `OSError`."""
@@ -176,3 +203,14 @@ class PinnedModels:
     def _write(self, pins: list[PinnedModel]) -> None:
         write_atomically(self._path, msgspec.json.encode(pins))
         self._pins = pins
+
+
+def _copy(node: Node, model: str) -> ModelInfo | None:
+    return node.model_info(ModelName(model))
+
+
+def _memory_bytes(model_info: ModelInfo) -> int:
+    """What the model takes in memory: measured if it is loaded, else estimated from its file."""
+    loaded = model_info.loaded
+    measured_bytes = loaded.size_bytes if loaded is not None else 0
+    return measured_bytes or int(model_info.size_bytes * MEMORY_PER_FILE_SIZE)

@@ -134,6 +134,11 @@ class InferenceApi:
         request_id = self._start_answer(exchange, dialect)
         try:
             if exchange.method != route.method:
+                if exchange.method in ("GET", "HEAD") and (
+                    probed := dialect.probe(route, self._relay_dependencies.timestamp())
+                ):
+                    _send(exchange, probed)
+                    return
                 raise MethodNotAllowed("method not allowed here", allow=route.method)
             if route.path == RESPONSES:
                 exchange = self._responses.attend(exchange, _owner(exchange))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 
+from herd.coordinator.proxy.relaying.answer_names import renamed_document, renamed_lines
 from herd.core.state.request import Counters
 from herd.dialects import AnswerWatcher
-from herd.protocols.answer_names import renamed_document, renamed_lines
 from herd.protocols.engine_errors import ENDED_BY_ENGINE, EngineError, ErrorSearch, is_incomplete, read_error
 from herd.protocols.passed_tool_calls import PassedToolCalls
 from herd.protocols.streams import LINE_MAX_BYTES, WholeLines
@@ -125,8 +125,7 @@ class PassThrough:
         return self._counters or self._watcher.end()
 
     def whole(self, body: bytes) -> bytes:
-        """The complete answer, of which nothing was forwarded yet, with valid text, repaired tool calls and the client's
-        name of the model."""
+        """The complete answer, of which nothing was forwarded yet: valid text, repaired calls, the client's name."""
         if not self._streams:
             body = without_halves(body) if has_surrogates(body) else body
             body = body if self._calls is None else self._calls.document(body)

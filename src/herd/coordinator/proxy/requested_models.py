@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from herd.core.state.aliases import Aliases, AliasSettings, Resolution, Wanted, is_cloud_name
+from herd.core.scheduling.aliases import Aliases, AliasSettings, Resolution, Wanted, is_cloud_name
 from herd.core.state.fleet import Fleet, ModelName, canonical
 from herd.errors import Refusal
 from herd.protocols.conversation import ParsedRequest

@@ -41,6 +41,12 @@ INSERT = """INSERT OR REPLACE INTO benchmark_runs (
     requests_per_sec, tokens_per_sec, latency_p50_ms, latency_p95_ms, latency_p99_ms,
     ttft_p50_ms, ttft_p95_ms, ttft_p99_ms, fleet_snapshot, per_model_results, per_node_results, peak_utilization
 ) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
+NUMBER_COLUMNS = (
+    *("duration_s", "total_requests", "total_failures", "total_prompt_tokens", "total_completion_tokens"),
+    *("requests_per_sec", "tokens_per_sec", "latency_p50_ms", "latency_p95_ms", "latency_p99_ms"),
+    *("ttft_p50_ms", "ttft_p95_ms", "ttft_p99_ms"),
+)
+JSON_COLUMNS = ("fleet_snapshot", "per_model_results", "per_node_results", "peak_utilization")
 DELETE_SURPLUS = (
     "DELETE FROM benchmark_runs WHERE id IN (SELECT id FROM benchmark_runs ORDER BY id DESC LIMIT -1 OFFSET ?)"
 )
@@ -57,6 +63,34 @@ class StoredRun(msgspec.Struct, frozen=True):
     method: str = ""
     cells: tuple[BenchmarkResult, ...] = ()
     left_out: tuple[SkippedMeasurement, ...] = ()
+
+
+def _no_json() -> msgspec.Raw:
+    return msgspec.Raw(b"null")
+
+
+class SentBenchmark(msgspec.Struct, frozen=True, kw_only=True):
+    """A run that another program has measured, with the fields of ollama-herd. Times are in milliseconds."""
+
+    run_id: str
+    duration_s: float
+    total_requests: int
+    total_failures: int
+    total_prompt_tokens: int
+    total_completion_tokens: int
+    timestamp: float | None = None
+    requests_per_sec: float | None = None
+    tokens_per_sec: float | None = None
+    latency_p50_ms: float | None = None
+    latency_p95_ms: float | None = None
+    latency_p99_ms: float | None = None
+    ttft_p50_ms: float | None = None
+    ttft_p95_ms: float | None = None
+    ttft_p99_ms: float | None = None
+    fleet_snapshot: msgspec.Raw = msgspec.field(default_factory=_no_json)
+    per_model_results: msgspec.Raw = msgspec.field(default_factory=_no_json)
+    per_node_results: msgspec.Raw = msgspec.field(default_factory=_no_json)
+    peak_utilization: msgspec.Raw = msgspec.field(default_factory=_no_json)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +119,33 @@ def describe_fleet(fleet: Fleet) -> dict[str, dict[str, str]]:
 
 def insert_run(connection: sqlite3.Connection, finished: FinishedRun) -> None:
     """Inserts the run in one transaction. Expects a connection in autocommit mode. Raises `sqlite3.Error`."""
+    _insert(connection, _row(finished))
+
+
+def insert_sent(connection: sqlite3.Connection, sent: SentBenchmark, now: float) -> None:
+    """Inserts the run of another program, or replaces it. `now` is its time, in Unix seconds, if it has none.
+
+    Raises `sqlite3.Error`.
+    """
+    values = msgspec.structs.astuple(sent)
+    numbers = dict(zip(sent.__struct_fields__, values, strict=True))
+    row = (
+        sent.run_id,
+        now if sent.timestamp is None else sent.timestamp,
+        *(numbers[name] for name in NUMBER_COLUMNS),
+        *(_raw_text(numbers[name]) for name in JSON_COLUMNS),
+    )
+    _insert(connection, row)
+
+
+def _raw_text(value: object) -> str | None:
+    text = bytes(value).decode() if isinstance(value, msgspec.Raw) else "null"
+    return None if text == "null" else text
+
+
+def _insert(connection: sqlite3.Connection, row: tuple[object, ...]) -> None:
     connection.execute("BEGIN IMMEDIATE")
-    connection.execute(INSERT, _row(finished))
+    connection.execute(INSERT, row)
     connection.execute(DELETE_SURPLUS, (RUNS_MAX,))
     connection.execute("COMMIT")
 

@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from herd.coordinator.api.responses import json_errors, json_response, read_body
 from herd.coordinator.auth.routes import ApiRoute
-from herd.core.state.aliases import Aliases, AliasSettings, Wanted, format_entry, parse_table
+from herd.core.scheduling.aliases import Aliases, AliasSettings, Wanted, format_entry, parse_table
 from herd.core.state.fleet import Fleet
 from herd.dashboard.pages.models import AliasLine, AliasList
 from herd.errors import BadRequest, UnknownModel

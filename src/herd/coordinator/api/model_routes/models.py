@@ -28,7 +28,7 @@ from herd.core.planning.transfer_queue import PullOptions, Transfer, TransferSta
 from herd.core.state.fleet import Fleet, ModelInfo, Node, NodeId, canonical
 from herd.dashboard.live import Job
 from herd.dashboard.pages.models import ModelManagement, ModelOnDisk, NodeModels, PullStarted
-from herd.errors import BadRequest, UnknownModel
+from herd.errors import BadRequest, HerdError, UnknownModel
 from herd.protocols import request_fields
 from herd.trust.rights import Right
 
@@ -73,6 +73,21 @@ class ModelPlaceRequest(msgspec.Struct):
     node_ids: list[str] = msgspec.field(default_factory=list)
 
 
+class CannotFit(HerdError):
+    """No node has memory for the model beside the other pinned models."""
+
+    status = 409
+    code = "pin_cannot_fit"
+
+
+class PinRequest(msgspec.Struct):
+    """A model that stays in memory. `force`: also if its node's memory is not enough for all pinned models."""
+
+    model: str = ""
+    node_id: str = ""
+    force: bool = False
+
+
 class ModelsApi:
     def __init__(
         self, fleet: Fleet, transfers: Transfers, pins: PinnedModels, operations: ModelOperations, store: TraceStore
@@ -96,13 +111,13 @@ class ModelsApi:
             ApiRoute("/fleet/load", json_errors(self.load), "POST", Right.MODELS, ModelPlaceRequest),
             ApiRoute("/fleet/unload", json_errors(self.unload), "POST", Right.MODELS, ModelPlaceRequest),
             ApiRoute("/fleet/pin", json_errors(self.pinned), "GET", Right.READ),
-            ApiRoute("/fleet/pin", json_errors(self.pin), "POST", Right.MODELS, ModelPlaceRequest),
+            ApiRoute("/fleet/pin", json_errors(self.pin), "POST", Right.MODELS, PinRequest),
             ApiRoute("/fleet/pin/{model:path}", json_errors(self.unpin), "DELETE", Right.MODELS),
             ApiRoute("/dashboard/api/model-management", json_errors(self.management), "GET", Right.READ),
             ApiRoute("/dashboard/api/pull", json_errors(self.start_pull), "POST", Right.MODELS, WantedPull),
             ApiRoute("/dashboard/api/delete", json_errors(self.delete_confirmed), "POST", Right.MODELS, WantedDelete),
             ApiRoute("/dashboard/api/pinned-models", json_errors(self.pinned), "GET", Right.READ),
-            ApiRoute("/dashboard/api/pinned-models", json_errors(self.pin), "POST", Right.MODELS, ModelPlaceRequest),
+            ApiRoute("/dashboard/api/pinned-models", json_errors(self.pin), "POST", Right.MODELS, PinRequest),
             ApiRoute("/dashboard/api/pinned-models/{model:path}", json_errors(self.unpin), "DELETE", Right.MODELS),
         ]
 
@@ -279,8 +294,11 @@ class ModelsApi:
         return json_response({"status": f"{action}ed", "model": model, "nodes": nodes})
 
     async def pin(self, request: Request) -> Response:
-        """Pins a model: it stays in memory on the named node, or on a node that herd chooses."""
-        wanted = await read_body(request, ModelPlaceRequest)
+        """Pins a model: it stays in memory on the named node, or on a node that herd chooses.
+
+        409 if no node has memory for it beside the other pinned models; `force` pins it nevertheless.
+        """
+        wanted = await read_body(request, PinRequest)
         model = canonical(request_fields.model_name(wanted.model))
         have = self._operations.holders(wanted.model)
         if wanted.node_id and wanted.node_id not in have:
@@ -288,8 +306,11 @@ class ModelsApi:
                 f"{wanted.node_id} does not have {wanted.model}; download it with: "
                 f"herd pull {wanted.model} --node {wanted.node_id}"
             )
+        pin = PinnedModel(model, wanted.node_id)
+        if not wanted.force and (problem := self._pins.problem(pin)):
+            raise CannotFit(problem)
         try:
-            self._pins.add(PinnedModel(model, wanted.node_id))
+            self._pins.add(pin)
         except OverflowError as error:
             raise BadRequest(str(error), code="too_many_pins") from error
         self._audit(request, "pin", f"{model} {wanted.node_id}".strip())

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from builders import a_model_info, a_report
-from herd.core.state.aliases import (
+from herd.core.scheduling.aliases import (
     ALIASES_MAX,
     TARGETS_MAX,
     Aliases,

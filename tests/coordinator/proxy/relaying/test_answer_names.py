@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from herd.protocols.answer_names import renamed_document, renamed_lines
+from herd.coordinator.proxy.relaying.answer_names import renamed_document, renamed_lines
 
 LINES = [
     {"model": "tiny:chat", "message": {"content": 'the "model": "x"'}, "done": False},
