@@ -181,6 +181,9 @@ def _completion(answer: Json, found: Read) -> None:
 
 def _response(answer: Json, found: Read) -> None:
     """Every text is in the complete response, so it replaces what was read of the stream."""
+    if answer["status"] not in ("completed", "incomplete"):
+        found.error = json.dumps(answer.get("error") or answer["status"])
+        return
     streamed, found.text, found.thinking, found.call = found.text, "", "", None
     for item in answer["output"]:
         if item["type"] == "function_call":
@@ -192,18 +195,16 @@ def _response(answer: Json, found: Read) -> None:
     if streamed and streamed != found.text:
         found.error = "the deltas are not the text of the response"
         return
-    if answer["status"] == "completed":
-        found.end = "call" if found.call else "stop"
-    elif answer["status"] == "incomplete" and answer["incomplete_details"]["reason"] == "max_output_tokens":
-        found.end = "length"
-    else:
-        found.error = json.dumps(answer.get("error") or answer["status"])
+    is_complete = answer["status"] == "completed"
+    found.end = "length" if not is_complete else "call" if found.call else "stop"
     _usage(answer, "output_tokens", found)
 
 
 def _response_event(event: Json, found: Read) -> None:
     if event["type"] == "response.output_text.delta":
         found.text += event["delta"]
+    elif event["type"] == "response.reasoning_summary_text.delta":
+        found.thinking += event["delta"]
     elif event["type"] in ("response.completed", "response.incomplete", "response.failed"):
         _response(event["response"], found)
 

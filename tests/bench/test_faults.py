@@ -153,6 +153,17 @@ def test_no_failure_of_an_engine_looks_like_the_end_of_an_answer(api: Api) -> No
         assert not known, failure.name
 
 
+def test_a_failed_response_keeps_what_was_streamed_and_is_not_complete() -> None:
+    responses = next(api for api in APIS if api.path == "/v1/responses" and api.is_stream)
+    events = [
+        {"type": "response.reasoning_summary_text.delta", "delta": "Hm"},
+        {"type": "response.output_text.delta", "delta": "Hi"},
+        {"type": "response.failed", "response": {"status": "failed", "error": {"message": "x"}, "output": []}},
+    ]
+    found = read(responses, b"".join(f"data: {json.dumps(event)}\n\n".encode() for event in events))
+    assert (found.thinking, found.text, found.end, found.error) == ("Hm", "Hi", "", '{"message": "x"}')
+
+
 # --- what is noticed ---
 
 
