@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from herd.steady_time import JUMP_MIN_S, SteadyTime
+from herd.steady_time import JUMP_MIN_S, SteadyTime, since_boot_s
 
 START = 1_700_000_000.0
 YEAR_S = 365 * 86_400.0
@@ -49,3 +49,7 @@ def test_a_given_start_is_believed_before_the_clock() -> None:
     steady.start_at(START, 0.0)
     assert steady.unix_s(START + YEAR_S, 5.0) == START + 5
     assert steady.unix_s(START + YEAR_S + 86_400, 86_405.0) == START + YEAR_S + 86_400
+
+
+def test_the_clock_since_boot_only_grows() -> None:
+    assert 0 < since_boot_s() <= since_boot_s()

@@ -6,8 +6,30 @@ believed only when the clock has kept its new time for a while; until then time 
 
 from __future__ import annotations
 
+import sys
+import time
+
 JUMP_MIN_S = 60.0
 """A smaller difference between the clocks is followed at once: time servers correct a clock in such steps."""
+
+
+if sys.platform == "linux":
+
+    def since_boot_s() -> float:
+        """Seconds since the machine started, including the time that it slept."""
+        return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+elif sys.platform == "darwin":
+
+    def since_boot_s() -> float:
+        """Seconds since the machine started, including the time that it slept."""
+        return time.clock_gettime(time.CLOCK_MONOTONIC)
+
+else:
+
+    def since_boot_s() -> float:
+        """Seconds since the machine started, including the time that it slept."""
+        return time.monotonic()
 
 
 class SteadyTime:

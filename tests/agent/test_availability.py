@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import product
 from random import Random
 
 import pytest
@@ -211,3 +212,48 @@ def test_score_and_ceiling_stay_in_range_for_random_samples(seed: int) -> None:
         capacity = learner.capacity(SIZE)
         assert 0.0 <= capacity.score <= 1.0 and 0 <= capacity.ceiling_bytes <= 0.8 * SIZE, f"seed {seed}"
         assert 0.0 <= capacity.learning_confidence <= 1.0 and capacity.trend in ("rising", "stable", "falling")
+
+
+YEARS_S = (-50 * 365 * DAY_S, -400 * DAY_S, -10 * DAY_S, 400 * DAY_S, 50 * 365 * DAY_S)
+
+
+@pytest.mark.parametrize(
+    ("jump_s", "is_undone"),
+    [(-5 * HOUR_S, False), *((jump_s, undone) for jump_s in YEARS_S for undone in (False, True))],
+)
+def test_a_clock_that_is_set_loses_nothing_and_counts_as_no_time(jump_s: float, is_undone: bool) -> None:
+    learner, now = observed(14), 14 * DAY_S
+    monday, sunday = 10, 6 * 24 + 10
+    before = [learner.score(UsageSample(now, hour, 0.05, 0.9)) for hour in (monday, sunday)]
+    learner.override = Override("paused", now + HOUR_S)
+    for minute in range(1, 20):
+        learner.observe(UsageSample(now + jump_s + minute * MINUTE_S, 100, 0.05, 0.9))
+    at = now + (0.0 if is_undone else jump_s)
+    for minute in range(20, 30):
+        learner.observe(UsageSample(at + minute * MINUTE_S, 100, 0.05, 0.9))
+    after = [learner.score(UsageSample(at + 30 * MINUTE_S, hour, 0.05, 0.9)) for hour in (monday, sunday)]
+    assert after == pytest.approx(before, abs=0.02)
+    assert learner.days_observed == 14
+    assert learner.capacity(SIZE).reason == "manual_override"
+    learner.observe(UsageSample(at + 80 * MINUTE_S, 100, 0.05, 0.9))
+    assert learner.capacity(SIZE).reason != "manual_override"
+
+
+@pytest.mark.parametrize("wrong_at", [-30 * 365 * DAY_S, 40 * 365 * DAY_S])
+def test_an_agent_that_starts_with_a_wrong_clock_keeps_what_it_learned(wrong_at: float) -> None:
+    learner = observed(14)
+    before = learner.score(UsageSample(14 * DAY_S, 10, 0.05, 0.9))
+    started = decode(encode(learner))
+    for minute in range(10):
+        started.observe(UsageSample(wrong_at + minute * MINUTE_S, 100, 0.05, 0.9))
+    for minute in range(10):
+        started.observe(UsageSample(14 * DAY_S + HOUR_S + minute * MINUTE_S, 100, 0.05, 0.9))
+    assert started.score(UsageSample(14 * DAY_S + 2 * HOUR_S, 10, 0.05, 0.9)) == pytest.approx(before, abs=0.05)
+    assert started.days_observed == 14
+
+
+def test_sustained_use_is_not_told_from_a_clock_that_is_set() -> None:
+    learner = observed(14)
+    learner.observe(a_sample(14 * DAY_S + MINUTE_S, 0.99))
+    learner.observe(a_sample(414 * DAY_S, 0.99))
+    assert learner.capacity(SIZE).reason != "sustained_high_cpu"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from herd.coordinator.clock_and_ids import TRUST_CLOCK_AFTER_S, SteadyClock, since_boot_s
+from herd.coordinator.clock_and_ids import TRUST_CLOCK_AFTER_S, SteadyClock
 from herd.trust.allowances import Allowances
 from herd.trust.keys import ApiKey
 from herd.trust.rights import Scope
@@ -70,7 +70,3 @@ def test_a_limit_per_minute_outlives_a_time_that_goes_backwards() -> None:
     assert allowances.start_request(key, START, "2026-11") is None
     assert allowances.start_request(key, START - 400 * DAY_S, "2026-11") is None
     assert allowances.start_request(key, START - 400 * DAY_S + 61, "2026-11") is None
-
-
-def test_the_clock_since_boot_only_grows() -> None:
-    assert 0 < since_boot_s() <= since_boot_s()

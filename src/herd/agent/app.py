@@ -43,6 +43,7 @@ from herd.discover import discover
 from herd.engines import Engine
 from herd.files import write_atomically
 from herd.logs import LogSettings
+from herd.steady_time import SteadyTime, since_boot_s
 from herd.trust import pairing
 
 log = logging.getLogger("herd.agent")
@@ -51,6 +52,8 @@ SENSORS_MAX_S = 4.0
 """Timeout of a sensor; after it, its previous reading is used."""
 DRAIN_HEARTBEAT_S = 0.5
 """Interval of heartbeats while the agent drains, so that it ends soon after its last request."""
+TRUST_CLOCK_AFTER_S = 3600.0
+"""The availability estimates follow a jump of the wall clock when it has stayed for this long."""
 SAVE_INTERVAL_S = 300.0
 """Interval at which the availability estimates are stored."""
 
@@ -148,6 +151,7 @@ class Agent:
         self._watch = EngineWatch(self.engines, self.has_news.set)
         self._watching: asyncio.Task[None] | None = None
         self._availability = AvailabilityLearner()
+        self._steady_time = SteadyTime(TRUST_CLOCK_AFTER_S)
         self._saved_at = float("-inf")
 
     async def start(self) -> None:
@@ -287,9 +291,10 @@ class Agent:
         return self._with_capacity(report, any(local.last and local.last.requests_active for local in local_engines))
 
     def _with_capacity(self, report: Report, is_serving: bool) -> Report:
-        now, memory = time.localtime(), report.memory
+        unix_s, memory = self._steady_time.unix_s(time.time(), since_boot_s()), report.memory
+        now = time.localtime(unix_s)
         sample = UsageSample(
-            time.time(),
+            unix_s,
             now.tm_wday * 24 + now.tm_hour,
             report.cpu_utilization / 100.0,
             memory.available_bytes / max(1, memory.total_bytes),

@@ -9,7 +9,7 @@ does not cause it. All times are unix seconds, all shares are from 0 to 1. Sampl
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import msgspec
@@ -23,6 +23,11 @@ OBSERVE_DAYS = 7
 CONFIDENT_DAYS = 30.0
 SLOT_FULL_S = 3600.0
 """A slot with this many observed seconds, after decay, has its full weight; with fewer, present use counts more."""
+SET_BACK_S = 3600.0
+SET_FORWARD_S = 3 * 86400.0
+OFF_MAX_S = 365 * 86400.0
+"""A clock that is further from the last sample was set, and no time has passed: a machine sleeps for a weekend, and is
+switched off for months, but not for years."""
 SAMPLE_MAX_S = 60.0
 """Maximum time that one sample accounts for: while the machine sleeps, there are no samples."""
 
@@ -127,7 +132,8 @@ class AvailabilityLearner:
     _busy_since: float | None = None
 
     def observe(self, sample: UsageSample) -> None:
-        """Adds a sample. Samples must be in order; if the clock was set back, no time has passed."""
+        """Adds a sample. Samples must be in order; if the clock was set, no time has passed."""
+        self._follow_clock(sample.at)
         if self.first_at is None or sample.at < self.first_at:
             self.first_at = sample.at
         last, self._last = self._last, sample
@@ -141,6 +147,20 @@ class AvailabilityLearner:
             self._busy_since = None
         elif self._busy_since is None:
             self._busy_since = sample.at
+
+    def _follow_clock(self, at: float) -> None:
+        """Keeps what was learned, and for how long, when the clock was set by hours, months or years."""
+        is_running = self._last is not None
+        known_at = self._last.at if self._last is not None else max(slot.at for slot in self.slots)
+        jump_s = at - known_at
+        if -SET_BACK_S <= jump_s <= (SET_FORWARD_S if is_running else OFF_MAX_S) or self.first_at is None:
+            return
+        self.first_at += jump_s
+        for slot in self.slots:
+            slot.at += jump_s
+        self._busy_since = None
+        if self.override is not None and is_running:
+            self.override = replace(self.override, until=self.override.until + jump_s)
 
     def capacity(self, total_bytes: int) -> Capacity:
         """The capacity of a machine with this much memory at the time of the last sample."""

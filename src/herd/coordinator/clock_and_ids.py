@@ -6,33 +6,14 @@ import datetime
 import functools
 import itertools
 import secrets
-import sys
 import time
 from collections.abc import Callable
 
 from herd.dialects import Timestamp
-from herd.steady_time import SteadyTime
+from herd.steady_time import SteadyTime, since_boot_s
 
 TRUST_CLOCK_AFTER_S = 3600.0
 """Keys and budgets follow a jump of the wall clock when it has stayed for this long."""
-
-if sys.platform == "linux":
-
-    def since_boot_s() -> float:
-        """Seconds since the machine started, including the time that it slept."""
-        return time.clock_gettime(time.CLOCK_BOOTTIME)
-
-elif sys.platform == "darwin":
-
-    def since_boot_s() -> float:
-        """Seconds since the machine started, including the time that it slept."""
-        return time.clock_gettime(time.CLOCK_MONOTONIC)
-
-else:
-
-    def since_boot_s() -> float:
-        """Seconds since the machine started, including the time that it slept."""
-        return time.monotonic()
 
 
 class SteadyClock:

@@ -21,7 +21,6 @@ from typing import Concatenate
 
 from msgspec.structs import astuple
 
-from herd.coordinator.clock_and_ids import since_boot_s
 from herd.coordinator.storage import audit_log, learned_state, rollups
 from herd.coordinator.storage.data_dir import DataDirLock, lock_folder, make_private
 from herd.coordinator.storage.database import DATABASE_NAME, Damaged, NewerSchema, is_damage
@@ -43,6 +42,7 @@ from herd.core.planning.replay import DecisionRules
 from herd.core.state.commands import Record
 from herd.core.state.learned_values import LearnedValue
 from herd.core.state.request import Outcome, Request
+from herd.steady_time import since_boot_s
 
 WriteJob = Callable[[sqlite3.Connection], None]
 """Writes something other than traces. A job begins and commits its own transaction."""
