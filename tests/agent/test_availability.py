@@ -252,7 +252,7 @@ def test_an_agent_that_starts_with_a_wrong_clock_keeps_what_it_learned(wrong_at:
     assert started.days_observed == 14
 
 
-def test_sustained_use_is_not_told_from_a_clock_that_is_set() -> None:
+def test_a_clock_that_is_set_is_not_taken_for_sustained_use() -> None:
     learner = observed(14)
     learner.observe(a_sample(14 * DAY_S + MINUTE_S, 0.99))
     learner.observe(a_sample(414 * DAY_S, 0.99))
