@@ -221,8 +221,10 @@ _PLAIN_TEXT = re.compile(rb"(?:data:[ ]?(?=[A-Za-z<])(?!null\b|true\b|false\b)|(
 """An event of plain words, or the page of a proxy in front of the engine, where only JSON may be."""
 _UNREADABLE_REQUEST = re.compile(
     rb"Failed to parse (?!input\b)\w|\[json\.exception\.|must be of (?:type|an? )\b|\binvalid format\b"
+    rb"|\b(?:image|audio|video|tool|function|embedding)s?\b[^\"]{0,40}\bnot support"
 )
-"""llama.cpp's and Ollama's words for messages, tools, options and formats of a wrong type (found by `tests/fidelity`).
+"""llama.cpp's and Ollama's words for messages, tools, options and formats of a wrong type (found by `tests/fidelity`),
+and for an image or another input that the model cannot read, whatever kind of server forwards them.
 "Failed to parse input" is about the model's answer."""
 _FIELD = re.compile(rb"^(?:data|error):[ ]?(.*)$", re.MULTILINE)
 _UNWRAPPED_MAX = 3

@@ -13,6 +13,7 @@ from herd.core.state.fleet import ModelName, NodeId
 from herd.core.state.request import Failure, RequestId
 from herd.engines import Engine
 from herd.engines.llamacpp import ENGINE as LLAMACPP
+from herd.engines.lmstudio import ENGINE as LMSTUDIO
 from herd.engines.ollama import ENGINE as OLLAMA
 from herd.engines.openai import ENGINE as OPENAI
 from herd.errors import Refusal
@@ -52,6 +53,9 @@ def test_a_feature_that_the_engine_lacks_is_400(engine: Engine, status: int, mes
         (LLAMACPP, "Failed to parse tools: Unsupported tool type: {}; tools = [ internal CUDA crash ]"),
         (LLAMACPP, "[json.exception.type_error.304] cannot use at() with number"),
         (OPENAI, "Failed to parse messages: Missing tool call type: [null]"),
+        (OPENAI, "image input is not supported - hint: you may need to provide the mmproj"),
+        (OPENAI, "audio input is not supported - hint: you may need to provide the mmproj"),
+        (LMSTUDIO, "This model does not accept images: tools and images are not supported"),
         (OLLAMA, 'option "num_ctx" must be of type integer'),
         (OLLAMA, 'option "stop" must be of an array of strings'),
         (OLLAMA, 'invalid format: "7"; expected "json" or a valid JSON Schema object'),
