@@ -8,9 +8,10 @@ from herd.core.lifecycle.waiting import Waiting
 from herd.core.state import refusals
 from herd.core.state.capabilities import has_all, missing
 from herd.core.state.decision import Decision
-from herd.core.state.fleet import Fleet, Liveness, ModelName
+from herd.core.state.fleet import Fleet, Liveness, ModelName, NodeId
 from herd.core.state.live_request import LiveRequest
-from herd.core.state.request import Request
+from herd.core.state.request import FailureKind, Request
+from herd.core.state.served_paths import honors_all
 from herd.errors import Refusal
 
 
@@ -26,9 +27,10 @@ def hold_refusal(
     if is_known and (refusal := not_supported(live_request.request, live_request.models, fleet)) is not None:
         return refusal
     if not is_known and not may_appear:
-        return last_failure(live_request) or refusals.unknown_model(live_request.request, fleet.model_names)
-    if (is_known and not can_waiting_help(live_request.decision)) or now >= live_request.hold_until:
-        return last_failure(live_request) or refusals.unavailable(live_request.request, live_request.decision)
+        return last_failure(live_request, fleet) or refusals.unknown_model(live_request.request, fleet.model_names)
+    is_wait_useless = is_known and not can_waiting_help(live_request.decision)
+    if is_wait_useless or _is_inexpressible(live_request, fleet) or now >= live_request.hold_until:
+        return last_failure(live_request, fleet) or refusals.unavailable(live_request.request, live_request.decision)
     return waiting.refusal_for(live_request, now)
 
 
@@ -55,10 +57,48 @@ def not_supported(request: Request, models: Sequence[ModelName], fleet: Fleet) -
     return refusals.not_supported(request, always or frozenset.union(*lacking), sorted(able))
 
 
-def last_failure(live_request: LiveRequest) -> Refusal | None:
+def last_failure(live_request: LiveRequest, fleet: Fleet) -> Refusal | None:
     """The refusal that follows from its last attempt; None if it was not tried."""
     failure = live_request.attempt.failure if live_request.attempt is not None else None
-    return refusals.after_failure(failure) if failure is not None else None
+    if failure is None:
+        return None
+    refusal = refusals.after_failure(failure)
+    if failure.kind is not FailureKind.UNSUPPORTED or not (able := _able_elsewhere(live_request, fleet)):
+        return refusal
+    return refusals.naming_nodes_away(refusal, able)
+
+
+def _is_inexpressible(live_request: LiveRequest, fleet: Fleet) -> bool:
+    """Whether the engines that are here cannot express the request, and no other node is known to be able to.
+
+    Then a wait would delay an error about the request itself, such as a wrong field, by its whole length: a person
+    who tries something out expects that error at once. With an able node away, its return within the wait saves the
+    request, as it does for every request whose node restarts.
+    """
+    failure = live_request.attempt.failure if live_request.attempt is not None else None
+    return failure is not None and failure.kind is FailureKind.UNSUPPORTED and not _able_elsewhere(live_request, fleet)
+
+
+def _able_elsewhere(live_request: LiveRequest, fleet: Fleet) -> list[NodeId]:
+    """The nodes that were not tried and whose engine itself serves the path with the request's special fields.
+
+    An engine of the same kind and version as one that was tried refuses the request too.
+    """
+    request = live_request.request
+    copies = [
+        (node.id, model_info.engine)
+        for model in live_request.models
+        for node in fleet.with_model(model)
+        if request.only_node in (None, "", node.id) and (model_info := node.model_info(model)) is not None
+    ]
+    refused_by = {(engine.kind, engine.version) for node_id, engine in copies if node_id in live_request.tried}
+    return [
+        node_id
+        for node_id, engine in copies
+        if node_id not in live_request.tried
+        and (engine.kind, engine.version) not in refused_by
+        and honors_all(engine.abilities.paths, request.path, engine.version, request.special_fields)
+    ]
 
 
 def can_waiting_help(decision: Decision | None) -> bool:

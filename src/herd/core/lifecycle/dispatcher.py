@@ -395,5 +395,6 @@ class Dispatcher:
         self.placement.place(live_request, Trigger.RETRIED_HELD, now, out)
         if live_request.state is RequestState.HELD:
             del out[before:]
-            refusal = last_failure(live_request) or refusals.unavailable(live_request.request, live_request.decision)
+            unavailable = refusals.unavailable(live_request.request, live_request.decision)
+            refusal = last_failure(live_request, self.fleet) or unavailable
             self.placement.refuse(live_request, Trigger.HOLD_TIMEOUT, now, refusal, out)

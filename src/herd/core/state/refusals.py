@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from difflib import get_close_matches
 
 from herd.core.state.capabilities import described
 from herd.core.state.decision import Decision
 from herd.core.state.engine_options import EngineOptions
-from herd.core.state.fleet import ModelInfo, ModelName, canonical
+from herd.core.state.fleet import ModelInfo, ModelName, NodeId, canonical
 from herd.core.state.request import Failure, FailureKind, Request
 from herd.errors import Refusal
 
@@ -130,6 +131,12 @@ def after_failure(failure: Failure) -> Refusal:
     if failure.kind is FailureKind.MODEL_MISSING:
         return Refusal(404, "model_not_found", f"the model is no longer on the node that had it: {text}")
     return Refusal(502, "node_lost", f"the node failed: {text}")
+
+
+def naming_nodes_away(refusal: Refusal, able: list[NodeId]) -> Refusal:
+    """The same refusal, with the nodes that could serve the request but cannot take it now."""
+    listed = ", ".join(able[:NAMES_MAX])
+    return replace(refusal, message=f"{refusal.message}; {listed} could serve it, but cannot take requests now")
 
 
 def reasons(decision: Decision | None) -> str:
