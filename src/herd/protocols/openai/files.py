@@ -1,7 +1,7 @@
 """Reads files in content parts of OpenAI's APIs as text: `file` in chats, `input_file` in Responses.
 
 Engines know no files, and some refuse the whole request for one. A text reaches every model as a text; for any other
-file the model is told its name, so that it can say that it could not read it.
+file the model gets its name, so that it can say that it could not read it.
 """
 
 from __future__ import annotations

@@ -89,7 +89,7 @@ def test_a_text_file_reaches_the_model_as_text(
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("part", "name"), UNREAD)
-def test_the_model_is_told_which_file_it_cannot_read(
+def test_the_model_gets_the_name_of_a_file_that_it_cannot_read(
     fleet: tuple[Fleet, FakeOllama, dict[str, ScriptedEngine]], kind: str, part: Json, name: str
 ) -> None:
     status, ignored, answer = ask(fleet[0], a_chat(kind, part))
