@@ -267,6 +267,42 @@ def test_a_very_long_call_is_passed_on_as_it_is(monkeypatch: pytest.MonkeyPatch)
     assert passed("chat", pieces)[0] == b"".join(pieces)
 
 
+SAME_INDEX = [
+    chunk([fragment('{"lines":', 0, id="a", name="read")]),
+    chunk([fragment(" 1}", 0)]),
+    chunk([fragment('{"lines":', 0, id="b", name="read")]),
+    chunk([fragment("'2'}", 0)]),
+    chunk(finish="tool_calls"),
+    b"data: [DONE]\n\n",
+]
+
+
+def numbered(calls: PassedToolCalls, pieces: list[bytes], lines: int) -> bytes:
+    """What is forwarded if this many lines arrive at once."""
+    sent = b"".join(pieces).splitlines(keepends=True)
+    parts = [b"".join(sent[at : at + lines]) for at in range(0, len(sent), lines)]
+    return b"".join([calls.stream(part) for part in parts]) + calls.end()
+
+
+@pytest.mark.parametrize("lines", [1, 2, 5, 100])
+def test_calls_have_indices_of_their_own_without_repair(lines: int) -> None:
+    calls = PassedToolCalls(json.dumps(REQUESTS["chat"]).encode(), is_repairing=False)
+    out = numbered(calls, SAME_INDEX, lines)
+    assert joined(out) == {(0, 0): ["read", '{"lines": 1}'], (0, 1): ["read", "{\"lines\":'2'}"]}
+    assert calls.count == 0
+    unchanged = [SAME_INDEX[0], SAME_INDEX[1], *SAME_INDEX[4:]]
+    assert numbered(PassedToolCalls(b"{}", is_repairing=False), unchanged, lines) == b"".join(unchanged)
+    assert PassedToolCalls(b"{}", is_repairing=False).document(b'{"tool_calls": 1}') == b'{"tool_calls": 1}'
+
+
+@pytest.mark.parametrize("lines", [1, 2, 100])
+def test_calls_after_a_very_long_one_have_indices_of_their_own(lines: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(passed_tool_calls, "HELD_MAX_BYTES", 200)
+    long = [chunk([fragment('{"lines": "', 0, id="a", name="read")]), chunk([fragment("x" * 300, 0)])]
+    out = numbered(repairer(), [*long, chunk([fragment('"}', 0)]), *SAME_INDEX[2:]], lines)
+    assert [len(arguments) for _, arguments in joined(out).values()] == [len('{"lines": ""}') + 300, 13]
+
+
 def test_a_stream_that_is_interrupted_loses_nothing() -> None:
     pieces = chat_stream(BAD)[:-2]
     out, calls = passed("chat", [*pieces, b"data: {half"])

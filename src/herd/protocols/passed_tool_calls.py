@@ -4,8 +4,9 @@ A chunk without a tool call costs a byte search. A call's fragments are held, in
 complete, and text is passed on at once. If the call is right, its bytes follow unchanged; else the first fragment gets
 the repaired arguments, and the others become empty. So the number and the order of a call's events never change.
 
-Parallel calls of a chat with the same index, or none, get indices of their own, because clients join fragments by it.
-Arguments that are an object where the API has a text become one.
+Parallel calls of a chat with the same index, or none, get indices of their own, because clients join fragments by it;
+so do calls that are not repaired, because they are too long or repair is off. Arguments that are an object where the
+API has a text become one.
 
     API          a call begins with            is complete with
     OpenAI chat  delta.tool_calls              another call after valid JSON, finish_reason, [DONE]
@@ -27,9 +28,10 @@ from herd.protocols.openai.call_fragments import ChatNumbers
 from herd.protocols.tool_repair import repaired_arguments, repaired_object
 
 _MARKERS: Final = (b'"tool_calls"', b'"tool_use"', b"function_call")
+_CHAT_MARKER: Final = _MARKERS[0]
 _CUT: Final = frozenset({"length", "max_tokens", "incomplete"})
 HELD_MAX_BYTES: Final = 1 << 20
-"""A call with more bytes is passed on as it is."""
+"""The arguments of a call with more bytes are passed on as they are."""
 _FIELDS: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _TOOLS: Final = msgspec.json.Decoder(list[Any])
 _OBJECT: Final = msgspec.json.Decoder(dict[str, Any])
@@ -66,7 +68,10 @@ class _Part:
 
 
 class PassedToolCalls:
-    """Repairs the calls of one answer. `request` is the body of the request, with the schemas of the tools."""
+    """Repairs the calls of one answer. `request` is the body of the request, with the schemas of the tools.
+
+    Without `is_repairing` only their indices are corrected.
+    """
 
     __slots__ = (
         "_body",
@@ -74,7 +79,7 @@ class PassedToolCalls:
         "_held_bytes",
         "_is_closed",
         "_is_mixed",
-        "_is_off",
+        "_is_repairing",
         "_numbers",
         "_parts",
         "_rest",
@@ -82,7 +87,7 @@ class PassedToolCalls:
         "count",
     )
 
-    def __init__(self, request: bytes) -> None:
+    def __init__(self, request: bytes, is_repairing: bool = True) -> None:
         self._body = request
         self._schemas: dict[str, Any] | None = None
         self._parts: list[_Part] = []
@@ -90,14 +95,15 @@ class PassedToolCalls:
         self._held_bytes = 0
         self._is_closed = False
         self._is_mixed = False
-        self._is_off = False
+        self._is_repairing = is_repairing
         self._numbers = ChatNumbers()
         self._rest = b""
         self.count = 0
 
     def document(self, body: bytes) -> bytes:
         """A complete answer that is not a stream; the same bytes if nothing has to be repaired."""
-        value = _object(body) if any(marker in body for marker in _MARKERS) else None
+        is_repairable = self._is_repairing and any(marker in body for marker in _MARKERS)
+        value = _object(body) if is_repairable else None
         before = self.count
         if value is not None:
             self._repair_whole(value)
@@ -105,9 +111,8 @@ class PassedToolCalls:
 
     def stream(self, lines: bytes) -> bytes:
         """Takes complete lines and returns what may be forwarded."""
-        if self._is_off:
-            rest, self._rest = self._rest, b""
-            return rest + lines
+        if not self._is_repairing:
+            return self._renumbered(lines)
         is_busy = self._parts or self._rest or any(marker in lines for marker in _MARKERS)
         # The name of an event is on a line before its data, and must not go ahead of data that is held.
         if not is_busy and (b"event:" not in lines or lines.endswith((b"\n\n", b"\r\n\r\n"))):
@@ -118,6 +123,20 @@ class PassedToolCalls:
         """What was held when the stream ended."""
         rest, self._rest = self._rest, b""
         return self._release(is_cut=True) + rest
+
+    def _renumbered(self, lines: bytes) -> bytes:
+        """The lines with corrected indices. Nothing waits for the rest of an event: each chunk is on one line."""
+        rest, self._rest = self._rest, b""
+        lines = rest + lines
+        if _CHAT_MARKER not in lines:
+            return lines
+        return b"".join([self._renumbered_line(line) for line in lines.splitlines(keepends=True)])
+
+    def _renumbered_line(self, line: bytes) -> bytes:
+        value = _object(_data(line)) if _CHAT_MARKER in line else None
+        choices = _objects(value.get("choices")) if value is not None else []
+        is_changed = [self._numbers.number(choice.get("index"), _fragments(choice)) for choice in choices]
+        return _written(line, value) if value is not None and any(is_changed) else line
 
     # --- streams ---
 
@@ -153,8 +172,7 @@ class PassedToolCalls:
         is_changed = False
         for choice in _objects(value.get("choices")):
             reasons.append(choice.get("finish_reason"))
-            delta = choice.get("delta")
-            fragments = _objects(delta.get("tool_calls") if isinstance(delta, dict) else None)
+            fragments = _fragments(choice)
             for sent in fragments:
                 is_changed |= _as_text(sent.get("function"))
             is_changed |= bool(fragments) and self._numbers.number(choice.get("index"), fragments)
@@ -240,7 +258,7 @@ class PassedToolCalls:
         self._held_bytes += len(part.block)
         if self._held_bytes <= HELD_MAX_BYTES:
             return b""
-        self._is_off = True
+        self._is_repairing = False
         held = b"".join([part.block for part in self._parts])
         self._parts, self._calls = [], []
         return held
@@ -305,6 +323,12 @@ class PassedToolCalls:
         if self._schemas is None:
             self._schemas = schemas_of(self._body)
         return self._schemas.get(tool)
+
+
+def _fragments(choice: dict[str, Any]) -> list[dict[str, Any]]:
+    """The fragments of calls in one choice of a chunk."""
+    delta = choice.get("delta")
+    return _objects(delta.get("tool_calls") if isinstance(delta, dict) else None)
 
 
 def schemas_of(request: bytes) -> dict[str, Any]:

@@ -95,6 +95,21 @@ def test_nothing_is_repaired_if_it_is_off_or_there_are_no_tools() -> None:
     run(test)
 
 
+def test_calls_with_one_index_are_told_apart_if_repair_is_off() -> None:
+    calls = [{"index": 0, "id": id, "function": {"name": "read", "arguments": "{}"}} for id in ("a", "b")]
+    chunks = [{"choices": [{"index": 0, "delta": {"tool_calls": [call]}}]} for call in calls]
+    end = {"choices": [{"index": 0, "delta": {}, "finish_reason": "tool_calls"}]}
+    data = [b"data: " + json.dumps(value).encode() + b"\n\n" for value in [*chunks, end]]
+    stream = chunked(*data, b"data: [DONE]\n\n", more=b"Content-Type: text/event-stream\r\n")
+
+    async def test() -> None:
+        for dialect in (OPENAI, None):
+            answer, recorded = await asked(stream, dialect, True, "off")
+            assert answer.count(b'"index":1') == 1 and recorded is None
+
+    run(test)
+
+
 def refuses_then(*answers_sent: bytes, requests: list[bytes]) -> Any:
     async def script(peer: Peer) -> None:
         for answer in answers_sent:

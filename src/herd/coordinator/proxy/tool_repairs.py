@@ -1,7 +1,8 @@
 """Holds what one request needs for the repair of its tool calls, and of schemas that its engine refuses.
 
-A request without tools, or with FLEET_TOOL_REPAIR=off, has none of it. The rules are in `protocols/tool_repair.py`,
-`protocols/passed_tool_calls.py` (answers that are passed on) and `protocols/schema_simplifying.py`.
+A request without tools has none of it. With FLEET_TOOL_REPAIR=off only wrong indices of calls are corrected. The rules
+are in `protocols/tool_repair.py`, `protocols/passed_tool_calls.py` (answers that are passed on) and
+`protocols/schema_simplifying.py`.
 """
 
 from __future__ import annotations
@@ -20,16 +21,18 @@ from herd.protocols.tool_repair import ToolRepair
 class ToolRepairs:
     """Repairs one request's tools. `sent` is the present attempt: its request and header lines."""
 
-    __slots__ = ("_has_simple_schemas", "is_on", "sent")
+    __slots__ = ("_has_simple_schemas", "_has_tools", "is_on", "sent")
 
-    def __init__(self, is_on: bool) -> None:
-        self.is_on = is_on
+    def __init__(self, has_tools: bool, is_on: bool) -> None:
+        """`has_tools`: the client offers tools. `is_on`: they are repaired."""
+        self._has_tools = has_tools
+        self.is_on = has_tools and is_on
         self.sent: tuple[EngineRequest, bytes] | None = None
         self._has_simple_schemas = False
 
     def of_passed(self, body: bytes) -> PassedToolCalls | None:
         """For an answer that is passed on; `body` is the request."""
-        return PassedToolCalls(body) if self.is_on else None
+        return PassedToolCalls(body, self.is_on) if self._has_tools else None
 
     def of_translated(self, conversation: Conversation) -> ToolRepair | None:
         return ToolRepair(conversation.tools) if self.is_on else None

@@ -12,6 +12,7 @@ from typing import Any
 
 from herd.protocols.collector import is_complete
 from herd.protocols.conversation import ToolCall
+from herd.protocols.streams import DOCUMENT_MAX_BYTES
 
 
 class CallFragments:
@@ -102,18 +103,22 @@ def _index_of(sent: dict[str, Any]) -> int | None:
 
 
 class _Call:
-    __slots__ = ("_arguments", "_name", "id", "index")
+    __slots__ = ("_arguments", "_arguments_chars", "_name", "id", "index")
 
     def __init__(self, index: int) -> None:
         self.index = index
         self.id = ""
         self._name = ""
         self._arguments: list[str] = []
+        self._arguments_chars = 0
 
     def add(self, fragment: ToolCall) -> None:
+        """Arguments that are too long to store count as incomplete from then on."""
         self.id = self.id or fragment.id
         self._name = self._name or fragment.name
-        self._arguments.append(fragment.arguments)
+        self._arguments_chars += len(fragment.arguments)
+        if self._arguments_chars <= DOCUMENT_MAX_BYTES:
+            self._arguments.append(fragment.arguments)
 
     def is_ended_by(self, fragment: ToolCall) -> bool:
         """Whether this fragment, which has the same index, begins another call.

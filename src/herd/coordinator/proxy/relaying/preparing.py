@@ -53,7 +53,7 @@ class Preparation:
         self._request_id = request_id
         self._dependencies = dependencies
         self.forms = RequestForms(dialect, parsed, dependencies.engines, dependencies.missing_paths)
-        self.tool_repairs = ToolRepairs("tools" in parsed.needs and dependencies.settings.tool_repair == "auto")
+        self.tool_repairs = ToolRepairs("tools" in parsed.needs, dependencies.settings.tool_repair == "auto")
 
     def whole(self, command: Dispatch, engine: Engine) -> PreparedAttempt | Failure:
         """The client's bytes or their translation."""
