@@ -29,10 +29,14 @@ def folder() -> Path:
     return cache_folder().parent / f"ollama-herd-{VERSION}"
 
 
+def is_installed() -> bool:
+    return (folder() / "bin" / "herd-node").exists()
+
+
 def find_or_install() -> Path:
     """The folder of its programs. Raises `Unavailable` if it is missing and this is not CI, or if pip fails."""
     programs = folder() / "bin"
-    if not (programs / "herd-node").exists():
+    if not is_installed():
         if os.environ.get("CI", "").lower() != "true":
             command = f"python3 -m venv {folder()} && {programs}/pip install {PACKAGE}"
             raise Unavailable(f"{PACKAGE} is not installed; to test with it: {command}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,23 +11,13 @@ import pytest
 from fakes.child_process import Child, wait_until
 from fakes.fleet import Fleet, Json, running_fleet
 from fakes.real_ollama import CHAT_MODEL, RealOllama
-from fakes.real_ollama_herd import Unavailable, agent, find_or_install
+from fakes.real_ollama_herd import agent
 
 HEARTBEAT = "Ollama state:"
 """A line of its log: it has taken one heartbeat."""
 REJECTED = "Heartbeat response: HTTP"
 """A line of its log: the answer to a heartbeat was an error."""
 HI = [{"role": "user", "content": "Say hi."}]
-
-
-@pytest.fixture(scope="module")
-def programs() -> Path:
-    try:
-        return find_or_install()
-    except Unavailable as why:
-        if os.environ.get("CI", "").lower() == "true":
-            pytest.fail(str(why))
-        pytest.skip(str(why))
 
 
 @pytest.fixture(scope="module")
@@ -39,9 +28,9 @@ def fleet() -> Iterator[Fleet]:
 
 @pytest.fixture
 def studio(
-    programs: Path, fleet: Fleet, real_ollama: RealOllama, tmp_path_factory: pytest.TempPathFactory
+    ollama_herd: Path, fleet: Fleet, real_ollama: RealOllama, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Child]:
-    with agent(programs, tmp_path_factory.mktemp("home"), fleet.url, real_ollama.url) as child:
+    with agent(ollama_herd, tmp_path_factory.mktemp("home"), fleet.url, real_ollama.url) as child:
         wait_until(lambda: child.output().count(HEARTBEAT) >= 4, "four heartbeats")
         yield child
 
@@ -81,11 +70,11 @@ def test_its_models_are_copied_and_deleted_through_the_coordinator(studio: Child
 
 
 def test_agent_that_stops_is_drained_until_it_returns(
-    studio: Child, fleet: Fleet, programs: Path, real_ollama: RealOllama, tmp_path: Path
+    studio: Child, fleet: Fleet, ollama_herd: Path, real_ollama: RealOllama, tmp_path: Path
 ) -> None:
     studio.terminate()
     assert studio.wait() == 0
     assert node(fleet)["draining"] and "Failed to send drain signal" not in studio.output()
-    with agent(programs, tmp_path, fleet.url, real_ollama.url) as again:
+    with agent(ollama_herd, tmp_path, fleet.url, real_ollama.url) as again:
         wait_until(lambda: not node(fleet)["draining"], "its return")
         assert again.is_running

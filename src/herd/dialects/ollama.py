@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -42,6 +43,17 @@ from herd.protocols.resumption import SentStream
 VERSION_ASSUMED = "0.32.15"
 """The version in /api/version for a fleet without Ollama: the version whose protocol is implemented here."""
 
+ABSENT_ROUTES: Mapping[str, str] = MappingProxyType(
+    {
+        "/api/generate-image": "images are not generated here",
+        "/api/image-models": "images are not generated here",
+        "/api/transcribe": "audio is not transcribed here",
+        "/api/embed-image": "images are not embedded here; /api/embed takes texts",
+        "/api/platform": "herd connects to no platform",
+    }
+)
+"""Routes of ollama-herd without an equal here."""
+
 NO_TIME = "0001-01-01T00:00:00Z"
 """Go's zero time, which Ollama itself sends for an unknown time."""
 
@@ -72,6 +84,7 @@ class Ollama(Dialect):
         (method, path) for path in ("/", "/api/version", "/api/tags", "/api/ps") for method in ("GET", "HEAD")
     )
 
+    absent = ABSENT_ROUTES
     request_id_header = b"x-request-id"
     """Ollama sends none; here a user can find the request of an error in the traces."""
 

@@ -64,6 +64,8 @@ ABSENT_ROUTES: Mapping[str, str] = MappingProxyType(
         "/v1/fine_tuning": "models are not trained here",
         "/v1/images": "images are not generated here",
         "/v1/audio": "audio is neither generated nor transcribed here",
+        "/v1/rerank": f"documents are not ranked here: {EMBEDDINGS} computes vectors",
+        "/v1/systemone": "decision models are not served here",
         "/v1/moderations": "there is no moderation",
         "/v1/assistants": f"there are no assistants: use {CHAT} or {RESPONSES}",
         "/v1/threads": f"there are no threads: use {CHAT} or {RESPONSES}",

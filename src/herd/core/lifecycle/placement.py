@@ -11,6 +11,7 @@ from herd.core.context.thinking import budget_tokens
 from herd.core.context.window_usage import chosen_tokens
 from herd.core.context.windows import truncation_limit_tokens
 from herd.core.lifecycle.admission import hold_refusal
+from herd.core.lifecycle.affinity import affinity
 from herd.core.lifecycle.dispatcher_parts import DispatcherParts, DispatcherSettings
 from herd.core.lifecycle.frozen_engines import pace_s
 from herd.core.lifecycle.retries import first_byte_timeout_s, has_budget, predicted_timeout_s
@@ -380,14 +381,6 @@ def record(
         first_byte_at=live_request.first_byte_at,
         held_s=live_request.waited_s + now - waiting_since,
     )
-
-
-def affinity(request: Request, attempt: Attempt) -> str:
-    """How much of the conversation the node has probably cached: "matched", "prefix" or "new"; empty if unknown."""
-    if not request.prefix:
-        return ""
-    cached_tokens = attempt.expected_cached_tokens
-    return "matched" if 0 < request.prompt_tokens <= 2 * cached_tokens else "prefix" if cached_tokens else "new"
 
 
 def _answers_too_late(live_request: LiveRequest, decision: Decision, now: float) -> bool:
