@@ -13,7 +13,7 @@ from openai.types.responses import ToolParam, response_input_param
 
 from fakes.sdk_samples import members, sample_of
 from fidelity.corpus import ENDPOINTS, Endpoint, Json, Sample
-from fidelity.field_values import CALLED, CHAT_TOOL, FLAT_TOOL, PIXEL
+from fidelity.field_values import CALLED, CHAT_TOOL, FLAT_TOOL, PERSON, PIXEL
 
 BODIES = Path(__file__).parent.parent / "fakes" / "agent_bodies"
 LIMITS = ("max_tokens", "max_output_tokens", "max_completion_tokens")
@@ -66,6 +66,27 @@ def images() -> Iterator[Sample]:
     yield _sample("/v1/responses", {"input": [item]}, "an image")
     yield _sample("/api/chat", {"messages": [ASK | {"images": [PIXEL]}]}, "an image")
     yield _sample("/api/generate", {"images": [PIXEL]}, "an image")
+
+
+def schemas() -> Iterator[Sample]:
+    """The same schema in every form in which clients send it, streamed and not."""
+    form = {"type": "json_schema", "schema": PERSON}
+    named = form | {"name": "person", "strict": True}
+    nested = {"type": "json_schema", "json_schema": {"name": "person", "schema": PERSON}}
+    forms: list[tuple[str, Json]] = [
+        ("/v1/messages", {"output_config": {"format": form}}),
+        ("/v1/messages", {"output_format": form}),
+        ("/v1/responses", {"text": {"format": named}}),
+        ("/v1/chat/completions", {"response_format": nested}),
+        ("/v1/chat/completions", {"response_format": form}),
+        ("/v1/chat/completions", {"response_format": {"type": "json_object", "schema": PERSON}}),
+        ("/api/chat", {"format": PERSON}),
+        ("/api/generate", {"format": PERSON}),
+    ]
+    for path, fields in forms:
+        endpoint = endpoint_of(path)
+        for streams in (False, True):
+            yield Sample(endpoint, {**endpoint.base, **fields, "stream": streams}, tuple(fields))
 
 
 def _messages(is_complete: bool) -> Iterator[Sample]:

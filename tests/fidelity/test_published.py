@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from fidelity.corpus import SEED, Sample
 from fidelity.pairs import COUNT, Pair, assert_none, shown_body
-from fidelity.published import agent_bodies, images, published_parts
+from fidelity.published import agent_bodies, images, published_parts, schemas
 
 SENT_PER_COUNT = 5
 """Published parts for each engine, as a multiple of the number of combinations."""
@@ -61,3 +61,22 @@ def test_images_for_a_model_without_vision_are_refused_as_by_ollama(ollama_pair:
 
 def test_images_for_a_model_without_vision_are_refused_as_by_llamacpp(llama_pair: Pair) -> None:
     assert_answered(llama_pair, only_v1(images()), must_agree=True)
+
+
+def assert_bound(pair: Pair, samples: Iterator[Sample]) -> None:
+    answers = ((sample, pair.both(sample)[1]) for sample in samples)
+    assert_none(
+        [
+            f"{sample.endpoint.path} {sample.fields[0]}: {through.text!r} {through.error[:200]}"
+            for sample, through in answers
+            if not through.text.lstrip().startswith("{")
+        ]
+    )
+
+
+def test_a_schema_binds_the_answers_of_ollama_in_every_form(ollama_pair: Pair) -> None:
+    assert_bound(ollama_pair, schemas())
+
+
+def test_a_schema_binds_the_answers_of_llamacpp_in_every_form(llama_pair: Pair) -> None:
+    assert_bound(llama_pair, only_v1(schemas()))

@@ -76,6 +76,7 @@ ABSENT_ROUTES: Mapping[str, str] = MappingProxyType(
 
 class _ErrorDetails(msgspec.Struct):
     message: str
+    type: str | None = None
 
 
 class _Error(msgspec.Struct):

@@ -36,7 +36,9 @@ PATHS: PathsByName = MappingProxyType(
             | {"messages", "response_format", "tools", "reasoning", "reasoning_effort", "logprobs", "top_logprobs"},
             ignores=frozenset(("tools[]", "response_format")),
             refuses=frozenset(("messages[].content[]",)),
-            loses=frozenset(("max_completion_tokens", "tools (streamed)", "messages.content.file")),
+            loses=frozenset(
+                ("max_completion_tokens", "response_format.schema", "tools (streamed)", "messages.content.file")
+            ),
             defaults=_OPENAI_DEFAULTS,
             splits_content=True,
         ),

@@ -35,6 +35,8 @@ class _RequestFields(request_fields.ExtensionFields, kw_only=True):
     system: msgspec.Raw = request_fields.ABSENT
     tools: msgspec.Raw = request_fields.ABSENT
     output_config: msgspec.Raw = request_fields.ABSENT
+    output_format: msgspec.Raw = request_fields.ABSENT
+    """The name of `output_config.format` in the beta of this API."""
 
 
 _REQUEST_FIELDS = msgspec.json.Decoder(_RequestFields)
@@ -80,7 +82,7 @@ def parse(route: Route, body: bytes) -> ParsedRequest:
         tags=extensions.tags,
         user=extensions.user,
         has_extensions=extensions.are_present,
-        has_format=b'"format"' in bytes(fields.output_config),
+        has_format=b'"format"' in bytes(fields.output_config) or request_fields.is_given(fields.output_format),
         has_system_turns=any(message.role == _SYSTEM_ROLE for message in messages),
         wants_thinking=_wants_thinking(fields),
         is_thinking_in_limit=request_fields.is_given(fields.thinking),
@@ -90,8 +92,8 @@ def parse(route: Route, body: bytes) -> ParsedRequest:
 
 def _translatable_fields(fields: _RequestFields, messages: Sequence[_RawMessage]) -> tuple[str, ...]:
     """A schema for the answer and blocks of text, which the endpoints of some engines ignore or refuse."""
-    config = fields.output_config
-    has_schema = config is not request_fields.ABSENT and _JSON_SCHEMA.search(config) is not None
+    formats = [raw for raw in (fields.output_config, fields.output_format) if raw is not request_fields.ABSENT]
+    has_schema = any(_JSON_SCHEMA.search(raw) is not None for raw in formats)
     lists = [bytes(message.content) for message in messages if request_fields.is_list(message.content)]
     found = [
         f"messages.content.{kind}" for kind in _TEXT_BLOCKS if any(b'"%s"' % kind.encode() in one for one in lists)

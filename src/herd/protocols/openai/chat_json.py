@@ -346,7 +346,7 @@ def read_format(response_format: object, unsupported: list[str] | None = None) -
     if response_format is None or kind == "text":
         return None
     if kind == "json_object":
-        return "json"
+        return given["schema"] if isinstance(given.get("schema"), dict) else "json"
     if kind == "json_schema":
         inner = given.get("json_schema")
         if "json_schema" in given and not isinstance(inner, dict | None):

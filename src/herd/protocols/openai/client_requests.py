@@ -29,9 +29,13 @@ _WITHOUT_EFFECT = _EMPTY_VALUES | {b"0", b"1"}
 _KNOWN_FORMAT = re.compile(rb'null|"type"\s*:\s*"(?:text|json_object|json_schema)"')
 _OTHER_TOOL = re.compile(rb'"type"\s*:\s*"(?:custom|grammar|mcp|web_search\w*|file_search|code_interpreter)"')
 _JSON_OBJECT = re.compile(rb'"type"\s*:\s*"json_object"')
+_SCHEMA = re.compile(rb'"schema"\s*:')
+_NESTED_SCHEMA = re.compile(rb'"json_schema"\s*:')
 _SINGLE_TEXT = re.compile(rb'\[\s*"(?:[^"\\]|\\.)*"\s*\]', re.DOTALL)
 _REMOTE_IMAGE = re.compile(rb'"(?:url|image_url)"\s*:\s*"https?:')
 _FILE = re.compile(rb'"type"\s*:\s*"(?:input_)?file"')
+_LATER_TOOLS = re.compile(rb'"tools"\s*:\s*\[\s*\{')
+"""Tools inside of input items (`additional_tools`), not in a text, where quotes are escaped."""
 _TOKENS = re.compile(rb"\[\s*[\[0-9]")
 
 
@@ -164,7 +168,8 @@ def _needs(route: Route, fields: _RequestFields, has_images: bool, is_hosted: bo
     if route.kind is RequestKind.EMBED:
         return frozenset(("embedding",))
     needs = ["completion", "vision"] if has_images else ["completion"]
-    if request_fields.has_content(fields.tools, _EMPTY_VALUES) and not is_hosted:
+    has_tools = request_fields.has_content(fields.tools, _EMPTY_VALUES) and not is_hosted
+    if has_tools or (fields.input is not request_fields.ABSENT and _LATER_TOOLS.search(fields.input)):
         needs.append("tools")
     if request_fields.has_content(fields.suffix, _EMPTY_VALUES):
         needs.append("insert")
@@ -224,10 +229,17 @@ def _has_file(content: msgspec.Raw) -> bool:
     return is_list and _FILE.search(content) is not None
 
 
+def _has_schema_beside_type(raw: msgspec.Raw) -> bool:
+    """Whether the schema is not inside of `json_schema`: llama.cpp and others read this form too."""
+    return raw is not request_fields.ABSENT and bool(_SCHEMA.search(raw)) and not _NESTED_SCHEMA.search(raw)
+
+
 def _translatable_fields(route: Route, fields: _RequestFields, streams: bool) -> tuple[str, ...]:
     """Fields that some engine's own endpoint does not honor, although another endpoint of that engine does."""
     if route.path == CHAT:
         found = ("max_completion_tokens",) if request_fields.is_given(fields.max_completion_tokens) else ()
+        if _has_schema_beside_type(fields.response_format):
+            found = (*found, "response_format.schema")
         if isinstance(fields, _ChatRequestFields) and any(_has_file(one.content) for one in fields.messages or ()):
             found = (*found, "messages.content.file")
         return (*found, "tools (streamed)") if streams and request_fields.has_content(fields.tools) else found

@@ -128,6 +128,18 @@ def test_thinking_is_a_preference_and_never_the_reason_of_a_refusal() -> None:
     assert decide(world, wants_thinking=True).rejected[0].filter == "thinking"
 
 
+def test_a_copy_that_is_known_to_embed_is_preferred_and_an_unknown_one_is_asked_without_it() -> None:
+    needs = {"kind": RequestKind.EMBED, "needs": frozenset({"embedding"})}
+    world = a_world()
+    world.receives(a_report("alpha", models=[a_model_info(slots=4, loaded=True, capabilities=TEXT)]))
+    [sent] = world.arrives("r1", **needs)
+    assert isinstance(sent, Dispatch) and sent.node_id == "alpha"
+    world.receives(a_report("beta", models=[a_model_info(capabilities=frozenset({"embedding"}))]))
+    [sent] = world.arrives("r2", **needs)
+    assert isinstance(sent, Dispatch) and sent.node_id == "beta"
+    assert decide(world, **needs).rejected[0].filter == "embedding"
+
+
 def test_an_engine_that_honors_a_special_field_wins_outright_and_its_absence_refuses_nothing() -> None:
     several = {"path": "/v1/chat/completions", "special_fields": ("n",)}
     ollama = a_model_info(loaded=True, engine=an_engine(4))
