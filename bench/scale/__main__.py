@@ -1,4 +1,4 @@
-"""`python3 dev.py bench scale`: what heartbeats, pages and decisions cost the coordinator of a large fleet.
+"""`python3 dev.py bench scale`: what heartbeats, pages, decisions and queries cost the coordinator of a large fleet.
 
 A coordinator process gets the heartbeats of many pretended nodes; its CPU time is measured by the system. The decisions
 are measured in this process, with the coordinator's own core. The exit status is 1 if a goal is missed; `--smoke` does
@@ -21,6 +21,7 @@ from pathlib import Path
 
 import psutil
 
+from bench.scale import database
 from bench.scale.decisions import decision_ms
 from bench.scale.nodes import bodies, send
 from herd.cli.demo.fleet import free_port
@@ -28,6 +29,7 @@ from herd.cli.demo.fleet import free_port
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENT = ROOT / "docs" / "benchmarks" / "scale.md"
 BEGIN, END = "<!-- table: begin -->", "<!-- table: end -->"
+BEGIN_PAGES, END_PAGES = "<!-- queries: begin -->", "<!-- queries: end -->"
 START_MAX_S = 60.0
 HEARTBEAT_EVERY_S = 5.0
 PAGES = (
@@ -61,29 +63,41 @@ def arguments(given: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--nodes", type=int, default=NODES, help=f"number of pretended nodes (default {NODES})")
     parser.add_argument("--models", type=int, default=10, help="models on each node (default 10)")
     parser.add_argument("--rounds", type=int, default=5, help="heartbeats of each node (default 5)")
+    parser.add_argument("--rows", type=int, default=database.ROWS, help=f"trace rows (default {database.ROWS:,})")
+    parser.add_argument("--only", choices=("fleet", "database"), help="measure only one part")
     parser.add_argument("--write-docs", action="store_true", help=f"write the table into {DOCUMENT.name}")
     parser.add_argument("--smoke", action="store_true", help=f"check with {SMOKE_NODES} nodes that the benchmark works")
     chosen = parser.parse_args(given)
-    if chosen.nodes < 1 or chosen.models < 1 or chosen.rounds < 1:
-        parser.error("--nodes, --models and --rounds must be at least 1")
+    if min(chosen.nodes, chosen.models, chosen.rounds, chosen.rows) < 1:
+        parser.error("--nodes, --models, --rounds and --rows must be at least 1")
     if chosen.smoke:
-        chosen.nodes, chosen.rounds, chosen.write_docs = SMOKE_NODES, 2, False
+        chosen.nodes, chosen.rounds, chosen.rows, chosen.write_docs = SMOKE_NODES, 2, database.SMOKE_ROWS, False
     return chosen
 
 
 def main(given: Sequence[str] | None = None) -> int:
     chosen = arguments(given)
-    found = [*measure_process(chosen), *measure_decisions(chosen)]
-    text = table(found)
-    print(text)
-    if chosen.write_docs:
-        before, _, rest = DOCUMENT.read_text("utf-8").partition(BEGIN)
-        DOCUMENT.write_text(f"{before}{BEGIN}\n{text}\n{END}{rest.partition(END)[2]}", "utf-8")
+    problems: list[str] = []
+    if chosen.only != "database":
+        found = [*measure_process(chosen), *measure_decisions(chosen)]
+        publish(table(found), BEGIN, END, chosen.write_docs)
+        problems += [f"{one.name}: {one.value:.3f}, goal {one.goal:g}" for one in found if one.is_missed]
+    if chosen.only != "fleet":
+        pages = database.measure_pages(chosen.rows)
+        publish(database.table(pages), BEGIN_PAGES, END_PAGES, chosen.write_docs)
+        problems += [f"{one.page}: {one.cpu_p99:.0f} ms, goal {database.GOAL_MS:g}" for one in pages if one.is_missed]
     # A smoke run shares its machine with other tests, so its times prove nothing.
-    missed = [] if chosen.smoke else [one for one in found if one.goal is not None and one.value > one.goal]
-    for one in missed:
-        print(f"PROBLEM: {one.name}: {one.value:.3f}, goal {one.goal:g}", file=sys.stderr)
-    return 1 if missed else 0
+    for problem in () if chosen.smoke else problems:
+        print(f"PROBLEM: {problem}", file=sys.stderr)
+    return 1 if problems and not chosen.smoke else 0
+
+
+def publish(text: str, begin: str, end: str, is_written: bool) -> None:
+    """Prints a table, and writes it between its two marks in the document."""
+    print(text)
+    if is_written:
+        before, _, rest = DOCUMENT.read_text("utf-8").partition(begin)
+        DOCUMENT.write_text(f"{before}{begin}\n{text}\n{end}{rest.partition(end)[2]}", "utf-8")
 
 
 def table(found: Sequence[Measured]) -> str:

@@ -8,7 +8,7 @@ import logging
 from herd.coordinator.clock_and_ids import SteadyClock, month_start_unix_s
 from herd.coordinator.driver import Driver
 from herd.coordinator.models.pinned_models import PinnedModels
-from herd.coordinator.storage import learned_state, queries
+from herd.coordinator.storage import learned_state, queries, usage_queries
 from herd.coordinator.storage.credential_store import CredentialStore
 from herd.coordinator.storage.writer import TraceStore
 from herd.core.state.fleet import ModelName
@@ -58,7 +58,7 @@ class SavedState:
                 driver.feed(restored)
             learned_state.restore(store.read(learned_state.load_learned, store.started_s()), driver.forecast.restore)
             self._restore_budgets()
-            most_used = store.read(queries.most_used, store.started_s() - WEEK_S, self._preload_max)
+            most_used = store.read(usage_queries.most_used, store.started_s() - WEEK_S, self._preload_max)
             self._pinned_models.preload([ModelName(model) for model in most_used])
         except HerdError as error:
             log.warning("the learned estimates of earlier runs could not be read: %s", error)
@@ -74,7 +74,7 @@ class SavedState:
     def _restore_budgets(self) -> None:
         """Counts the tokens of each key in this month, so a restart does not reset budgets. Raises `HerdError`."""
         now, month = self._clock.unix_month()
-        used_tokens = self._store.read(queries.tokens_by_key, month_start_unix_s(now))
+        used_tokens = self._store.read(usage_queries.tokens_by_key, month_start_unix_s(now))
         for key in self._credentials.keyring:
             if key.tokens_per_month:
                 self._allowances.restore(key, now, month, used_tokens.get(key.id, 0))

@@ -11,6 +11,7 @@ import pytest
 
 from fakes.fleet import Fleet, Machine, running_fleet
 from fakes.ollama.server import FakeOllama
+from herd.coordinator.storage.rollups.tables import ALL, PAIR
 from herd.core.state.fleet import GB, Disk
 from herd.dashboard.pages.recommendations import Recommendations
 from terminal import herd
@@ -34,23 +35,25 @@ def seed(
     """Writes the sums of one hour as the coordinator writes them."""
     at = int(time.time() - days_ago * 86400) // 3600 * 3600
     with sqlite3.connect(fleet.coordinator.store.path, timeout=10) as database:
-        database.execute("INSERT OR IGNORE INTO rollup_keys VALUES (7, 'alpha', 'm:latest', 'tag', 'aider')")
-        names = [row[1] for row in database.execute("SELECT * FROM pragma_table_info('rollup_hours')")]
-        row = {
-            **dict.fromkeys(names, 0),
-            "bucket": at,
-            "key": 7,
-            "requests": requests,
-            "completed": requests,
-            "prompt_tokens": 10 * requests,
-            "completion_tokens": tokens * requests,
-            "cold_loads": cold_loads,
-            "load_ms": load_ms,
-            "last_at": at + 60.0,
-        }
-        database.execute(
-            f"INSERT INTO rollup_hours ({', '.join(row)}) VALUES ({', '.join('?' for _ in row)})", tuple(row.values())
-        )
+        database.execute("INSERT OR IGNORE INTO sum_subjects VALUES (77, ?, 'alpha', 'm:latest', '')", (PAIR.number,))
+        for kind, subject in ((PAIR, 77), (ALL, ALL.number)):
+            for size in kind.sizes:
+                row = {
+                    "kind": kind.number,
+                    "size": size,
+                    "subject": subject,
+                    "bucket": at // size * size,
+                    "requests": requests,
+                    "completed": requests,
+                    "prompt_tokens": 10 * requests,
+                    "completion_tokens": tokens * requests,
+                    "cold_loads": cold_loads,
+                    "load_ms": load_ms,
+                    "last_at": at + 60.0,
+                }
+                database.execute(
+                    f"INSERT INTO sums ({', '.join(row)}) VALUES ({', '.join('?' for _ in row)})", tuple(row.values())
+                )
     database.close()
 
 

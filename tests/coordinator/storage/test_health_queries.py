@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
 from herd.coordinator.storage import schema
-from herd.coordinator.storage.health_queries import recent_traffic
+from herd.coordinator.storage.health_queries import TRUNCATION_ROWS, recent_traffic
+from herd.coordinator.storage.rollups import advance
 from herd.core.state import refusals
 from herd.core.state.fleet import ModelName, NodeId
 from herd.health.snapshot import ModelTraffic, Traffic
@@ -157,8 +159,26 @@ def test_rows_of_an_older_version_are_read(database: sqlite3.Connection) -> None
     assert pair(database).requests == 1
 
 
-def test_on_a_busy_fleet_only_the_newest_traces_are_read(database: sqlite3.Connection) -> None:
-    for number in range(5):
-        put(database, prompt_tokens=1000 - number, timestamp=NOW - 50 + number)
-    found = recent_traffic(database, NOW - 3600, [], rows=2)
-    assert found.requests == 2 and found.pairs[0].requests == 2 and found.pairs[0].prompt_tokens_max == 997
+def test_on_a_busy_fleet_all_requests_count_and_few_rows_are_read(database: sqlite3.Connection) -> None:
+    database.execute("BEGIN")
+    for number in range(20_000):
+        put(database, prompt_tokens=4096, request_id=f"r{number}", timestamp=NOW - 3000 + number / 10)
+    database.execute("COMMIT")
+    before = asked(database)
+    while advance.advance(database, NOW):
+        pass
+    steps = 0
+
+    def count() -> int:
+        nonlocal steps
+        steps += 100
+        return 0
+
+    database.set_progress_handler(count, 100)
+    found = asked(database)
+    assert found.requests == 20_000 and found.pairs[0].prompt_tokens_max == 4096
+    assert before.pairs[0] == replace(found.pairs[0], link_s=before.pairs[0].link_s)
+    assert found.pairs[0].link_s == pytest.approx(before.pairs[0].link_s)
+    # At most `TRUNCATION_ROWS` requests are looked at one by one; each row of a scan took as many steps.
+    assert found.pairs[0].overlong == TRUNCATION_ROWS
+    assert steps < 200_000

@@ -13,8 +13,8 @@ from random import Random
 import pytest
 
 from herd.coordinator.storage.live_database import COPIES_MAX
-from herd.coordinator.storage.queries import totals
 from herd.coordinator.storage.store_settings import StoreSettings
+from herd.coordinator.storage.usage_queries import totals
 from herd.coordinator.storage.writer import TraceStore
 from recorded import a_record
 

@@ -17,13 +17,10 @@ from herd.coordinator.storage.queries import (
     latency_percentiles,
     one_request,
     recent_traces,
-    totals,
-    usage_by_day,
-    usage_by_tag,
-    usage_by_tag_and_day,
 )
 from herd.coordinator.storage.store_settings import StoreSettings
 from herd.coordinator.storage.trace_rows import INSERT_LATENCIES
+from herd.coordinator.storage.usage_queries import totals, usage_by_day, usage_by_tag, usage_by_tag_and_day
 from herd.coordinator.storage.writer import TraceStore
 from herd.core.state.commands import Record
 from herd.core.state.fleet import NodeId
@@ -218,31 +215,6 @@ def test_totals_add_up_and_are_zero_without_requests(store: TraceStore) -> None:
     assert everything["completed_count"] == everything["cancelled_count"] == everything["rejected_count"] == 1
     assert everything["failed_count"] == 2
     assert everything["total_tokens"] == 6 * 7
-
-
-def test_frequent_queries_use_an_index(store: TraceStore) -> None:
-    """Scanning half a million rows for the newest ten would make the dashboard slow."""
-    connection = sqlite3.connect(store.path)
-    nothing = {
-        "node_id": None,
-        "model": None,
-        "status": None,
-        "before_id": None,
-        "since": None,
-        "until": None,
-        "tag": None,
-        "limit": 10,
-    }
-    plans = {
-        "idx_traces_timestamp": connection.execute("EXPLAIN QUERY PLAN " + queries.RECENT_TRACES, nothing).fetchall(),
-        "idx_traces_request_id": connection.execute("EXPLAIN QUERY PLAN " + queries.REQUEST_ROWS, ("r", 10)).fetchall(),
-        "idx_latency_values": connection.execute(
-            "EXPLAIN QUERY PLAN " + queries.NEWEST_LATENCIES, ("n", "m", 10)
-        ).fetchall(),
-    }
-    connection.close()
-    for index, plan in plans.items():
-        assert index in str(plan) and "TEMP B-TREE" not in str(plan), plan
 
 
 FILL = """INSERT INTO request_traces (request_id, model, original_model, node_id, status, timestamp, attempt_ms, kind,

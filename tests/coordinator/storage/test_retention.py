@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from herd.coordinator.storage import learned_state
-from herd.coordinator.storage.retention import DAY_S, TRUST_CLOCK_AFTER_S
+from herd.coordinator.storage.retention import DAY_S, TRUST_CLOCK_AFTER_S, Retention
 from herd.coordinator.storage.store_settings import StoreSettings
 from herd.coordinator.storage.writer import TraceStore
 from herd.core.state.learned_values import LearnedValue
@@ -148,3 +148,19 @@ def test_learned_estimates_do_not_expire_by_a_jump(clock: Clock, tmp_path: Path)
     found = store.read(learned_state.load_learned, store.started_s())
     assert {value.subject for value in found} == {"studio", "mini"}
     store.close()
+
+
+def test_a_trace_is_deleted_only_after_it_was_summed_up(store: TraceStore, clock: Clock) -> None:
+    for name in ("a", "b", "c"):
+        record(store, name)
+    store.close()
+    began_at = clock.wall()
+    with closing(sqlite3.connect(store.path, isolation_level=None)) as connection:
+        connection.execute("UPDATE sum_progress SET trace_id = 1")
+        retained = Retention(StoreSettings(retention_days=1.0, rows_max=2))
+        retained.start(connection, began_at, 0.0)
+        retained.trim(connection, began_at + 9 * DAY_S, 9 * DAY_S)
+        assert connection.execute("SELECT request_id FROM request_traces").fetchall() == [("b",), ("c",)]
+        connection.execute("UPDATE sum_progress SET trace_id = 3")
+        retained.trim(connection, began_at + 9 * DAY_S, 9 * DAY_S)
+        assert connection.execute("SELECT request_id FROM request_traces").fetchall() == []

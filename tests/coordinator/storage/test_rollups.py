@@ -10,9 +10,11 @@ from random import Random
 import pytest
 
 from fakes.dashboard.trace_history import Day, write_day
-from herd.coordinator.storage import node_history, rollups, schema
+from herd.coordinator.storage import node_history, schema
 from herd.coordinator.storage.node_history import FleetEvent, StateInterval
-from herd.coordinator.storage.rollups import Measure
+from herd.coordinator.storage.rollups import advance as rollups
+from herd.coordinator.storage.rollups import tables, trim
+from herd.coordinator.storage.rollups.tables import ALL, APP, DAY_S, HOUR_S, KINDS, MINUTE_S, PAIR, Kind, Measure
 from herd.dashboard.histograms import BIN_GROWTH
 
 MIDNIGHT = 20_000 * 86_400.0
@@ -32,16 +34,21 @@ def one(connection: sqlite3.Connection, sql: str, *bound: object) -> tuple[objec
     return row
 
 
+def of(kind: Kind, size: int) -> str:
+    return f"WHERE kind = {kind.number} AND size = {size}"
+
+
 PLAIN = """SELECT SUM(status <> 'retried'), SUM(status = 'completed'), SUM(status IN ('failed', 'failed_midstream')),
     SUM(status = 'rejected'), SUM(status = 'client_cancelled'), SUM(status = 'retried'),
     SUM(prompt_tokens), SUM(completion_tokens)
     FROM request_traces WHERE COALESCE(kind, '') <> 'info'"""
 
 
-@pytest.mark.parametrize("size", ["minute", "hour"])
-def test_the_sums_of_a_day_equal_the_traces(database: sqlite3.Connection, size: str) -> None:
+@pytest.mark.parametrize("kind", [ALL, PAIR, APP])
+@pytest.mark.parametrize("size", [MINUTE_S, HOUR_S, DAY_S])
+def test_the_sums_of_a_day_equal_the_traces(database: sqlite3.Connection, size: int, kind: Kind) -> None:
     write_day(database, Day(MIDNIGHT, seed=7, requests=3000))
-    while rollups.advance(database, rows=700):
+    while rollups.advance(database, MIDNIGHT, rows=700):
         pass
     names = [
         "requests",
@@ -53,19 +60,19 @@ def test_the_sums_of_a_day_equal_the_traces(database: sqlite3.Connection, size: 
         "prompt_tokens",
         "completion_tokens",
     ]
-    summed = one(database, f"SELECT {', '.join(f'SUM({name})' for name in names)} FROM rollup_{size}s")
+    summed = one(database, f"SELECT {', '.join(f'SUM({name})' for name in names)} FROM sums {of(kind, size)}")
     assert summed == one(database, PLAIN)
     assert one(database, "SELECT COUNT(*) FROM request_traces WHERE kind = 'info'")[0]
-    waits = one(database, f"SELECT SUM(count) FROM rollup_{size}_bins WHERE measure = ?", Measure.WAIT)
+    waits = one(database, f"SELECT SUM(count) FROM sum_bins {of(kind, size)} AND measure = ?", Measure.WAIT)
     assert waits == one(database, "SELECT COUNT(*) FROM request_traces WHERE status <> 'retried' AND kind <> 'info'")
 
 
 def test_each_bin_has_the_values_between_its_edges(database: sqlite3.Connection) -> None:
     write_day(database, Day(MIDNIGHT, seed=8, requests=400))
-    rollups.advance(database)
+    rollups.advance(database, MIDNIGHT)
     found = database.execute(
-        """SELECT low, COALESCE((SELECT MIN(low) FROM rollup_edges above WHERE above.low > e.low), 1e300), SUM(count)
-        FROM rollup_minute_bins b JOIN rollup_edges e USING (bin) WHERE measure = 2 GROUP BY bin"""
+        f"""SELECT low, COALESCE((SELECT MIN(low) FROM rollup_edges above WHERE above.low > e.low), 1e300), SUM(count)
+        FROM sum_bins b JOIN rollup_edges e USING (bin) {of(ALL, MINUTE_S)} AND measure = 2 GROUP BY bin"""
     ).fetchall()
     assert len(found) > 10
     for low, high, count in found:
@@ -82,34 +89,35 @@ def test_no_trace_is_counted_twice_in_any_order_of_arrival(database: sqlite3.Con
     rng = Random(seed)
     for part in range(5):
         write_day(database, Day(MIDNIGHT + part * 3600.0, seed=part, requests=rng.randrange(1, 90)))
-        while rollups.advance(database, rows=rng.randrange(1, 50)):
+        while rollups.advance(database, MIDNIGHT, rows=rng.randrange(1, 50)):
             pass
-    assert not rollups.advance(database)
-    assert one(database, "SELECT SUM(requests), SUM(retries) FROM rollup_hours") == one(
+    assert not rollups.advance(database, MIDNIGHT)
+    assert one(database, f"SELECT SUM(requests), SUM(retries) FROM sums {of(PAIR, HOUR_S)}") == one(
         database, "SELECT SUM(status <> 'retried'), SUM(status = 'retried') FROM request_traces WHERE kind <> 'info'"
     ), f"seed {seed}"
 
 
 def test_a_step_that_fails_midway_changes_nothing(database: sqlite3.Connection) -> None:
     write_day(database, Day(MIDNIGHT, seed=1, requests=50))
-    database.execute("CREATE TRIGGER broken BEFORE INSERT ON rollup_hour_bins BEGIN SELECT RAISE(ABORT, 'no'); END")
+    database.execute("CREATE TRIGGER broken BEFORE INSERT ON sum_bins BEGIN SELECT RAISE(ABORT, 'no'); END")
     with pytest.raises(sqlite3.IntegrityError):
-        rollups.advance(database)
+        rollups.advance(database, MIDNIGHT)
     database.execute("ROLLBACK")
     database.execute("DROP TRIGGER broken")
-    assert one(database, "SELECT COUNT(*) FROM rollup_minutes") == (0,)
-    rollups.advance(database)
-    assert one(database, "SELECT SUM(requests) FROM rollup_hours")[0] == one(database, PLAIN)[0]
+    assert one(database, "SELECT COUNT(*) FROM sums") == (0,)
+    rollups.advance(database, MIDNIGHT)
+    assert one(database, f"SELECT SUM(requests) FROM sums {of(APP, HOUR_S)}")[0] == one(database, PLAIN)[0]
 
 
 def test_apps_beyond_the_limit_are_counted_together(
     database: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rollups, "KEYS_MAX", 1)
+    monkeypatch.setattr(tables, "SUBJECTS_MAX", 1)
     write_day(database, Day(MIDNIGHT, seed=2, requests=40))
-    rollups.advance(database)
-    assert one(database, "SELECT DISTINCT key FROM rollup_minutes") == (0,)
-    assert one(database, "SELECT SUM(requests) FROM rollup_minutes")[0] == one(database, PLAIN)[0]
+    rollups.advance(database, MIDNIGHT)
+    for kind in (PAIR, APP):
+        assert database.execute(f"SELECT DISTINCT subject FROM sums {of(kind, HOUR_S)}").fetchall() == [(kind.number,)]
+        assert one(database, f"SELECT SUM(requests) FROM sums {of(kind, MINUTE_S)}")[0] == one(database, PLAIN)[0]
 
 
 def test_an_app_is_the_first_tag_else_the_key_else_the_address(database: sqlite3.Connection) -> None:
@@ -127,28 +135,42 @@ def test_an_app_is_the_first_tag_else_the_key_else_the_address(database: sqlite3
             "VALUES (?, 'm', 'm', 'n', 'completed', ?, ?, ?, ?)",
             (request_id, MIDNIGHT, tags, key_id, ip),
         )
-    rollups.advance(database)
-    assert database.execute("SELECT app_kind, app FROM rollup_keys WHERE id > 0 ORDER BY id").fetchall() == [
-        ("tag", "aider"),
-        ("user", "user:ann"),
+    rollups.advance(database, MIDNIGHT)
+    assert database.execute("SELECT a, b FROM sum_subjects WHERE kind = 3 AND id > 9 ORDER BY a, b").fetchall() == [
         ("key", "k1"),
-        ("unlabelled", "10.0.0.2"),
+        ("tag", "aider"),
         ("unlabelled", ""),
+        ("unlabelled", "10.0.0.2"),
+        ("user", "user:ann"),
     ]
 
 
 def test_old_buckets_are_deleted_minutes_first(database: sqlite3.Connection) -> None:
     write_day(database, Day(MIDNIGHT, seed=3, requests=60))
-    rollups.advance(database)
+    rollups.advance(database, MIDNIGHT)
     node_history.insert_history(database, [StateInterval(MIDNIGHT + 5, "n", "busy", 10.0, 4)], [])
-    while rollups.trim(database, MIDNIGHT + 20 * 86400.0, minutes_days=16.0, hours_days=400.0):
+    kept = one(database, f"SELECT COUNT(*), SUM(requests) FROM sums {of(PAIR, HOUR_S)}")
+    trim_all(database, MIDNIGHT + 3 * 86400.0)
+    sizes = "SELECT COUNT(*) FROM {} WHERE kind = {} AND size = {}"
+    assert one(database, sizes.format("sums", PAIR.number, MINUTE_S))[0]
+    assert one(database, sizes.format("sums", APP.number, MINUTE_S)) == (0,)
+    assert one(database, sizes.format("sum_bins", APP.number, MINUTE_S)) == (0,)
+    trim_all(database, MIDNIGHT + 20 * 86400.0)
+    for table in ("sums", "sum_bins"):
+        assert one(database, f"SELECT COUNT(*) FROM {table} WHERE size = {MINUTE_S}") == (0,)
+    assert one(database, "SELECT COUNT(*) FROM node_minutes") == (0,)
+    assert one(database, f"SELECT COUNT(*), SUM(requests) FROM sums {of(PAIR, HOUR_S)}") == kept
+    trim_all(database, MIDNIGHT + 500 * 86400.0)
+    assert one(database, "SELECT (SELECT COUNT(*) FROM sums), (SELECT COUNT(*) FROM sum_bins)") == (0, 0)
+    assert one(database, "SELECT COUNT(*), MAX(id) FROM sum_subjects") == (len(KINDS), len(KINDS))
+
+
+def trim_all(database: sqlite3.Connection, now: float) -> None:
+    while node_history.trim(database, now, minutes_days=16.0, hours_days=400.0):
         pass
-    counts = [
-        one(database, f"SELECT COUNT(*) FROM {table}")[0]
-        for table in ("rollup_minutes", "rollup_minute_bins", "node_minutes")
-    ]
-    assert counts == [0, 0, 0]
-    assert one(database, "SELECT COUNT(*) FROM rollup_hours")[0] and one(database, "SELECT COUNT(*) FROM node_hours")[0]
+    after: int | None = 0
+    while after is not None:
+        after = trim.trim(database, now, 16.0, 400.0, after)
 
 
 def test_seconds_of_a_state_add_up_within_a_bucket(database: sqlite3.Connection) -> None:

@@ -20,10 +20,11 @@ import pytest
 
 from herd.coordinator.storage import trace_rows
 from herd.coordinator.storage.data_dir import DataDirInUse, lock_folder
-from herd.coordinator.storage.queries import recent_traces, totals
+from herd.coordinator.storage.queries import recent_traces
 from herd.coordinator.storage.schema import SCHEMA_VERSION, STEPS
 from herd.coordinator.storage.store_settings import StoreSettings
 from herd.coordinator.storage.trace_rows import TraceRow, trace_row
+from herd.coordinator.storage.usage_queries import totals
 from herd.coordinator.storage.writer import TraceStore
 from herd.core.state.commands import Record
 from herd.core.state.decision import Decision, Rejected
@@ -362,7 +363,7 @@ def test_recording_stops_while_files_may_not_grow_and_then_resumes(folder: Path)
 READ_ONLY = """
 import os, sys, tempfile
 from pathlib import Path
-from herd.coordinator.storage.queries import totals
+from herd.coordinator.storage.usage_queries import totals
 from herd.coordinator.storage.store_settings import StoreSettings
 from herd.coordinator.storage.writer import TraceStore
 from recorded import a_record

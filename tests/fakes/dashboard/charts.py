@@ -17,7 +17,8 @@ from builders import a_model_info, a_report, a_world
 from fakes.dashboard.trace_history import DAY_S, Day, write_day
 from herd.coordinator.api.charts import ChartsApi
 from herd.coordinator.driver import Driver
-from herd.coordinator.storage import rollups, schema
+from herd.coordinator.storage import schema
+from herd.coordinator.storage.rollups import advance
 from herd.coordinator.storage.store_settings import StoreSettings
 from herd.coordinator.storage.writer import TraceStore
 from herd.core.state.commands import Record
@@ -49,7 +50,7 @@ def charts(days: Sequence[Day] = DAYS) -> Iterator[Charts]:
             schema.apply(connection, step)
         for day in days:
             write_day(connection, day)
-        while rollups.advance(connection):
+        while advance.advance(connection, NOW):
             pass
         loop = asyncio.new_event_loop()
         world = a_world()

@@ -7,19 +7,18 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 
-import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
 from herd.coordinator.api.responses import json_errors, query_response
 from herd.coordinator.auth.routes import ApiRoute
 from herd.coordinator.driver import Driver
-from herd.coordinator.storage import chart_queries, queries
-from herd.coordinator.storage.chart_queries import APP, APP_MODEL, MODEL_NODE, ChartRange
-from herd.coordinator.storage.rollups import DAY_S, Measure
+from herd.coordinator.storage import chart_queries, usage_queries
+from herd.coordinator.storage.chart_queries import ChartRange
+from herd.coordinator.storage.rollups.tables import APP, APP_MODEL, DAY_S, PAIR, Measure
 from herd.coordinator.storage.writer import TraceStore
 from herd.core.state.fleet import Liveness
-from herd.dashboard.histograms import merge_counts
+from herd.dashboard.histograms import Counts, merge_counts
 from herd.dashboard.pages import apps, models, trends
 from herd.dashboard.pages.models import PresentModel
 from herd.errors import BadRequest
@@ -65,12 +64,14 @@ class ChartsApi:
         query = request.query_params
         return await query_response(
             self._store,
-            partial(_trends, wanted=self._range(request), node_id=query.get("node_id"), model=query.get("model")),
+            partial(trends_page, wanted=self._range(request), node_id=query.get("node_id"), model=query.get("model")),
         )
 
     async def models(self, request: Request) -> Response:
         """Returns speed, time to first token, loads, context use, digest and last use of each model by node."""
-        return await query_response(self._store, partial(_models, wanted=self._range(request), present=self._present()))
+        return await query_response(
+            self._store, partial(models_page, wanted=self._range(request), present=self._present())
+        )
 
     async def context_usage(self, request: Request) -> Response:
         """Returns how much of its context window each model used."""
@@ -80,7 +81,7 @@ class ChartsApi:
 
     async def apps(self, request: Request) -> Response:
         """Returns requests, tokens and latencies of each app."""
-        return await query_response(self._store, partial(_apps, wanted=self._range(request)))
+        return await query_response(self._store, partial(apps_page, wanted=self._range(request)))
 
     async def daily(self, request: Request) -> Response:
         """Returns requests and tokens of each tag per day, for the last `days` (default 7)."""
@@ -126,9 +127,10 @@ def _trend_history(
     return trends.TrendHistory(sums, bins, chart_queries.edges(connection))
 
 
-def _trends(
+def trends_page(
     connection: sqlite3.Connection, wanted: ChartRange, node_id: str | None, model: str | None
 ) -> trends.Trends:
+    """The trends of a range, of one node, one model, or both, if they are given."""
     now, before = (_trend_history(connection, one, node_id, model) for one in (wanted, wanted.earlier(WEEK_S)))
     events = tuple(trends.ChartEvent(*event) for event in chart_queries.events(connection, wanted))
     busy, slots = chart_queries.by_hour(connection, wanted.to_at - HEAT_DAYS * DAY_S, wanted.to_at)
@@ -148,8 +150,13 @@ def _trends(
 
 
 def _model_history(connection: sqlite3.Connection, wanted: ChartRange) -> models.ModelHistory:
-    sums = chart_queries.grouped(connection, wanted, MODEL_NODE)
-    bins = chart_queries.grouped_bins(connection, wanted, MODEL_NODE)
+    sums: dict[tuple[str, ...], chart_queries.Sums] = {
+        (model, node_id): one for (node_id, model), one in chart_queries.grouped(connection, wanted, PAIR).items()
+    }
+    bins: dict[tuple[tuple[str, ...], Measure], Counts] = {
+        ((model, node_id), measure): counts
+        for ((node_id, model), measure), counts in chart_queries.grouped_bins(connection, wanted, PAIR).items()
+    }
     context = {
         model: merge_counts(
             counts for (key, measure), counts in bins.items() if measure is Measure.CONTEXT and key[0] == model
@@ -167,7 +174,8 @@ def _model_history(connection: sqlite3.Connection, wanted: ChartRange) -> models
     )
 
 
-def _models(connection: sqlite3.Connection, wanted: ChartRange, present: Sequence[PresentModel]) -> models.Models:
+def models_page(connection: sqlite3.Connection, wanted: ChartRange, present: Sequence[PresentModel]) -> models.Models:
+    """Every model that is present or was used in the range."""
     lines = models.lines(present, _model_history(connection, wanted))
     return models.Models(wanted.name, wanted.from_at, wanted.to_at, lines, models.summary(lines))
 
@@ -181,7 +189,8 @@ def _context_usage(
     )
 
 
-def _apps(connection: sqlite3.Connection, wanted: ChartRange) -> apps.Apps:
+def apps_page(connection: sqlite3.Connection, wanted: ChartRange) -> apps.Apps:
+    """Every app that was used in the range."""
     bins = {
         (key, int(measure)): counts
         for (key, measure), counts in chart_queries.grouped_bins(connection, wanted, APP).items()
@@ -190,32 +199,15 @@ def _apps(connection: sqlite3.Connection, wanted: ChartRange) -> apps.Apps:
         chart_queries.grouped(connection, wanted, APP),
         chart_queries.grouped(connection, wanted, APP_MODEL),
         bins,
-        _dialects(connection, wanted),
+        chart_queries.dialects(connection, wanted),
         chart_queries.edges(connection),
     )
-    lines, by_tag = apps.lines(history), tuple(queries.usage_by_tag(connection, wanted.from_at))
+    lines, by_tag = apps.lines(history), tuple(usage_queries.usage_by_tag(connection, wanted.from_at, wanted.size_s))
     return apps.Apps(wanted.name, wanted.from_at, wanted.to_at, lines, by_tag, by_tag, apps.summary(lines))
 
 
-def _dialects(connection: sqlite3.Connection, wanted: ChartRange) -> dict[tuple[str, str], dict[str, int]]:
-    """Requests per dialect of each app."""
-    found: dict[tuple[str, str], dict[str, int]] = {}
-    for tags, key_id, client_ip, dialect in chart_queries.dialects(connection, wanted):
-        counts = found.setdefault(apps.app_of(_tags(tags), key_id, client_ip), {})
-        counts[dialect or ""] = counts.get(dialect or "", 0) + 1
-    return found
-
-
-def _tags(column: str | None) -> list[object]:
-    try:
-        tags = msgspec.json.decode(column) if column else []
-    except msgspec.DecodeError:
-        return []
-    return tags if isinstance(tags, list) else []
-
-
 def _daily(connection: sqlite3.Connection, since: float) -> apps.AppsDaily:
-    return apps.days(queries.usage_by_tag_and_day(connection, since))
+    return apps.days(usage_queries.usage_by_tag_and_day(connection, since))
 
 
 def hour_of_week(at: float) -> int:

@@ -20,7 +20,7 @@ from herd.coordinator.api.fleet_view import FleetView
 from herd.coordinator.api.responses import json_errors, query_response
 from herd.coordinator.auth.routes import ApiRoute
 from herd.coordinator.driver import Driver
-from herd.coordinator.storage import queries, today_totals
+from herd.coordinator.storage import queries, today_totals, usage_queries
 from herd.coordinator.storage.writer import TraceStore
 from herd.dashboard.pages.overview import Overview, OverviewNumbers, setup_steps
 from herd.dashboard.request_details import finished_request, request_details
@@ -106,7 +106,7 @@ class DashboardApi:
     async def usage(self, request: Request) -> Response:
         """Returns requests and tokens of the last `days` (default 7) by day, node and model, by tag and by key."""
         days = number(request.query_params.get("days"), "days", 7) or 7
-        return await query_response(self._store, partial(_usage, since=time.time() - days * 86400))
+        return await query_response(self._store, partial(usage_report, since=time.time() - days * 86400))
 
     async def latencies(self, _: Request) -> Response:
         """Returns latency percentiles per node and model."""
@@ -151,12 +151,13 @@ def _one_request(connection: sqlite3.Connection, request_id: str) -> object:
     return request_details(rows)
 
 
-def _usage(connection: sqlite3.Connection, since: float) -> object:
+def usage_report(connection: sqlite3.Connection, since: float) -> object:
+    """The usage since a unix time, in the fields of `UsageReport`."""
     return {
-        "by_day": queries.usage_by_day(connection, since),
-        "by_tag": queries.usage_by_tag(connection, since),
-        "by_key": queries.usage_by_key(connection, since),
-        "totals": queries.totals(connection, since),
+        "by_day": usage_queries.usage_by_day(connection, since),
+        "by_tag": usage_queries.usage_by_tag(connection, since),
+        "by_key": usage_queries.usage_by_key(connection, since),
+        "totals": usage_queries.totals(connection, since),
     }
 
 

@@ -18,6 +18,8 @@ from starlette.responses import Response
 from herd.coordinator.api.responses import json_errors, json_response
 from herd.coordinator.auth.routes import ApiRoute
 from herd.coordinator.driver import Driver
+from herd.coordinator.storage import chart_queries
+from herd.coordinator.storage.rollups.tables import ALL, HOUR_S, PAIR
 from herd.coordinator.storage.writer import TraceStore
 from herd.core.estimates.hardware_priors import Speed
 from herd.core.planning.placement_advice import (
@@ -47,14 +49,13 @@ PAIRS_MAX = 4096
 REUSED_FOR_S = 30.0
 """A result is reused for this long: it is computed from a whole week."""
 
-USAGES = """SELECT k.node_id, k.model, SUM(h.requests), SUM(h.prompt_tokens), SUM(h.completion_tokens),
-        SUM(h.cold_loads), SUM(h.load_ms) / 1000.0, COUNT(DISTINCT h.bucket)
-    FROM rollup_hours h JOIN rollup_keys k ON k.id = h.key WHERE h.bucket >= ? AND k.node_id <> ''
-    GROUP BY k.node_id, k.model ORDER BY k.node_id, k.model LIMIT ?"""
-LAST_USED = (
-    "SELECT k.model, MAX(h.last_at) FROM rollup_hours h JOIN rollup_keys k ON k.id = h.key GROUP BY k.model LIMIT ?"
-)
-STORED_SINCE = "SELECT MIN(bucket) FROM rollup_hours"
+USAGES = f"""SELECT s.a, s.b, SUM(requests), SUM(prompt_tokens), SUM(completion_tokens), SUM(cold_loads),
+        SUM(load_ms) / 1000.0, COUNT(*)
+    FROM sum_subjects s CROSS JOIN sums r
+        ON r.kind = s.kind AND r.size = {HOUR_S} AND r.subject = s.id AND r.bucket >= ?
+    WHERE s.kind = {PAIR.number} AND s.a <> '' GROUP BY s.a, s.b ORDER BY s.a, s.b LIMIT ?"""  # noqa: S608 - constants
+STORED_SINCE = f"""SELECT MIN(bucket) FROM sums
+    WHERE kind = {ALL.number} AND size = {HOUR_S} AND subject = {ALL.number}"""  # noqa: S608
 PATHS = (("pull", "/dashboard/api/pull"), ("delete", "/dashboard/api/delete"), ("pin", "/dashboard/api/pinned-models"))
 """The route that carries out each kind of change."""
 
@@ -130,7 +131,9 @@ def usage_history(connection: sqlite3.Connection, now: float) -> UsageHistory:
             USAGES, (now - WEEK_S, PAIRS_MAX)
         )
     ]
-    last_used = {ModelName(str(model)): float(at) for model, at in connection.execute(LAST_USED, (PAIRS_MAX,))}
+    last_used: dict[ModelName, float] = {}
+    for (name, _), at in chart_queries.last_used(connection).items():
+        last_used[ModelName(name)] = max(at, last_used.get(ModelName(name), 0.0))
     [began] = connection.execute(STORED_SINCE).fetchone()
     return UsageHistory(usages, last_used, float(began) if began is not None else None)
 

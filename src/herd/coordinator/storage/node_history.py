@@ -12,6 +12,8 @@ import sqlite3
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+STEP_ROWS = 2_000
+"""Rows deleted in one transaction."""
 EVENTS_MAX = 20_000
 """Maximum number of events; the oldest are deleted first."""
 TEXT_MAX_CHARS = 300
@@ -96,3 +98,20 @@ def insert_history(
     connection.executemany(_INSERT_EVENT, [(one.at, one.kind, one.about[:TEXT_MAX_CHARS]) for one in events])
     connection.execute(_DELETE_SURPLUS, (EVENTS_MAX,))
     connection.execute("COMMIT")
+
+
+_DELETE_OLD = tuple(
+    f"""DELETE FROM node_{size} WHERE (bucket, node_id) IN (
+        SELECT bucket, node_id FROM node_{size} WHERE bucket < ? ORDER BY bucket LIMIT ?)"""  # noqa: S608 - constants
+    for size in ("minutes", "hours")
+)
+
+
+def trim(connection: sqlite3.Connection, now: float, minutes_days: float, hours_days: float) -> bool:
+    """Deletes at most `STEP_ROWS` rows of each table; True if more are left. `now` is unix time. Raises
+    `sqlite3.Error`."""
+    deleted = [
+        connection.execute(statement, (now - days * 86_400.0, STEP_ROWS)).rowcount
+        for statement, days in zip(_DELETE_OLD, (minutes_days, hours_days), strict=True)
+    ]
+    return max(deleted) == STEP_ROWS

@@ -11,7 +11,8 @@ import sqlite3
 from collections import deque
 from types import MappingProxyType
 
-from herd.coordinator.storage import rollups
+from herd.coordinator.storage import node_history
+from herd.coordinator.storage.rollups.trim import trim as trim_sums
 from herd.coordinator.storage.store_settings import StoreSettings
 from herd.steady_time import SteadyTime
 
@@ -20,6 +21,7 @@ STEP_ROWS = 500
 DAY_S = 86_400.0
 TRUST_CLOCK_AFTER_S = DAY_S
 """Ages follow a jump of the wall clock when it has stayed for this long."""
+ANY_ID = 2**62
 MARKS_MAX = 1_000
 """How many times to remember with the newest row of each table at that time."""
 
@@ -32,7 +34,10 @@ _DELETE_OLD = """DELETE FROM {table} WHERE id IN (
     SELECT id FROM {table} WHERE id <= ? AND timestamp < ? ORDER BY id LIMIT ?)"""
 # Ids only grow, so the newest N rows are found without counting all rows.
 _DELETE_SURPLUS = """DELETE FROM {table} WHERE id IN (
-    SELECT id FROM {table} WHERE id <= (SELECT MAX(id) FROM {table}) - ? ORDER BY id LIMIT ?)"""
+    SELECT id FROM {table} WHERE id <= (SELECT MAX(id) FROM {table}) - :most
+        AND (id <= :summed OR id <= (SELECT MAX(id) FROM {table}) - 2 * :most) ORDER BY id LIMIT :rows)"""
+SUMMED = "SELECT trace_id FROM sum_progress"
+"""Traces are deleted after they were summed up; the maximum number applies twofold until then."""
 TABLES = ("request_traces", "latency_observations")
 _SQL = MappingProxyType(
     {
@@ -48,6 +53,8 @@ class Retention:
     def __init__(self, settings: StoreSettings) -> None:
         self._settings = settings
         self._time = SteadyTime(TRUST_CLOCK_AFTER_S)
+        self._trimmed_subject = 0
+        """The sums of subjects up to this id are trimmed in this round."""
         self._marks: dict[str, deque[tuple[float, int]]] = {table: deque(maxlen=MARKS_MAX) for table in TABLES}
         """For each table: monotonic times, and the id of the newest row at that time."""
 
@@ -70,16 +77,25 @@ class Retention:
         self._mark(connection, monotonic_s)
         is_more = False
         for table in TABLES:
-            surplus = connection.execute(_SQL[table][3], (settings.rows_max, STEP_ROWS)).rowcount
-            old = self._delete_old(connection, table, now_s, monotonic_s)
+            summed = connection.execute(SUMMED).fetchone()[0] if table == "request_traces" else ANY_ID
+            bound = {"most": settings.rows_max, "summed": summed, "rows": STEP_ROWS}
+            surplus = connection.execute(_SQL[table][3], bound).rowcount
+            old = self._delete_old(connection, table, now_s, monotonic_s, summed)
             is_more = is_more or max(old, surplus) == STEP_ROWS
-        return rollups.trim(connection, now_s, settings.minutes_days, settings.hours_days) or is_more
+        days = (settings.minutes_days, settings.hours_days)
+        is_more = node_history.trim(connection, now_s, *days) or is_more
+        trimmed = trim_sums(connection, now_s, *days, self._trimmed_subject)
+        self._trimmed_subject = trimmed or 0
+        return is_more or trimmed is not None
 
-    def _delete_old(self, connection: sqlite3.Connection, table: str, now_s: float, monotonic_s: float) -> int:
+    def _delete_old(
+        self, connection: sqlite3.Connection, table: str, now_s: float, monotonic_s: float, summed: int
+    ) -> int:
         retention_s = self._settings.retention_days * DAY_S
         last = next((newest for at, newest in reversed(self._marks[table]) if at <= monotonic_s - retention_s), None)
         if last is None:
             last = self._marks[table][0][1]
+        last = min(last, summed)
         _, first_young, delete, _ = _SQL[table]
         young = connection.execute(first_young, (now_s - retention_s, now_s + DAY_S)).fetchone()
         if young is not None:

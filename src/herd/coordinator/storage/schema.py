@@ -4,7 +4,8 @@ Step 1: the schema of ollama-herd 0.11; older ones (`user_version` 0) get its mi
 traces. Step 3: decision rules and learned estimates. Step 4: the audit, and the key of a request. Step 5: roll-ups
 per minute and per hour, and the history of nodes. Step 6: changed settings. Step 7: whether a prompt was truncated.
 Step 8: fields of a request without effect. Step 9: what was repaired in tool calls. Step 10: how far the
-journal of a run was written to the traces. Step 11: indexes for pages of the dashboard. Each step only adds tables,
+journal of a run was written to the traces. Step 11: indexes for pages of the dashboard. Step 12: sums by
+node and model, app, tag and key, and an index for filtered lists. Each step only adds tables,
 columns and indexes: ollama-herd can still open the file.
 """
 
@@ -13,10 +14,11 @@ from __future__ import annotations
 import sqlite3
 from dataclasses import dataclass
 
-from herd.coordinator.storage import node_history, rollups, setting_changes
+from herd.coordinator.storage import node_history, setting_changes
 from herd.coordinator.storage.journal import progress
+from herd.coordinator.storage.rollups import earlier, tables
 
-SCHEMA_VERSION = 11
+SCHEMA_VERSION = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +169,7 @@ STEPS = (
     ),
     MigrationStep(
         version=5,
-        tables=(*rollups.TABLES, *node_history.TABLES),
+        tables=(*earlier.TABLES, *node_history.TABLES),
         columns=(),
         indexes=node_history.INDEXES,
         set_version="PRAGMA user_version = 5",
@@ -210,6 +212,16 @@ STEPS = (
             "WHERE fallback_used = 1",
         ),
         set_version="PRAGMA user_version = 11",
+    ),
+    MigrationStep(
+        version=12,
+        tables=tables.TABLES,
+        columns=(),
+        indexes=(
+            "CREATE INDEX IF NOT EXISTS idx_traces_filters ON request_traces(timestamp, node_id, model, status, tags)",
+            "CREATE INDEX IF NOT EXISTS idx_audit_at ON audit(at)",
+        ),
+        set_version="PRAGMA user_version = 12",
     ),
 )
 

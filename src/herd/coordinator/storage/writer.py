@@ -21,13 +21,14 @@ from typing import Concatenate
 
 from msgspec.structs import astuple
 
-from herd.coordinator.storage import audit_log, learned_state, rollups
+from herd.coordinator.storage import audit_log, learned_state
 from herd.coordinator.storage.data_dir import DataDirLock, lock_folder, make_private
 from herd.coordinator.storage.database import DATABASE_NAME, Damaged, NewerSchema, is_damage
 from herd.coordinator.storage.journal import files, progress, recovery
 from herd.coordinator.storage.live_database import CopyFailed, LiveDatabase
 from herd.coordinator.storage.reader import Parameters, Result, TraceReader
 from herd.coordinator.storage.retention import Retention
+from herd.coordinator.storage.rollups import advance, moving
 from herd.coordinator.storage.store_settings import StoreSettings, StoreState
 from herd.coordinator.storage.trace_rows import (
     INSERT_LATENCIES,
@@ -397,7 +398,7 @@ class TraceStore:
         if connection is None or not (is_complete or now - self._rolled_at >= self._settings.rollup_interval_s):
             return
         try:
-            while rollups.advance(connection):
+            while advance.advance(connection, self._wall()) or moving.advance(connection):
                 if self._ring and not is_complete:
                     self._has_work.set()
                     return

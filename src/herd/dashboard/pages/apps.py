@@ -18,7 +18,7 @@ from herd.text import duration, number
 class AppLine(Struct, frozen=True, kw_only=True):
     """`kind`: "tag", "user" (a tag `user:NAME`), "key", or "unlabelled" (then `app` is "Unknown app (ADDRESS)").
     `busy_s` is the compute time that the app used, `share` its share of all compute time, 0..1. `dialects` counts
-    the requests of each client API among the newest 10,000 requests of all apps."""
+    the requests of each client API."""
 
     app: str
     kind: str

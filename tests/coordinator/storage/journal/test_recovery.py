@@ -15,8 +15,9 @@ import pytest
 
 from herd.coordinator.storage.journal import progress, recovery
 from herd.coordinator.storage.journal.recovery import LOST_STATUS
-from herd.coordinator.storage.queries import recent_traces, totals
+from herd.coordinator.storage.queries import recent_traces
 from herd.coordinator.storage.store_settings import StoreSettings
+from herd.coordinator.storage.usage_queries import totals
 from herd.coordinator.storage.writer import TraceStore
 from herd.core.state.request import Counters, Outcome
 from recorded import a_record

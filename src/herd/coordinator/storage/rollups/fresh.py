@@ -1,0 +1,43 @@
+"""Selects the traces that are not summed up yet, with their app and without missing values."""
+
+from __future__ import annotations
+
+from herd.coordinator.storage.rollups.tables import COLUMN_OF, MINUTE_S, Kind
+
+APP_COLUMNS = """
+    CASE WHEN first_tag LIKE 'user:%' THEN 'user' WHEN first_tag IS NOT NULL THEN 'tag'
+        WHEN key_id IS NOT NULL THEN 'key' ELSE 'unlabelled' END AS app_kind,
+    COALESCE(CAST(first_tag AS TEXT), key_id, client_ip, '') AS app"""
+"""The app of a request is its first tag, else its key, else the client's address."""
+
+SELECT = f"""SELECT id, CAST(timestamp / {MINUTE_S} AS INTEGER) * {MINUTE_S} AS bucket, node_id, model, {APP_COLUMNS},
+        CASE WHEN json_valid(tags) THEN tags END AS tags, key_id, COALESCE(original_format, '') AS dialect,
+        original_model, COALESCE(kind, '') AS request_kind, status, timestamp,
+        COALESCE(fallback_used, 0) <> 0 AS fallback_used,
+        COALESCE(finish_reason, '') AS finish_reason, COALESCE(prompt_tokens, 0) AS prompt_tokens,
+        COALESCE(completion_tokens, 0) AS completion_tokens, COALESCE(estimated_tokens, 0) AS estimated_tokens,
+        latency_ms, time_to_first_token_ms AS ttft_ms, COALESCE(held_ms, 0) AS held_ms, attempt_ms,
+        COALESCE(load_ms, 0) AS load_ms, prefill_ms, decode_ms, COALESCE(failure, '') AS failure,
+        COALESCE(error_message, '') AS error_message,
+        CASE WHEN status = 'completed' AND stream AND NOT COALESCE(retry_count, 0) AND prefill_ms IS NOT NULL
+            THEN MAX(0, time_to_first_token_ms - (latency_ms - attempt_ms) - prefill_ms - COALESCE(load_ms, 0))
+            END AS link_ms
+    FROM (SELECT *, CASE WHEN json_valid(tags) THEN json_extract(tags, '$[0]') END AS first_tag
+        FROM request_traces NOT INDEXED
+        WHERE id > (SELECT trace_id FROM sum_progress))"""  # noqa: S608 - only constants
+NAMES = (
+    *("id", "bucket", "node_id", "model", "app_kind", "app", "tags", "key_id", "dialect", "original_model"),
+    *("request_kind", "status", "timestamp", "fallback_used", "finish_reason", "prompt_tokens", "completion_tokens"),
+    *("estimated_tokens", "latency_ms", "ttft_ms", "held_ms", "attempt_ms", "load_ms", "prefill_ms", "decode_ms"),
+    *("failure", "error_message", "link_ms"),
+)
+"""The columns of `SELECT`, in its order."""
+
+
+def of_kind(kind: Kind, names: tuple[str, ...]) -> str:
+    """Selects a, b, c, bucket and these columns, combined, of the new traces of this kind in the range. A trace counts
+    in the minute in which it ended."""
+    values = ", ".join(f"{COLUMN_OF[name].combined_by}({COLUMN_OF[name].value})" for name in names)
+    # The + keeps SQLite from reading all traces of the range by the index of their times.
+    new = f"({SELECT} WHERE +timestamp >= :from AND +timestamp < :to)"
+    return f"SELECT {kind.names}, bucket, {values} FROM {new}{kind.each} WHERE {kind.where} GROUP BY 1, 2, 3, 4"  # noqa: S608
