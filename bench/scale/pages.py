@@ -27,7 +27,7 @@ from herd.core.state.fleet import ModelName, NodeId
 Page = Callable[[sqlite3.Connection], object]
 
 NOW = 1_795_448_000.0
-"""The unix time at which the pages are asked for."""
+"""The unix time of every page."""
 DAY_S = 86_400.0
 NODE = "node-03"
 MODEL = f"model-{3 * 5 % MODELS}:8b"

@@ -200,7 +200,7 @@ def test_usage_equals_a_query_of_every_trace(database: sqlite3.Connection, seed:
 def test_today_and_health_equal_a_query_of_every_trace(database: sqlite3.Connection, seed: int) -> None:
     rng = Random(100 + seed)
     history(database, rng)
-    # Sums per minute of all requests and of each pair are kept for weeks, so any of these starts is exact.
+    # Sums per minute of all requests and of each pair exist for weeks, so any of these starts is exact.
     midnights = [datetime(2026, 10, day, tzinfo=zone) for day in (24, 25, 26) for zone in (BERLIN, KATHMANDU)]
     for since in [one.timestamp() for one in midnights] + [NOW // 60 * 60 - rng.randrange(6000) * 60 for _ in range(5)]:
         about = f"seed {seed}, since {since}"

@@ -34,7 +34,7 @@ _DELETE_UNUSED = f"""DELETE FROM sum_subjects WHERE id > MAX(?, {KINDS[-1].numbe
 def trim(connection: sqlite3.Connection, now: float, minutes_days: float, hours_days: float, after: int) -> int | None:
     """Deletes old sums of the next subjects after this id. Returns the id to continue after; None when all are trimmed.
 
-    `now` is unix time. Days are kept as long as hours. Raises `sqlite3.Error`.
+    `now` is unix time. Sums per day are deleted at the age of sums per hour. Raises `sqlite3.Error`.
     """
     last = connection.execute(_LAST_SUBJECT, (after, SUBJECTS_PER_STEP)).fetchone()[0]
     if last is None:

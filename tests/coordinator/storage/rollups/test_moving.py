@@ -18,7 +18,8 @@ from herd.coordinator.storage.rollups.tables import ALL, APP, DAY_S, HOUR_S, MIN
 MIDNIGHT = 20_000 * 86_400.0
 NOW = MIDNIGHT + DAY_S
 SUMS = """INSERT INTO rollup_{size}s (bucket, key, {names}, last_at)
-    SELECT CAST(timestamp / {seconds} AS INTEGER) * {seconds}, k.id, SUM(status <> 'retried'), SUM(status = 'completed'), SUM(COALESCE(prompt_tokens, 0)), {zeros} MAX(timestamp)
+    SELECT CAST(timestamp / {seconds} AS INTEGER) * {seconds}, k.id, SUM(status <> 'retried'),
+        SUM(status = 'completed'), SUM(COALESCE(prompt_tokens, 0)), {zeros} MAX(timestamp)
     FROM request_traces t JOIN rollup_keys k ON k.node_id = t.node_id AND k.model = t.model
     WHERE COALESCE(kind, '') <> 'info' AND t.id <= ? GROUP BY 1, 2"""
 BINS = """INSERT INTO rollup_{size}_bins SELECT CAST(timestamp / {seconds} AS INTEGER) * {seconds}, k.id, 2, 5, COUNT(*)
