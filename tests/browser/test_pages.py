@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import gzip
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from browser.conftest import Open, Visit
+from fakes.dashboard.settings_store import a_settings_store
 from fakes.dashboard.shown_fleet import ShownFleet
 from fakes.faults import Hang
 from fakes.fleet import Machine, running_fleet
@@ -226,3 +228,21 @@ def test_a_model_is_deleted_after_its_name_is_confirmed(visit: Open) -> None:
         delete.click()
         page.get_by_text("Deleted n:latest from alpha.").wait_for()
         assert set(engine.models) == {"m:latest"}
+
+
+def test_an_alias_is_defined_and_removed_on_the_page(visit: Open, tmp_path: Path) -> None:
+    store = a_settings_store(tmp_path, {})
+    with (
+        FakeOllama(["m"]) as engine,
+        running_fleet({"alpha": engine}, data_dir=tmp_path, settings_store=store) as fleet,
+    ):
+        page = visit(origin=fleet.url).go("/dashboard/models")
+        page.get_by_label("Alias", exact=True).fill("fast")
+        page.get_by_label("Models of the alias, the preferred one first").fill("gone, m")
+        page.get_by_role("button", name="Define").click()
+        page.get_by_text("fast is answered by gone, m.").wait_for()
+        page.get_by_role("row", name="fast").wait_for()
+        assert fleet.coordinator.models.aliases.defined == {"fast": ("gone", "m")}
+        page.get_by_role("button", name="Remove fast").click()
+        page.get_by_text("Removed fast.").wait_for()
+        assert not fleet.coordinator.models.aliases.defined

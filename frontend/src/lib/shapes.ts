@@ -20,6 +20,18 @@ export interface ActiveRequest {
   estimated_tokens: number;
 }
 
+export interface AliasLine {
+  name: string;
+  models: string[];
+  live: string[];
+  source: string;
+}
+
+export interface AliasList {
+  aliases: AliasLine[];
+  are_listed: boolean;
+}
+
 export interface AppDays {
   app: string;
   requests: number[];

@@ -311,6 +311,7 @@ PAGE = Page(
         DashboardRoute("GET", "models", Models),
         DashboardRoute("GET", "context-usage", ContextUsage),
         DashboardRoute("GET", "model-management", ModelManagement),
+        DashboardRoute("GET", "aliases", AliasList),
         DashboardRoute("POST", "pull", PullStarted),
     ),
 )
