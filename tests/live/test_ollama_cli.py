@@ -68,12 +68,19 @@ def servers() -> Iterator[tuple[str, RealOllama, RealOllama]]:
         yield binary, first, second
 
 
+MISSING = {"Missing": "./missing.gguf", "Elsewhere": "/nowhere/x.gguf", "Above": "../x", "NoModel": "a b"}
+"""Files for `ollama create` whose model does not exist."""
+
+
 def scenario(cli: Cli, home: Path) -> dict[str, Done]:
     """What a person does with one server, each result by its command line."""
     (home / "tiny.gguf").write_bytes(tiny_gguf(TinyModel(seed=4, mean_tokens=9)).read_bytes())
     (home / "Modelfile").write_text("FROM ./tiny.gguf\nPARAMETER temperature 0\nSYSTEM Be brief.\nLICENSE free\n")
     (home / "Derived").write_text(f"FROM {CHAT_MODEL}\nPARAMETER num_predict 4\nPARAMETER temperature 0\n")
+    for name, source in MISSING.items():
+        (home / name).write_text(f"FROM {source}\n")
     commands: tuple[tuple[str, ...], ...] = (
+        *(("create", "new", "-f", name) for name in MISSING),
         ("list",),
         ("ps",),
         ("show", CHAT_MODEL),

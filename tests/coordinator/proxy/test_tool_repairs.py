@@ -95,7 +95,7 @@ def test_nothing_is_repaired_if_it_is_off_or_there_are_no_tools() -> None:
     run(test)
 
 
-def test_calls_with_one_index_are_told_apart_if_repair_is_off() -> None:
+def test_calls_with_one_index_stay_separate_if_repair_is_off() -> None:
     calls = [{"index": 0, "id": id, "function": {"name": "read", "arguments": "{}"}} for id in ("a", "b")]
     chunks = [{"choices": [{"index": 0, "delta": {"tool_calls": [call]}}]} for call in calls]
     end = {"choices": [{"index": 0, "delta": {}, "finish_reason": "tool_calls"}]}

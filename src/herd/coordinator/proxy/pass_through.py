@@ -10,7 +10,7 @@ from herd.dialects import AnswerWatcher
 from herd.protocols.engine_errors import ENDED_BY_ENGINE, EngineError, ErrorSearch, is_incomplete, read_error
 from herd.protocols.passed_tool_calls import PassedToolCalls
 from herd.protocols.streams import LINE_MAX_BYTES, WholeLines
-from herd.protocols.texts.passed_halves import PassedHalves, has_surrogates
+from herd.protocols.texts.passed_halves import PassedHalves
 from herd.protocols.valid_text import without_halves
 
 _TERMINATOR = re.compile(
@@ -127,7 +127,7 @@ class PassThrough:
     def whole(self, body: bytes) -> bytes:
         """The complete answer, of which nothing was forwarded yet: valid text, repaired calls, the client's name."""
         if not self._streams:
-            body = without_halves(body) if has_surrogates(body) else body
+            body = without_halves(body)
             body = body if self._calls is None else self._calls.document(body)
         return body if self._name is None else renamed_document(body, self._name)
 

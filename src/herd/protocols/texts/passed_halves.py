@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 
-from herd.protocols.valid_text import without_halves
+from herd.protocols.valid_text import has_surrogates, without_halves
 
 _FIELD = (
     rb'"(?P<field>content|text|thinking|reasoning|reasoning_content|response|refusal|delta|partial_json|arguments)"'
@@ -44,7 +44,7 @@ class PassedHalves:
                 line = self._joined(line, out)
             half = _FIRST_HALF.search(line) if _ENDS_WITH_HALF.search(line) else None
             if half is None:
-                out.append(without_halves(line) if has_surrogates(line) else line)
+                out.append(without_halves(line))
             else:
                 self._waiting, self._field = [line], half["field"]
         return b"".join(out)
@@ -64,11 +64,6 @@ class PassedHalves:
             self._waiting[0] = self._waiting[0][:start] + self._waiting[0][end:]
         out.append(self.end())
         return line
-
-
-def has_surrogates(data: bytes) -> bool:
-    """Whether an escape in this JSON may be a surrogate. The escapes of Korean letters look alike."""
-    return b"\\ud" in data or b"\\uD" in data
 
 
 def _has_data(line: bytes) -> bool:

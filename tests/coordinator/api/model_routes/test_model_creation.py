@@ -75,6 +75,10 @@ def test_a_model_is_created_from_another_where_that_is_and_listed_at_once() -> N
         ({"model": "../x", "from": "m"}, 400, "invalid model name"),
         ({}, 400, "model is required"),
         ({"model": "x", "files": {"a": "sha256:short"}}, 400, "invalid digest format"),
+        *(
+            ({"model": "x", "from": path}, 400, "invalid model name")
+            for path in ("./missing.gguf", "/nowhere/x.gguf", "../x", "~/x.gguf", "C:\\x.gguf", "a b", "x.gguf/")
+        ),
         ({"model": "x", "from": "evil.host/a/b"}, 403, "registry evil.host is not allowed"),
         (b"[", 400, "the request body is invalid"),
     ],

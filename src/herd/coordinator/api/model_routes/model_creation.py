@@ -111,8 +111,8 @@ class CreationApi:
         name = request_fields.new_model_name(wanted.model or wanted.name)
         source = canonical(request_fields.model_name(wanted.source)) if wanted.source else None
         if source is not None and not self._fleet.knows(source):
-            # The engine downloads a base model that it does not have.
-            self._check_registry(wanted.source)
+            # The engine downloads a base model that it does not have. The path of a file is an invalid name.
+            self._check_registry(request_fields.new_model_name(wanted.source))
         digests = {*(wanted.files or {}).values(), *(wanted.adapters or {}).values()}
         if not all(_DIGEST.fullmatch(digest) for digest in digests):
             raise BadRequest("invalid digest format")
