@@ -50,6 +50,9 @@ class Kind(Enum):
         return self in (Kind.UNLOADED, Kind.NODE_CLOCK, Kind.CLOCK, Kind.SLOW_NETWORK)
 
 
+NETWORK = (Kind.CUT, Kind.SLOW_NETWORK, Kind.RESET)
+
+
 @dataclass(slots=True)
 class Fault:
     """Times on the monotonic clock; `ended_at` is when it was repaired. `node` is empty for the coordinator's."""
@@ -120,9 +123,15 @@ class Injector:
             self._begin(kind, "", rng)
             return
         free = self._undisturbed()
-        fitting = [node for node in free if _fits(kind, node)]
+        fitting = [node for node in free if _fits(kind, node) and (kind not in NETWORK or self._is_reached(node))]
         if len(free) > UNDISTURBED_MIN and fitting:
             self._begin(kind, rng.choice(fitting).plan.name, rng)
+
+    def _is_reached(self, node: Node) -> bool:
+        """Whether the coordinator reaches the engine through the proxy: a busy agent may have started a forwarder."""
+        nodes = (self.fleet.get("/fleet/status") or {}).get("nodes", [])
+        urls = [engine["url"] for one in nodes if one["node_id"] == node.plan.name for engine in one["engines"]]
+        return urls == [f"http://127.0.0.1:{node.port}"]
 
     def _begin(self, kind: Kind, name: str, rng: Random) -> None:
         fault = Fault(kind, name, time.monotonic())
@@ -206,7 +215,7 @@ def _fits(kind: Kind, node: Node) -> bool:
         return not node.plan.is_direct
     if kind is Kind.UNLOADED:
         return node.plan.kind == "ollama"
-    return kind not in (Kind.CUT, Kind.SLOW_NETWORK, Kind.RESET) or node.plan.is_direct
+    return kind not in NETWORK or node.plan.is_direct
 
 
 def _signal(processes: list[subprocess.Popen[bytes] | None], number: int) -> None:

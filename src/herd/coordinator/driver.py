@@ -155,7 +155,7 @@ class Driver:
 
     def reading_s(self, request_id: RequestId) -> float:
         """Seconds of silence of this stream that prompts of other requests on its node explain."""
-        return reading_s(self.live_requests, self.forecast, self.fleet, request_id)
+        return reading_s(self.live_requests, self.forecast, self.fleet, request_id, self.now())
 
     # --- bugs ---
 

@@ -130,7 +130,7 @@ def a_stream_beside(*prompts: int, is_streaming: bool = False) -> tuple[World, f
 
 def explained_s(world: World) -> float:
     dispatcher = world.dispatcher
-    return reading_s(dispatcher.live_requests, dispatcher.forecast, dispatcher.fleet, RequestId("r1"))
+    return reading_s(dispatcher.live_requests, dispatcher.forecast, dispatcher.fleet, RequestId("r1"), world.now)
 
 
 @pytest.mark.parametrize("prompts", [(BATCH_TOKENS,), (90_000,), (1500, 1500), (90_000, 10)])
@@ -144,6 +144,15 @@ def test_short_prompts_explain_only_a_short_silence_and_streams_none() -> None:
     assert explained_s(world) <= batch_s / 10
     assert explained_s(a_stream_beside(90_000, 1500, is_streaming=True)[0]) == 0.0
     assert explained_s(a_stream_beside()[0]) == 0.0
+
+
+def test_the_prompt_of_an_answer_without_streaming_explains_no_silence_after_its_reading() -> None:
+    world, _ = a_stream_beside(10)
+    for number in range(6):
+        world.arrives(f"whole{number}", stream=False, prompt_tokens=400)
+    assert explained_s(world) > 0.0
+    world.now += 400.0 * 60.0
+    assert explained_s(world) == pytest.approx(explained_s(a_stream_beside(10)[0]))
 
 
 @pytest.mark.parametrize("silence_s", [30.0, 1800.0])

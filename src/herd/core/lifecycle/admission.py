@@ -104,3 +104,11 @@ def _able_elsewhere(live_request: LiveRequest, fleet: Fleet) -> list[NodeId]:
 def can_waiting_help(decision: Decision | None) -> bool:
     """Whether some node was rejected for a temporary reason."""
     return decision is None or any(rejected.is_temporary for rejected in decision.rejected)
+
+
+def answers_too_late(live_request: LiveRequest, decision: Decision, now: float) -> bool:
+    """Whether another attempt would send its first byte after the client's deadline."""
+    deadline_at, expected_s = live_request.request.deadline_at, decision.scored[0].expected_s
+    if deadline_at is None or not expected_s:
+        return False
+    return now + expected_s["wait"] + expected_s["load"] + expected_s["prefill"] > deadline_at

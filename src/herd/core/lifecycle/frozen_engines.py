@@ -17,7 +17,7 @@ from herd.core.scheduling.scheduler import Scheduler
 from herd.core.state.commands import Command, GiveUp
 from herd.core.state.fleet import EngineEndpoint, Fleet, ModelInfo, Node
 from herd.core.state.live_request import LiveRequest, RequestState
-from herd.core.state.request import Failure, FailureKind, RequestId, RequestKind
+from herd.core.state.request import Attempt, Failure, FailureKind, RequestId, RequestKind
 
 CONFIRM_AFTER_S = 6.0
 """An engine counts as frozen this long after its last answer to its agent, which reports it after five seconds."""
@@ -51,33 +51,30 @@ def pace_s(model_info: ModelInfo, speed: Speed, silence_s: float) -> float:
 
 
 def reading_s(
-    live_requests: Mapping[RequestId, LiveRequest], forecast: Forecast, fleet: Fleet, own: RequestId
+    live_requests: Mapping[RequestId, LiveRequest], forecast: Forecast, fleet: Fleet, own: RequestId, now: float
 ) -> float:
     """Seconds of silence of this stream that other prompts explain: its runner may be processing a batch of them.
 
-    A prompt counts until its first token is here, so that one of an answer without streaming counts to its end.
+    A prompt counts until its first token is here. The first token of an answer without streaming is not seen, so its
+    prompt counts while all prompts on the node may take.
     """
     live_request = live_requests.get(own)
     attempt = live_request.attempt if live_request is not None else None
     node = fleet.node(attempt.node_id) if attempt is not None else None
     if node is None:
         return 0.0
-    seconds, longest_s = 0.0, 0.0
+    read: list[tuple[LiveRequest, Attempt, float]] = []
+    batch_s = 0.0
     for other in live_requests.values():
-        read = other.attempt
-        if (
-            other.state is not RequestState.DISPATCHED
-            or read is None
-            or read.node_id != node.id
-            or other.request.id == own
-        ):
-            continue
-        if node.model_info(read.model) is not None:
-            speed = forecast.speeds.speed(node, read.model)
-            batch_s = BATCH_TOKENS / speed.prompt_tokens_per_s
-            seconds += min(batch_s, forecast.prompt_tokens(other.request, read.model) / speed.prompt_tokens_per_s)
-            longest_s = max(longest_s, batch_s)
-    return SLACK * min(seconds, longest_s)
+        reading = other.attempt if other.state is RequestState.DISPATCHED and other is not live_request else None
+        if reading is not None and reading.node_id == node.id and node.model_info(reading.model) is not None:
+            speed = forecast.speeds.speed(node, reading.model)
+            tokens = forecast.prompt_tokens(other.request, reading.model)
+            read.append((other, reading, tokens / speed.prompt_tokens_per_s))
+            batch_s = max(batch_s, BATCH_TOKENS / speed.prompt_tokens_per_s)
+    longest_s = SLACK * sum(prompt_s for _, _, prompt_s in read)
+    reads = [s for one, reading, s in read if one.request.stream or now - reading.started_at < longest_s]
+    return SLACK * min(sum(reads), batch_s)
 
 
 @dataclass(frozen=True, slots=True)

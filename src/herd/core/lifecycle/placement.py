@@ -10,7 +10,7 @@ from dataclasses import replace
 from herd.core.context.thinking import budget_tokens
 from herd.core.context.window_usage import chosen_tokens
 from herd.core.context.windows import truncation_limit_tokens
-from herd.core.lifecycle.admission import hold_refusal
+from herd.core.lifecycle.admission import answers_too_late, hold_refusal
 from herd.core.lifecycle.affinity import affinity
 from herd.core.lifecycle.dispatcher_parts import DispatcherParts, DispatcherSettings
 from herd.core.lifecycle.frozen_engines import pace_s
@@ -121,7 +121,7 @@ class Placement:
         """Sends the request to the chosen node, unless it is a retry that would answer after the client's deadline."""
         assert decision.chosen is not None
         live_request.decision = decision
-        if live_request.attempts and _answers_too_late(live_request, decision, now):
+        if live_request.attempts and answers_too_late(live_request, decision, now):
             self.refuse(live_request, trigger, now, refusals.no_time_left(decision), out)
             return
         self._assign(live_request, decision.chosen, trigger, now, out)
@@ -381,14 +381,6 @@ def record(
         first_byte_at=live_request.first_byte_at,
         held_s=live_request.waited_s + now - waiting_since,
     )
-
-
-def _answers_too_late(live_request: LiveRequest, decision: Decision, now: float) -> bool:
-    """Whether another attempt would send its first byte after the client's deadline."""
-    deadline_at, expected_s = live_request.request.deadline_at, decision.scored[0].expected_s
-    if deadline_at is None or not expected_s:
-        return False
-    return now + expected_s["wait"] + expected_s["load"] + expected_s["prefill"] > deadline_at
 
 
 def _accepts_requests(node: Node, now: float) -> bool:
