@@ -21,6 +21,7 @@ from bench.faults.checking import Run, problems, read_attempts, read_rows
 from bench.faults.clients import Clients
 from bench.faults.fleet import NODES, Fleet, FleetError, running_fleet
 from bench.faults.injecting import Injector, Kind
+from bench.faults.plot import plot
 from bench.faults.real import run as real
 from bench.faults.report import report
 
@@ -100,6 +101,7 @@ def main(given: Sequence[str] | None = None) -> int:
     if chosen.write_docs:
         before, _, rest = DOCUMENT.read_text("utf-8").partition(BEGIN)
         DOCUMENT.write_text(f"{before}{BEGIN}\n{text}\n{END}{rest.partition(END)[2]}", "utf-8")
+        DOCUMENT.with_suffix(".svg").write_text(plot(run, broken), "utf-8")
     if not run.histories or not run.faults:
         print("PROBLEM: no request was sent, or no fault was caused", file=sys.stderr)
         return 1

@@ -8,6 +8,7 @@ import sys
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -35,6 +36,7 @@ from bench.faults.engines.steps import Does, Step, add, steps_of
 from bench.faults.fleet import NodePlan
 from bench.faults.injecting import Fault
 from bench.faults.injecting import Kind as FaultKind
+from bench.faults.plot import ENDS, plot
 from bench.faults.report import report
 
 ANSWER = Answer(7, 20, 100)
@@ -276,3 +278,13 @@ def test_rows_and_logs_are_read_from_outside(tmp_path: Path) -> None:
     assert [row.status for row in read_rows(database)] == ["retried", "completed"]
     log.write_text("".join(json.dumps(line) + "\n" for line in [[1.0, "start", 7, "/"], [2.0, "cut", 7, "/"]]))
     assert read_attempts({"a": log, "b": tmp_path / "none"}) == [Attempt("a", 7, 1.0, 2.0, "cut")]
+
+
+def test_the_plot_shows_each_fault_and_how_answers_ended() -> None:
+    faults = [Fault(FaultKind.CUT, "a", 101.0, 104.0), Fault(FaultKind.CLOCK, "", 102.0, 103.0)]
+    run = a_run(a_history(), a_history(answer=replace(ANSWER, seed=8), end="broken"), faults=faults)
+    picture = ElementTree.fromstring(plot(run, problems(run)))
+    titles = [title.text for title in picture.iter("{http://www.w3.org/2000/svg}title")]
+    assert titles == ["network cut", "coordinator's clock jumps"]
+    fills = [box.get("fill") for box in picture.iter("{http://www.w3.org/2000/svg}rect") if box.get("height") == "55.0"]
+    assert sorted(map(str, fills)) == sorted([ENDS["complete"], ENDS["broken promise"]])
