@@ -14,7 +14,13 @@ LANE_PX, BAR_PX, CHART_PX = 22, 14, 110
 FONT = 'font-family="sans-serif" font-size="11"'
 BIN_S = 10.0
 COLORS = {"killed": "#b3362b", "frozen": "#3b6fb6", "network": "#7a5aa6", "errors": "#c98a1b", "harmless": "#9a9a9a"}
-ENDS = {"complete": "#4c9a62", "left": "#c4c4c4", "ended by the kill": "#b3362b", "broken promise": "#000000"}
+ENDS = {
+    "complete": "#4c9a62",
+    "left": "#c4c4c4",
+    "ended by the kill": "#b3362b",
+    "cut after thinking": "#c98a1b",
+    "broken promise": "#000000",
+}
 
 
 def plot(run: Run, broken: Sequence[Problem]) -> str:
@@ -65,8 +71,9 @@ def _answers(run: Run, broken: Sequence[Problem], begins_at: float, scale: float
     wrong = {id(problem.history) for problem in broken}
     ends: dict[int, Counter[str]] = {}
     for one in run.histories:
-        end = "left" if one.end == "left" else "ended by the kill" if by_coordinator(run, one) else "complete"
-        name = "broken promise" if id(one) in wrong else end if one.end in ("complete", "left") else "ended by the kill"
+        end = "ended by the kill" if by_coordinator(run, one) else "cut after thinking"
+        end = one.end if one.end in ("complete", "left") else end
+        name = "broken promise" if id(one) in wrong else end
         ends.setdefault(int((one.ended_at - begins_at) / BIN_S), Counter())[name] += 1
     most = max(sum(counts.values()) for counts in ends.values())
     parts = _legend(ENDS, top - 6)
