@@ -1,6 +1,4 @@
-"""Tests that a small token limit is raised for reasoning models, that headers report its use, and that a stream that is
-cut while the model thinks is answered by another node.
-"""
+"""Tests token limits of reasoning models, the headers about their use, and streams that are cut while they think."""
 
 from __future__ import annotations
 
