@@ -26,6 +26,7 @@ from herd.core.state.events import (
 )
 from herd.core.state.fleet import NodeId, Report
 from herd.core.state.request import Failure, FailureKind, Outcome, RequestId
+from sim.continuing import Continuations
 from sim.node import PREWARM, SimNode
 from sim.placement_loader import PlacementLoader
 from sim.requests import SimRequest, core_request
@@ -34,8 +35,6 @@ from sim.simulation import Fault, Simulation
 
 CONNECT_TIMEOUT_S = 3.0
 """The coordinator's default timeout for connecting to a node."""
-STALL_TIMEOUT_S = 120.0
-"""The relay's default timeout for silence in the middle of an answer."""
 REFUSED_S = 0.001
 END_MAX_S = 200_000.0
 
@@ -84,6 +83,7 @@ class World:
         self._serial = 0
         self._requests = requests
         self._runs: dict[str, tuple[SimNode, Run]] = {}
+        self._continuations = Continuations()
         self._open = 0
         self._wakeup: float | None = None
 
@@ -148,6 +148,7 @@ class World:
     def _dispatch(self, command: Dispatch, now: float) -> None:
         self._close(command.request_id, now)
         node, request = self.nodes[command.node_id], self._requests[command.request_id]
+        request = self._continuations.request_for(command, request)
         if node.is_away:
             pause_s = CONNECT_TIMEOUT_S if node.is_hanging else REFUSED_S
             failure = AttemptFailed(
@@ -191,6 +192,7 @@ class World:
 
     def _record(self, record: Record, now: float) -> None:
         request = self._requests.pop(record.request.id)
+        self._continuations.forget(request.id)
         self._open -= 1
         first_s = record.first_byte_at - record.arrived_at if record.first_byte_at is not None else None
         node_id = record.attempt.node_id if record.attempt is not None else ""
@@ -259,16 +261,11 @@ class World:
         node = self.nodes[NodeId(fault.node)]
         self._progress(node, now)
         for run in node.leave(fault.is_hanging):
-            began = run.first_at is not None
-            if fault.is_hanging and not began:
-                continue  # the core notices it: no heartbeat, or no first byte in time
-            kind, pause_s = (
-                (FailureKind.STALLED, STALL_TIMEOUT_S) if fault.is_hanging else (FailureKind.RESET, REFUSED_S)
-            )
-            failure = Failure(kind=kind, bytes_forwarded=100 if began else 0)
-            self._push(
-                now + pause_s, self._fail, AttemptFailed(now + pause_s, RequestId(run.request.id), run.attempt, failure)
-            )
+            failed = self._continuations.lost(run, fault.is_hanging)
+            if failed is not None:
+                failure, pause_s = failed
+                event = AttemptFailed(now + pause_s, RequestId(run.request.id), run.attempt, failure)
+                self._push(now + pause_s, self._fail, event)
 
     def _return(self, now: float, fault: Fault) -> None:
         node = self.nodes[NodeId(fault.node)]
