@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import ipaddress
+from functools import lru_cache
 
 ADDRESS_MAX_CHARS = 64
+ADDRESSES_CACHED_MAX = 4096
+"""Addresses of clients and nodes that are parsed once: each of their requests asks for them several times."""
 _HOST_BITS = 64
 
 IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -12,8 +15,11 @@ IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 def parse_address(text: str) -> IpAddress | None:
     """The IP address without its zone, an IPv4-mapped IPv6 address as IPv4; None if the text is not an address."""
-    if len(text) > ADDRESS_MAX_CHARS:
-        return None
+    return _parsed(text) if len(text) <= ADDRESS_MAX_CHARS else None
+
+
+@lru_cache(ADDRESSES_CACHED_MAX)
+def _parsed(text: str) -> IpAddress | None:
     try:
         address = ipaddress.ip_address(text.partition("%")[0])
     except ValueError:
@@ -36,6 +42,11 @@ def is_loopback(text: str) -> bool:
 
 def address_group(text: str) -> str:
     """Whose address this is: a network (/64) of IPv6 has one owner, and all loopback addresses are this machine's."""
+    return _group(text) if len(text) <= ADDRESS_MAX_CHARS else text
+
+
+@lru_cache(ADDRESSES_CACHED_MAX)
+def _group(text: str) -> str:
     address = parse_address(text)
     if address is None:
         return text

@@ -111,7 +111,7 @@ def _converse(talk: ChatConversation) -> None:
 
 def _check_model(talk: ChatConversation) -> None:
     """Checks before the first prompt that the fleet has the model. Raises CliError."""
-    names = [model["name"] for model in by_model(talk.coordinator.get("/fleet/status"))]
+    names = [model["name"] for model in by_model(talk.coordinator.get("/fleet/status?detail=full"))]
     if canonical(talk.model) in map(canonical, names):
         return
     if not names:

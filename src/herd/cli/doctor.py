@@ -321,7 +321,7 @@ def _node(node: Json) -> Iterator[DoctorFinding]:
             ),
         ),
         (
-            lambda: not node["models"],
+            lambda: not node.get("models_total", len(node["models"])),
             DoctorFinding(WARNING, subject, "has no model", "on that node run, for example: ollama pull llama3.2:3b"),
         ),
         (

@@ -49,7 +49,9 @@ STATE_STYLES = MappingProxyType(
 
 def models(coordinator: CoordinatorClient, as_json: bool) -> None:
     """Shows every model, the nodes that have it, and where it is loaded."""
-    show(by_model(coordinator.get("/fleet/status")), as_json, lambda found: model_lines(found, console.width))
+    show(
+        by_model(coordinator.get("/fleet/status?detail=full")), as_json, lambda found: model_lines(found, console.width)
+    )
 
 
 def by_model(state: Json) -> list[Json]:

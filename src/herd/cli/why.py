@@ -62,7 +62,7 @@ def _newest(coordinator: CoordinatorClient) -> str:
 
 def sizes_of(coordinator: CoordinatorClient, model: str) -> Sizes:
     """The model's current size on each node."""
-    nodes = coordinator.get("/fleet/status")["nodes"]
+    nodes = coordinator.get("/fleet/status?detail=full")["nodes"]
     wanted = canonical(model)
     return {
         node["node_id"]: one["size_gb"] for node in nodes for one in node["models"] if canonical(one["name"]) == wanted

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from random import Random
 
+from herd.coordinator.api.peers_text import PeersText
 from herd.core.state.engine_hosts import EngineHosts
 
 
 def test_the_addresses_are_those_of_a_walk_over_all_nodes() -> None:
     rng, hosts, nodes = Random(7), EngineHosts(), dict[str, tuple[str, ...]]()
+    peers = PeersText(hosts, peers_max=100)
     for _ in range(2000):
         name = f"node-{rng.randrange(12)}"
         if rng.random() < 0.3:
@@ -19,4 +22,9 @@ def test_the_addresses_are_those_of_a_walk_over_all_nodes() -> None:
             hosts.replace(name, nodes[name])
         for asked in (name, "another"):
             others = {url.split("//")[1].split(":")[0] for node, urls in nodes.items() if node != asked for url in urls}
-            assert hosts.of_others(asked) == sorted(others)
+            own = hosts.only_of(asked)
+            assert [host for host in hosts.everyone if host not in own] == sorted(others)
+            assert json.loads(bytes(peers.of_others(asked))) == sorted(others)
+    assert hosts.version > 100
+    few = PeersText(hosts, peers_max=2)
+    assert json.loads(bytes(few.of_others("another"))) == hosts.everyone[:2]

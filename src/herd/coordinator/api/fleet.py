@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
@@ -14,6 +13,8 @@ from starlette.responses import PlainTextResponse, Response
 from herd.agent_protocol import heartbeat_decode
 from herd.bounded import BoundedDict
 from herd.coordinator.api import views
+from herd.coordinator.api.fleet_status import FleetStatus
+from herd.coordinator.api.peers_text import PeersText
 from herd.coordinator.api.responses import json_errors, json_response
 from herd.coordinator.auth.audit import client_ip
 from herd.coordinator.auth.membership import UNSIGNED, Membership, NodeNotPaired, Reporter
@@ -59,18 +60,17 @@ class FleetApi:
 
         `heartbeat_received()` is called after each heartbeat.
         """
-        self._lag_ms = lag_ms
         self._abilities = abilities
         self._counts = counts
         self._retries_max = retries_max
         self._driver = driver
-        self._store = store
         self._membership = membership
         self._limits = limits
-        self._capture = capture
+        self._status = FleetStatus(driver, store, lambda: membership.settings.open, capture, lag_ms)
         self._heartbeat_received = heartbeat_received
         self._node_names = NodeNames()
         self._known_engines = heartbeat_decode.KnownEngines()
+        self._peers = PeersText(driver.fleet.hosts, PEERS_MAX)
         self._drained_at = BoundedDict[NodeId, float](DRAINED_MAX)
 
     @property
@@ -112,7 +112,7 @@ class FleetApi:
         self._heartbeat_received()
         queues = self._driver.queues.of_node(node_id).values()
         running = sum(len(queue.in_flight) for queue in queues)
-        peers = self._driver.fleet.hosts.of_others(node_id)[:PEERS_MAX]
+        peers = self._peers.of_others(node_id)
         answer = {"status": "ok", "node_id": node_id, "running": running, "peers": peers}
         return _signed(reporter, json_response(answer))
 
@@ -150,22 +150,17 @@ class FleetApi:
         return _signed(reporter, json_response({"status": "ok"}))
 
     def _reporter(self, request: Request, body: bytes) -> Reporter:
+        scope = request.scope
         return self._membership.check(
-            request.headers.get, request.url.path, request.url.query, body, client_ip(request)
+            request.headers.get, scope["path"], scope["query_string"].decode("latin-1"), body, client_ip(request)
         )
 
-    async def status(self, _: Request) -> Response:
-        """Returns every node with its models, every queue, and the state of the trace store."""
-        answer = views.status(self._driver.dispatcher, self._driver.now(), time.time(), self._driver.alarms)
-        return json_response(
-            {
-                **answer,
-                "store": msgspec.to_builtins(self._store.state),
-                "is_open": self._membership.settings.open,
-                "capture": self._capture(),
-                "loop_lag_ms": self._lag_ms(),
-            }
-        )
+    async def status(self, request: Request) -> Response:
+        """Returns every node with its models, every queue, and the state of the trace store, or a 304.
+
+        `?detail=summary|full`, by default a summary for more than 100 nodes; `?node=`: one node.
+        """
+        return self._status.answer(request)
 
     async def queue(self, _: Request) -> Response:
         """Lists running and waiting requests, oldest first, and counts them by node and model."""

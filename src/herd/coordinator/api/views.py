@@ -1,8 +1,7 @@
-"""Builds the answers of `/fleet/status` and `/fleet/queue` from the core's state."""
+"""Builds the parts of the answers of `/fleet/status` and `/fleet/queue` from the core's state."""
 
 from __future__ import annotations
 
-from herd import __version__
 from herd.coordinator.queue_counts import QueueCount, QueueCounts
 from herd.core.lifecycle.dispatcher import Dispatcher
 from herd.core.lifecycle.queue_positions import QueuePosition, compute_positions
@@ -16,19 +15,6 @@ HOT_MODELS_UNKNOWN = 3
 """Models in memory at the same time on a node that reports no limit: the default of Ollama for one GPU."""
 KEY_CHARACTERS_SHOWN = 8
 """A tenant that is a key is shown as "key " and the first characters of the key's id."""
-
-
-def status(dispatcher: Dispatcher, now: float, timestamp: float, alarms: int = 0) -> Json:
-    """`GET /fleet/status`."""
-    fleet = dispatcher.fleet
-    return {
-        "fleet": totals(dispatcher),
-        "nodes": [node_view(node, dispatcher, now) for node in sorted(fleet, key=lambda node: node.id)],
-        "queues": queues(dispatcher),
-        "timestamp": timestamp,
-        "version": __version__,
-        "alarms": alarms,
-    }
 
 
 def totals(dispatcher: Dispatcher) -> Json:
@@ -152,7 +138,8 @@ def queue_positions(dispatcher: Dispatcher, now: float) -> dict[RequestId, Queue
     return compute_positions(dispatcher.live_requests, dispatcher.waiting, dispatcher.fleet, dispatcher.latencies, now)
 
 
-def node_view(node: Node, dispatcher: Dispatcher, now: float) -> Json:
+def node_view(node: Node, dispatcher: Dispatcher, now: float, models: object) -> Json:
+    """One node. `models` is the list of its models, or the encoded list."""
     report, queues_of_model = node.report, dispatcher.waiting.queues.of_node(node.id)
     return {
         "node_id": node.id,
@@ -186,7 +173,8 @@ def node_view(node: Node, dispatcher: Dispatcher, now: float) -> Json:
             }
             for e in report.engines
         ],
-        "models": [model_view(model_info) for _, model_info in sorted(report.models.items())],
+        "models": models,
+        "models_total": len(report.models),
         "loading": sorted(node.loading_until),
     }
 

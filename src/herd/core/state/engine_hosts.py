@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left, insort
+from collections.abc import Sequence
 from urllib.parse import urlsplit
 
 
@@ -13,6 +14,8 @@ class EngineHosts:
         self._nodes_at: dict[str, int] = {}
         """Number of nodes with an engine at this address: two nodes can share one."""
         self._sorted: list[str] = []
+        self.version = 0
+        """Increases with every change of `everyone`."""
 
     def replace(self, node_id: str, urls: tuple[str, ...]) -> None:
         """Takes the URLs of the node's engines from its newest report."""
@@ -24,6 +27,7 @@ class EngineHosts:
         for host in hosts:
             if host not in self._nodes_at:
                 insort(self._sorted, host)
+                self.version += 1
             self._nodes_at[host] = self._nodes_at.get(host, 0) + 1
 
     def forget(self, node_id: str) -> None:
@@ -32,11 +36,13 @@ class EngineHosts:
             self._nodes_at[host] -= 1
             if not self._nodes_at[host]:
                 del self._nodes_at[host], self._sorted[bisect_left(self._sorted, host)]
+                self.version += 1
 
-    def of_others(self, node_id: str) -> list[str]:
-        """The addresses, sorted, at which another node has an engine."""
-        found = self._sorted.copy()
-        for host in self._hosts.get(node_id, ()):
-            if self._nodes_at[host] == 1:
-                del found[bisect_left(found, host)]
-        return found
+    @property
+    def everyone(self) -> Sequence[str]:
+        """The addresses of all engines, sorted."""
+        return self._sorted
+
+    def only_of(self, node_id: str) -> list[str]:
+        """The addresses at which no other node has an engine."""
+        return [host for host in self._hosts.get(node_id, ()) if self._nodes_at[host] == 1]
