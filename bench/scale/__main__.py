@@ -34,6 +34,8 @@ START_MAX_S = 60.0
 HEARTBEAT_EVERY_S = 5.0
 PAGES = (
     "/fleet/status",
+    "/fleet/status?detail=full",
+    "/fleet/status?node=node-0000",
     "/dashboard/api/overview",
     "/dashboard/api/model-management",
     "/dashboard/api/health",
@@ -41,8 +43,9 @@ PAGES = (
     "/v1/models",
 )
 CANDIDATES = (1, 100, 1000)
+BUSY_NODES, BUSY_REQUESTS = 1000, 1000
 NODES, SMOKE_NODES = 1000, 60
-PAGE_REPEATS = 9
+PAGE_REPEATS = 15
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,10 +111,14 @@ def table(found: Sequence[Measured]) -> str:
 
 def measure_decisions(chosen: argparse.Namespace) -> list[Measured]:
     counts = [count for count in CANDIDATES if count <= chosen.nodes]
-    return [
+    found = [
         Measured(f"CPU of a request, ms, {count:,} nodes with the model", decision_ms(count, chosen.models), 0.3)
         for count in counts
     ]
+    if chosen.nodes >= BUSY_NODES:
+        name = f"CPU of a request, ms, {BUSY_NODES:,} nodes with the model and {BUSY_REQUESTS:,} requests running"
+        found.append(Measured(name, decision_ms(BUSY_NODES, chosen.models, BUSY_REQUESTS), None))
+    return found
 
 
 def measure_process(chosen: argparse.Namespace) -> list[Measured]:
@@ -132,9 +139,19 @@ def measure_process(chosen: argparse.Namespace) -> list[Measured]:
             Measured(f"share of a core for {chosen.nodes:,} nodes, %", share, 5.0),
         ]
         for page in PAGES:
-            seconds, size_bytes = page_s(port, page)
-            found.append(Measured(f"`GET {page}`, ms ({size_bytes / 1000:,.0f} kB)", seconds * 1000.0, 100.0))
+            found.append(measured_page(process, port, page))
+        tag = Asked(port, "/fleet/status").tag
+        found.append(measured_page(process, port, "/fleet/status", tag))
     return found
+
+
+def measured_page(process: psutil.Process, port: int, path: str, tag: str = "") -> Measured:
+    """The coordinator's CPU time of one page; with `tag`, of the answer that it has not changed."""
+    used_s = _cpu_s(process)
+    asked = [Asked(port, path, tag) for _ in range(PAGE_REPEATS)]
+    each_s = (_cpu_s(process) - used_s) / PAGE_REPEATS
+    what = "unchanged" if tag else f"{asked[0].size_bytes / 1000:,.0f} kB"
+    return Measured(f"CPU of `GET {path}`, ms ({what})", each_s * 1000.0, 100.0)
 
 
 def idle_cpu_s(process: psutil.Process) -> float:
@@ -144,20 +161,17 @@ def idle_cpu_s(process: psutil.Process) -> float:
     return (_cpu_s(process) - used_s) / (time.monotonic() - began_at)
 
 
-def page_s(port: int, path: str) -> tuple[float, int]:
-    """The median time of a page in seconds, and its size."""
-    times: list[float] = []
-    size_bytes = 0
-    for _ in range(PAGE_REPEATS):
+class Asked:
+    """One page: its size and its tag."""
+
+    def __init__(self, port: int, path: str, tag: str = "") -> None:
         with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=30.0)) as connection:
-            began_at = time.perf_counter()
-            connection.request("GET", path)
+            connection.request("GET", path, headers={"If-None-Match": tag} if tag else {})
             response = connection.getresponse()
-            size_bytes = len(response.read())
-            times.append(time.perf_counter() - began_at)
-            if response.status != 200:
+            self.size_bytes = len(response.read())
+            self.tag = response.getheader("ETag") or ""
+            if response.status != (304 if tag else 200):
                 raise SystemExit(f"GET {path} was answered with status {response.status}")
-    return sorted(times)[len(times) // 2], size_bytes
 
 
 def _cpu_s(process: psutil.Process) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from bench.scale.nodes import MODEL, report_of
+from bench.scale.nodes import MODEL, SLOTS, report_of
 from herd.coordinator.build_core import build_dispatcher
 from herd.coordinator.settings import Settings
 from herd.core.lifecycle.dispatcher import Dispatcher
@@ -18,20 +18,23 @@ RUNNING = 40
 EVERY_S = 0.01
 
 
-def decision_ms(candidates: int, models: int) -> float:
-    """Milliseconds of CPU from the arrival of a request to the end of its answer, without input and output."""
+def decision_ms(candidates: int, models: int, running_max: int = RUNNING) -> float:
+    """Milliseconds of CPU from the arrival of a request to the end of its answer, without input and output.
+
+    `running_max` requests run meanwhile, if the nodes have so many slots.
+    """
     dispatcher = build_dispatcher(Settings(), 0.0)
     for number in range(candidates):
         dispatcher.handle(HeartbeatReceived(0.0, report_of(number, models)))
     running: list[RequestId] = []
     now, used_s = 10.0, 0.0
-    for number in range(RUNNING + REQUESTS):
+    for number in range(running_max + REQUESTS):
         now += EVERY_S
         began_s = time.process_time()
         running.append(_arrive(dispatcher, number, now))
-        if len(running) > min(RUNNING, candidates * 4 - 1):
+        if len(running) > min(running_max, candidates * SLOTS - 1):
             _finish(dispatcher, running.pop(0), now)
-        if number >= RUNNING:
+        if number >= running_max:
             used_s += time.process_time() - began_s
     return used_s * 1000.0 / REQUESTS
 

@@ -50,7 +50,7 @@ class BoundedSearch:
     def decide(self, request: Request, model: ModelName, now: float, tried: Collection[NodeId]) -> Decision | None:
         """The decision of a complete search; None if it must be made by one, because no good node was found."""
         expected = self._policy.request_estimate(request, model, now)
-        order = self._orders.of(model)
+        order = self._orders.of(model, now)
         left_out, rejected = self._rejected_copies(order, request, now)
         rejected = [*_tried_nodes(tried, self._fleet, model), *(one for one in rejected if one.node_id not in tried)]
         scored: list[Scored] = []

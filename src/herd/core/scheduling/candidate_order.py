@@ -8,6 +8,7 @@ are kept apart, until there are enough of them to form the groups again.
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from itertools import count
@@ -15,11 +16,13 @@ from typing import TypeAlias
 
 from herd.core.estimates.prefix_cache import BLOCK_TOKENS
 from herd.core.scheduling.expected_delays import RequestEstimate
-from herd.core.scheduling.lower_bounds import ROUNDING, LowerBounds, NodeBound
+from herd.core.scheduling.lower_bounds import ROUNDING, LowerBounds, NodeBound, Window
 from herd.core.state.fleet import Fleet, ModelName, Node, NodeId
 from herd.core.state.queues import Queues
 
 GROUP_NODES = 24
+VALID_S = 2.0
+"""How long the bounds of busy nodes hold; then they are computed again. For a longer time they would be lower."""
 APART_MAX = 64
 """Nodes that have changed before the groups are formed again."""
 ORDERS_MAX = 64
@@ -34,7 +37,19 @@ Bound: TypeAlias = "tuple[float, int, NodeId]"
 class Group:
     """Similar nodes, and the fastest values of them all."""
 
-    __slots__ = ("first_id", "is_idle", "kind", "load_s", "members", "prompt_tokens_per_s", "step_s", "wait_s")
+    __slots__ = (
+        "beside",
+        "beside_left_s",
+        "beside_slowdown",
+        "first_id",
+        "is_idle",
+        "kind",
+        "load_s",
+        "members",
+        "prompt_tokens_per_s",
+        "step_s",
+        "wait_s",
+    )
 
     def __init__(self, members: list[NodeBound]) -> None:
         first = members[0]
@@ -45,12 +60,21 @@ class Group:
         self.prompt_tokens_per_s = max(one.prompt_tokens_per_s for one in members)
         self.step_s = min(one.step_s * one.occupation.decode_factor for one in members)
         self.load_s = min(one.load_s for one in members)
-        self.wait_s = min(min(one.occupation.regular_wait_s, one.occupation.irregular_wait_s) for one in members)
+        there = [one.occupation for one in members]
+        self.wait_s = min(min(one.regular_wait_s, one.irregular_wait_s) for one in there)
+        self.beside = min(one.beside for one in there)
+        self.beside_left_s = min(sum(one.beside_left_s) / max(1, len(one.beside_left_s)) for one in there)
+        self.beside_slowdown = min(one.beside_slowdown for one in there)
 
-    def bound(self, uncached_tokens: float, expected: RequestEstimate) -> Bound:
+    def bound(self, uncached_tokens: float, expected: RequestEstimate, harm_weight: float) -> Bound:
         prefill_s = (uncached_tokens if uncached_tokens > 1.0 else 1.0) / self.prompt_tokens_per_s
-        least_s = self.load_s + prefill_s + expected.output_tokens * self.step_s
-        return (least_s if self.is_idle else (least_s + self.wait_s) * ROUNDING), 0, self.first_id
+        decode_s = expected.output_tokens * self.step_s
+        least_s = self.load_s + prefill_s + decode_s
+        if self.is_idle:
+            return least_s, 0, self.first_id
+        overlap_s = min(self.beside_left_s, decode_s) * self.beside_slowdown
+        harm_s = self.beside * (prefill_s + overlap_s)
+        return (self.wait_s + least_s + harm_weight * harm_s) * ROUNDING, 0, self.first_id
 
 
 @dataclass(slots=True, eq=False)
@@ -78,16 +102,23 @@ class CandidateOrder:
         self._apart: dict[NodeId, NodeBound] = {}
         self._positions = (0, 0)
         self._epoch = -1
+        self._valid = Window(0.0, -math.inf)
 
-    def refresh(self) -> None:
+    def refresh(self, now: float) -> None:
         """Follows the changes since the last call."""
         in_fleet, in_queues = self._fleet.changes, self._queues.changes
         changed = in_fleet.since(self._positions[0]), in_queues.since(self._positions[1])
         self._positions = in_fleet.position, in_queues.position
         if changed[0] is None or changed[1] is None or self._epoch != self._bounds.epoch:
-            self._rebuild()
+            self._rebuild(now)
             return
-        for node_id in {*changed[0], *changed[1]}:
+        node_ids = {*changed[0], *changed[1]}
+        if not self._valid.begins_at <= now <= self._valid.ends_at:
+            node_ids.update(self._busy())
+            self._valid = Window(now, now + VALID_S)
+        else:
+            self._valid = Window(now, self._valid.ends_at)
+        for node_id in node_ids:
             self._update(node_id)
         if len(self._apart) > APART_MAX:
             self._regroup()
@@ -116,7 +147,7 @@ class CandidateOrder:
         prompt, number = self._prompt(expected), count()
         least_tokens = prompt.least_tokens
         heap: list[tuple[Bound, int, Group | NodeBound]] = [
-            (group.bound(least_tokens, expected), next(number), group)
+            (group.bound(least_tokens, expected, self._bounds.harm_weight), next(number), group)
             for group in self._groups
             if group.members and group.kind not in left_out
         ]
@@ -163,14 +194,20 @@ class CandidateOrder:
         node = self._fleet.node(node_id)
         if node is None or not self._fleet.models.has(node_id, self.model):
             return
-        bound = self._bounds.of(node, self.model, self._queues)
+        bound = self._bounds.of(node, self.model, self._queues, self._valid)
         if bound is not None:
             self._apart[node_id] = bound
 
-    def _rebuild(self) -> None:
-        self._epoch = self._bounds.epoch
+    def _busy(self) -> Iterator[NodeId]:
+        for group in self._groups:
+            if not group.is_idle:
+                yield from group.members
+        yield from (node_id for node_id, one in self._apart.items() if not one.is_idle)
+
+    def _rebuild(self, now: float) -> None:
+        self._epoch, self._valid = self._bounds.epoch, Window(now, now + VALID_S)
         nodes = self._fleet.with_model(self.model)
-        bounds = [self._bounds.of(node, self.model, self._queues) for node in nodes]
+        bounds = [self._bounds.of(node, self.model, self._queues, self._valid) for node in nodes]
         self._groups, self._apart = [], {bound.node_id: bound for bound in bounds if bound is not None}
         self._regroup()
 
@@ -198,8 +235,8 @@ class CandidateOrders:
         self._queues = queues
         self._orders: dict[ModelName, CandidateOrder] = {}
 
-    def of(self, model: ModelName) -> CandidateOrder:
-        """The present order of a model's nodes."""
+    def of(self, model: ModelName, now: float) -> CandidateOrder:
+        """The order of a model's nodes now."""
         order = self._orders.pop(model, None)
         if order is None:
             order = CandidateOrder(model, self._bounds, self._fleet, self._queues)
@@ -208,5 +245,5 @@ class CandidateOrders:
                 del self._orders[oldest]
                 self._bounds.forecast.prefixes.forget_holders(oldest)
         self._orders[model] = order
-        order.refresh()
+        order.refresh(now)
         return order

@@ -1,21 +1,29 @@
 """Computes cheaply the least time that a request can be expected to take on a node.
 
-A bound is never above the estimate of `CompletionTimePolicy`, whenever it is read: it uses the node's speed, what has
-to be loaded, and the requests that are there, and of these only what cannot become less as time passes. For an idle
-node it is equal to the estimate, to the last bit.
+A bound is never above the estimate of `CompletionTimePolicy` until a given time: it uses the node's speed, what has to
+be loaded, and of the requests that are there what cannot become less until then. For an idle node it is equal to the
+estimate, to the last bit.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import count
 
 from herd.bounded import BoundedDict
 from herd.core.estimates.forecast import Forecast
-from herd.core.scheduling.expected_delays import LEAST_REMAINING_SHARE, RequestEstimate
+from herd.core.scheduling.expected_delays import (
+    LEAST_REMAINING_SHARE,
+    REMAINING_SHARE_OF_AGE,
+    RUNNING_SAMPLED_MAX,
+    SIZE_MAX,
+    UTILIZATION_MAX,
+    RequestEstimate,
+)
 from herd.core.state.decision import CopyKind, copy_kind
 from herd.core.state.fleet import Liveness, ModelName, Node, NodeId
-from herd.core.state.queues import Queue, Queues
+from herd.core.state.queues import Queue, Queues, Work
 
 ROUNDING = 1.0 - 1e-9
 """A bound that is a sum of other terms than the estimate is reduced by more than all rounding errors."""
@@ -24,7 +32,7 @@ KINDS_MAX = 4096
 """Kinds of copies that have a number. A forgotten one gets another number, which is only a little slower."""
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, kw_only=True)
 class Occupation:
     """What the requests on a node add to a new one, at the least. `wait_s` is for regular and for irregular answers:
     the expected wait is between the two."""
@@ -34,11 +42,15 @@ class Occupation:
     decode_factor: float = 1.0
     beside: int = 0
     """Streams of the same model that a new prefill stalls."""
-    beside_left_s: float = 0.0
-    """Rest of each of those streams."""
+    beside_left_s: tuple[float, ...] = ()
+    """What is left of these streams: of each, or of many the least."""
     beside_slowdown: float = 0.0
     others_left_s: tuple[float, ...] = ()
-    """Rest of the longest request of each other model that runs on the node."""
+    """What is left of the longest request of each other model that runs on the node."""
+    later_factor: float = 0.0
+    """The weight of the delay of requests that arrive later; 0 while a slot is free."""
+    usual_s: float = 0.0
+    slots: int = 1
 
 
 IDLE = Occupation()
@@ -65,8 +77,11 @@ class NodeBound:
 
     @property
     def usual_s(self) -> float:
-        """The bound for a usual request, by which nodes are put into groups of similar ones."""
-        return self.load_s + 1000.0 / self.prompt_tokens_per_s + 200.0 * self.step_s * self.occupation.decode_factor
+        """About the bound for a usual request, by which nodes are put into groups of similar ones."""
+        there, prefill_s = self.occupation, 1000.0 / self.prompt_tokens_per_s
+        decode_s = 200.0 * self.step_s * there.decode_factor
+        overlap_s = min(decode_s, sum(there.beside_left_s)) * there.beside_slowdown
+        return self.load_s + there.regular_wait_s + prefill_s * (1 + there.beside) + decode_s + overlap_s
 
     def least_s(self, uncached_tokens: float, expected: RequestEstimate, harm_weight: float) -> float:
         prefill_s = (uncached_tokens if uncached_tokens > 1.0 else 1.0) / self.prompt_tokens_per_s
@@ -84,10 +99,28 @@ class NodeBound:
             decode_s *= slowdown
         decode_s *= there.decode_factor
         if there.beside:
-            overlap_s = there.beside_left_s if there.beside_left_s < decode_s else decode_s
+            overlap_s = sum(left_s if left_s < decode_s else decode_s for left_s in there.beside_left_s)
+            overlap_s /= len(there.beside_left_s)
             harm_s += prefill_s * there.beside + overlap_s * there.beside * there.beside_slowdown
         wait_s = expected.irregularity * there.irregular_wait_s + (1.0 - expected.irregularity) * there.regular_wait_s
+        if there.later_factor:
+            own_s = prefill_s + decode_s
+            size = min(SIZE_MAX, own_s / there.usual_s) if there.usual_s > 0.0 else 1.0
+            harm_s += there.later_factor * size * (wait_s + own_s / there.slots)
         return (wait_s + self.load_s + prefill_s + decode_s + harm_weight * harm_s) * ROUNDING
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """The time in which a bound holds."""
+
+    begins_at: float
+    ends_at: float
+
+    def least_left_s(self, work: Work) -> float:
+        """The least of `remaining_s` in the window: one of its terms falls, the other grows."""
+        falling_s, growing_s = work.end_at - self.ends_at, REMAINING_SHARE_OF_AGE * (self.begins_at - work.started_at)
+        return max(falling_s, growing_s, LEAST_REMAINING_SHARE * work.service_s)
 
 
 class LowerBounds:
@@ -104,7 +137,7 @@ class LowerBounds:
         """Changes when all bounds have become invalid."""
         return self.forecast.speeds.epoch
 
-    def of(self, node: Node, model: ModelName, queues: Queues) -> NodeBound | None:
+    def of(self, node: Node, model: ModelName, queues: Queues, window: Window) -> NodeBound | None:
         """The bound of a node that has the model; None if the machine accepts no requests now."""
         if node.liveness is Liveness.OFFLINE or not node.report.is_ready:
             return None
@@ -115,7 +148,10 @@ class LowerBounds:
         needs_load = not is_loaded and model_info.size_bytes > 0 and model not in node.loading_until
         occupation = IDLE
         if queue is not None or busy:
-            occupation = _occupation(busy, queue, model_info.engine.slots, speed.batch_slope)
+            slots = model_info.engine.slots
+            occupation = _occupation(busy, queue, slots, speed.batch_slope, window)
+            if queue is not None and slots <= len(queue.in_flight) <= RUNNING_SAMPLED_MAX:
+                self._add_later_requests(occupation, queue, slots, window)
         return NodeBound(
             node,
             node.id,
@@ -128,6 +164,13 @@ class LowerBounds:
             occupation,
         )
 
+    def _add_later_requests(self, occupation: Occupation, queue: Queue, slots: int, window: Window) -> None:
+        utilization = self.forecast.utilization
+        at = window.begins_at, window.ends_at
+        share = min(UTILIZATION_MAX, *(utilization.share(queue.node_id, queue.model, now) for now in at))
+        occupation.later_factor, occupation.slots = share / (1.0 - share), slots
+        occupation.usual_s = sum(work.service_s for work in queue.in_flight.values()) / len(queue.in_flight)
+
     def _kind(self, kind: CopyKind) -> int:
         number = self._kinds.get(kind)
         if number is None:
@@ -135,26 +178,28 @@ class LowerBounds:
         return number
 
 
-def _occupation(busy: dict[ModelName, Queue], queue: Queue | None, slots: int, slope: float) -> Occupation:
+def _occupation(
+    busy: Mapping[ModelName, Queue], queue: Queue | None, slots: int, slope: float, window: Window
+) -> Occupation:
     others = (
-        LEAST_REMAINING_SHARE * max(work.service_s for work in other.in_flight.values())
+        max(map(window.least_left_s, other.in_flight.values()))
         for other in busy.values()
         if other is not queue and other.in_flight
     )
     found = Occupation(others_left_s=tuple(others))
     if queue is None:
         return found
-    running = len(queue.in_flight)
-    services_s = [work.service_s for work in queue.in_flight.values()]
+    works = queue.in_flight.values()
+    running, left_s = len(works), tuple(map(window.least_left_s, works))
     found.decode_factor = 1.0 + slope * (running if running < slots else slots - 1)
     found.beside = min(running, slots - 1)
     if found.beside:
-        found.beside_left_s = LEAST_REMAINING_SHARE * min(services_s)
+        found.beside_left_s = left_s if running <= RUNNING_SAMPLED_MAX else (min(left_s),)
         found.beside_slowdown = slope / (1.0 + slope * (found.beside - 1))
     if running >= slots or queue.pending:
         pending_s = sum(work.service_s for work in queue.pending.values()) / slots
-        soonest_s = LEAST_REMAINING_SHARE * min(services_s, default=0.0)
-        chance = sum(1.0 / max(service_s, SERVICE_MIN_S) for service_s in services_s)
+        soonest_s = min(left_s, default=0.0)
+        chance = sum(1.0 / max(left, work.service_s, SERVICE_MIN_S) for left, work in zip(left_s, works, strict=True))
         found.regular_wait_s = soonest_s + pending_s
         found.irregular_wait_s = (1.0 / chance if chance else soonest_s) + pending_s
     return found
