@@ -21,7 +21,7 @@ EVERY_S = 0.01
 def decision_ms(candidates: int, models: int, running_max: int = RUNNING) -> float:
     """Milliseconds of CPU from the arrival of a request to the end of its answer, without input and output.
 
-    `running_max` requests run meanwhile, if the nodes have so many slots.
+    `running_max` requests run meanwhile, if the nodes have this many slots.
     """
     dispatcher = build_dispatcher(Settings(), 0.0)
     for number in range(candidates):

@@ -57,7 +57,7 @@ def test_status_of_a_small_fleet_lists_all_models(fleet: Fleet) -> None:
     assert short.keys() == answer.keys() and short["nodes"][1].keys() == answer["nodes"][1].keys()
 
 
-def test_status_of_a_large_fleet_is_a_summary_unless_all_is_asked_for(
+def test_status_of_a_large_fleet_is_a_summary_unless_all_is_requested(
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fleet_status, "FULL_NODES_MAX", 1)

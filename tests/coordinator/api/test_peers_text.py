@@ -23,8 +23,8 @@ def test_the_addresses_are_those_of_a_walk_over_all_nodes() -> None:
         for asked in (name, "another"):
             others = {url.split("//")[1].split(":")[0] for node, urls in nodes.items() if node != asked for url in urls}
             own = hosts.only_of(asked)
-            assert [host for host in hosts.everyone if host not in own] == sorted(others)
+            assert [host for host in hosts.all if host not in own] == sorted(others)
             assert json.loads(bytes(peers.of_others(asked))) == sorted(others)
     assert hosts.version > 100
     few = PeersText(hosts, peers_max=2)
-    assert json.loads(bytes(few.of_others("another"))) == hosts.everyone[:2]
+    assert json.loads(bytes(few.of_others("another"))) == hosts.all[:2]

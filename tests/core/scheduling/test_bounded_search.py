@@ -167,7 +167,7 @@ class RandomFleet:
         }
 
     def compare(self) -> None:
-        """From now on every decision is compared with the one of a search through all nodes."""
+        """Every later decision is compared with the one of a search through all nodes."""
         here = self.world.dispatcher.scheduler
         decide, all_of = here.decide, here.decide_among_all
 

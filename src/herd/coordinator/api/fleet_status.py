@@ -1,4 +1,4 @@
-"""Builds the answer of `/fleet/status`, whose cost in a large fleet follows what has changed and what is asked for.
+"""Builds the answer of `/fleet/status`, whose cost in a large fleet follows what has changed and what is requested.
 
 A summary has every key of the full answer; only each node's list of models is reduced to those in memory. A client that
 sends back the answer's tag gets a 304 as long as nothing but times has changed.

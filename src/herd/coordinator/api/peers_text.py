@@ -1,4 +1,4 @@
-"""Writes the addresses of a node's peers, which every answer to a heartbeat contains, without listing them anew."""
+"""Writes the addresses of a node's peers, which every answer to a heartbeat contains, without listing them again."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ class PeersText:
         self._hosts = hosts
         self._peers_max = peers_max
         self._version = -1
-        self._everyone = b""
+        self._all = b""
 
     def of_others(self, node_id: str) -> msgspec.Raw:
         """A JSON array of the addresses, sorted, at which another node has an engine; at most `peers_max`."""
         hosts = self._hosts
         if hosts.version != self._version:
             self._version = hosts.version
-            self._everyone = b"".join(_element(host) for host in hosts.everyone[: self._peers_max])
-        listed = self._everyone
+            self._all = b"".join(_element(host) for host in hosts.all[: self._peers_max])
+        listed = self._all
         for host in hosts.only_of(node_id):
             listed = listed.replace(_element(host), b"", 1)
         return msgspec.Raw(b"[" + listed[:-1] + b"]")

@@ -12,6 +12,7 @@ from herd.core.context.window_usage import chosen_tokens
 from herd.core.context.windows import truncation_limit_tokens
 from herd.core.lifecycle.admission import answers_too_late, hold_refusal
 from herd.core.lifecycle.affinity import affinity
+from herd.core.lifecycle.conversation_digest import digest_of_conversation
 from herd.core.lifecycle.dispatcher_parts import DispatcherParts, DispatcherSettings
 from herd.core.lifecycle.frozen_engines import pace_s
 from herd.core.lifecycle.retries import first_byte_timeout_s, has_budget, predicted_timeout_s
@@ -57,7 +58,9 @@ class Placement:
             live_request.hold_until = now + max(0.0, self._waiting.settings.wait_max_s - live_request.held_used_s)
         first_decision: Decision | None = None
         if live_request.request.prefix and not live_request.request.digest:
-            live_request.request.digest = self._digest_of_conversation(live_request.request)
+            live_request.request.digest = digest_of_conversation(
+                live_request.request, self._fleet, self._forecast.prefixes
+            )
         for model in live_request.models:
             decision = self._scheduler.decide(live_request.request, model, now, live_request.tried)
             if decision.chosen is not None:
@@ -94,26 +97,14 @@ class Placement:
 
         A free slot is never denied to a retry, and after the longest wait for a node it queues like any other request.
         """
-        if not live_request.needs_budget or now >= live_request.hold_until:
+        running = len(self.live_requests) - len(self._waiting)
+        is_limited = live_request.needs_budget and now < live_request.hold_until
+        if not is_limited or has_budget(self._settings.retries, len(self.retrying), running):
             return False
-        if has_budget(self._settings.retries, len(self.retrying), len(self.live_requests) - len(self._waiting)):
-            return False
+        model, fleet = decision.model, self._fleet
         if decision.pruned:
-            decision = self._scheduler.decide_among_all(live_request.request, decision.model, now, live_request.tried)
-        return not any(
-            self._is_slot_free(self._fleet.nodes[scored.node_id], decision.model, now) for scored in decision.scored
-        )
-
-    def _digest_of_conversation(self, request: Request) -> str:
-        """The model's digest on the node with the longest cached prefix of this conversation. Empty if all nodes have
-        the same digest, or if no node has a prefix cached."""
-        if len(self._fleet.models.digests(request.model)) < 2:
-            return ""
-        nodes = self._fleet.with_model(request.model)
-        prefixes = self._forecast.prefixes
-        cached_tokens = {node.id: prefixes.cached_tokens(node.id, request.model, request.prefix) for node in nodes}
-        best = max(nodes, key=lambda node: (cached_tokens[node.id], node.id))
-        return best.report.models[request.model].digest if cached_tokens[best.id] else ""
+            decision = self._scheduler.decide_among_all(live_request.request, model, now, live_request.tried)
+        return not any(self._is_slot_free(fleet.nodes[one.node_id], model, now) for one in decision.scored)
 
     def _accept(
         self, live_request: LiveRequest, decision: Decision, trigger: Trigger, now: float, out: list[Command]

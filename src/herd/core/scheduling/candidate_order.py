@@ -2,7 +2,7 @@
 
 Similar nodes are in a group, whose bound is computed from the group's fastest speeds. A search opens groups in the
 order of their bounds, and so looks at a few dozen of a thousand nodes. Nodes that changed since the groups were formed
-are kept apart, until there are enough of them to form the groups again.
+stay apart, until there are enough of them to form the groups again.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ VALID_S = 2.0
 APART_MAX = 64
 """Nodes that have changed before the groups are formed again."""
 ORDERS_MAX = 64
-"""Models whose order is kept; the one that was not used for longest is dropped first."""
+"""Models whose order is stored; the one that was not used for longest is dropped first."""
 HOLDERS_LISTED_MAX = 64
-"""If at most so many nodes have more of the prompt in their cache than the others, they are looked at one by one."""
+"""If at most this many nodes have more of the prompt in their caches than the others, each has a bound of its own."""
 
 Bound: TypeAlias = "tuple[float, int, NodeId]"
 """The least estimate, the queue length and the name: compared like the estimates themselves."""
@@ -66,15 +66,15 @@ class Group:
         self.beside_left_s = min(sum(one.beside_left_s) / max(1, len(one.beside_left_s)) for one in there)
         self.beside_slowdown = min(one.beside_slowdown for one in there)
 
-    def bound(self, uncached_tokens: float, expected: RequestEstimate, harm_weight: float) -> Bound:
+    def bound(self, uncached_tokens: float, expected: RequestEstimate, impact_weight: float) -> Bound:
         prefill_s = (uncached_tokens if uncached_tokens > 1.0 else 1.0) / self.prompt_tokens_per_s
         decode_s = expected.output_tokens * self.step_s
         least_s = self.load_s + prefill_s + decode_s
         if self.is_idle:
             return least_s, 0, self.first_id
         overlap_s = min(self.beside_left_s, decode_s) * self.beside_slowdown
-        harm_s = self.beside * (prefill_s + overlap_s)
-        return (self.wait_s + least_s + harm_weight * harm_s) * ROUNDING, 0, self.first_id
+        impact_s = self.beside * (prefill_s + overlap_s)
+        return (self.wait_s + least_s + impact_weight * impact_s) * ROUNDING, 0, self.first_id
 
 
 @dataclass(slots=True, eq=False)
@@ -147,7 +147,7 @@ class CandidateOrder:
         prompt, number = self._prompt(expected), count()
         least_tokens = prompt.least_tokens
         heap: list[tuple[Bound, int, Group | NodeBound]] = [
-            (group.bound(least_tokens, expected, self._bounds.harm_weight), next(number), group)
+            (group.bound(least_tokens, expected, self._bounds.impact_weight), next(number), group)
             for group in self._groups
             if group.members and group.kind not in left_out
         ]
@@ -178,7 +178,7 @@ class CandidateOrder:
         if one.is_loaded and one.node_id in prompt.may_hold:
             prefixes = self._bounds.forecast.prefixes
             uncached_tokens -= prefixes.cached_tokens(one.node_id, self.model, expected.request.prefix)
-        return one.least_s(uncached_tokens, expected, self._bounds.harm_weight), one.depth, one.node_id
+        return one.least_s(uncached_tokens, expected, self._bounds.impact_weight), one.depth, one.node_id
 
     def _grouped_holders(self, holders: Collection[NodeId]) -> Iterator[NodeBound]:
         for node_id in holders:
@@ -212,10 +212,10 @@ class CandidateOrder:
         self._regroup()
 
     def _regroup(self) -> None:
-        everyone = [*self._apart.values(), *(one for group in self._groups for one in group.members.values())]
-        everyone.sort(key=lambda one: (one.is_idle, one.usual_s, one.node_id))
+        bounds = [*self._apart.values(), *(one for group in self._groups for one in group.members.values())]
+        bounds.sort(key=lambda one: (one.is_idle, one.usual_s, one.node_id))
         similar: dict[tuple[bool, int], list[NodeBound]] = {}
-        for one in everyone:
+        for one in bounds:
             similar.setdefault((one.is_idle, one.kind), []).append(one)
         self._apart = {}
         self._groups = [

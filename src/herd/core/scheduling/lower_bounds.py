@@ -56,7 +56,7 @@ class Occupation:
 IDLE = Occupation()
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, kw_only=True)
 class NodeBound:
     """One node that has the model."""
 
@@ -83,31 +83,31 @@ class NodeBound:
         overlap_s = min(decode_s, sum(there.beside_left_s)) * there.beside_slowdown
         return self.load_s + there.regular_wait_s + prefill_s * (1 + there.beside) + decode_s + overlap_s
 
-    def least_s(self, uncached_tokens: float, expected: RequestEstimate, harm_weight: float) -> float:
+    def least_s(self, uncached_tokens: float, expected: RequestEstimate, impact_weight: float) -> float:
         prefill_s = (uncached_tokens if uncached_tokens > 1.0 else 1.0) / self.prompt_tokens_per_s
         decode_s = expected.output_tokens * self.step_s
         there = self.occupation
         if there is IDLE:
             return self.load_s + prefill_s + decode_s
-        harm_s = 0.0
+        impact_s = 0.0
         if there.others_left_s:
             own_s = prefill_s + decode_s
             for left_s in there.others_left_s:
-                harm_s += left_s if left_s < own_s else own_s
-            slowdown = 1.0 + harm_s / own_s if own_s > 0.0 else 1.0
+                impact_s += left_s if left_s < own_s else own_s
+            slowdown = 1.0 + impact_s / own_s if own_s > 0.0 else 1.0
             prefill_s *= slowdown
             decode_s *= slowdown
         decode_s *= there.decode_factor
         if there.beside:
             overlap_s = sum(left_s if left_s < decode_s else decode_s for left_s in there.beside_left_s)
             overlap_s /= len(there.beside_left_s)
-            harm_s += prefill_s * there.beside + overlap_s * there.beside * there.beside_slowdown
+            impact_s += prefill_s * there.beside + overlap_s * there.beside * there.beside_slowdown
         wait_s = expected.irregularity * there.irregular_wait_s + (1.0 - expected.irregularity) * there.regular_wait_s
         if there.later_factor:
             own_s = prefill_s + decode_s
             size = min(SIZE_MAX, own_s / there.usual_s) if there.usual_s > 0.0 else 1.0
-            harm_s += there.later_factor * size * (wait_s + own_s / there.slots)
-        return (wait_s + self.load_s + prefill_s + decode_s + harm_weight * harm_s) * ROUNDING
+            impact_s += there.later_factor * size * (wait_s + own_s / there.slots)
+        return (wait_s + self.load_s + prefill_s + decode_s + impact_weight * impact_s) * ROUNDING
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,10 +124,10 @@ class Window:
 
 
 class LowerBounds:
-    def __init__(self, forecast: Forecast, harm_weight: float, eviction_weight: float) -> None:
+    def __init__(self, forecast: Forecast, impact_weight: float, eviction_weight: float) -> None:
         self.forecast = forecast
-        self.harm_weight = harm_weight
-        self.is_usable = harm_weight >= 0.0 and eviction_weight >= 0.0
+        self.impact_weight = impact_weight
+        self.is_usable = impact_weight >= 0.0 and eviction_weight >= 0.0
         """A negative weight makes a delay of other requests an advantage, which no bound contains."""
         self._kinds = BoundedDict[CopyKind, int](KINDS_MAX)
         self._numbers = count()
@@ -153,15 +153,15 @@ class LowerBounds:
             if queue is not None and slots <= len(queue.in_flight) <= RUNNING_SAMPLED_MAX:
                 self._add_later_requests(occupation, queue, slots, window)
         return NodeBound(
-            node,
-            node.id,
-            self._kind(copy_kind(model_info)),
-            speed.prompt_tokens_per_s,
-            speed.step_s,
-            speed.load_s if needs_load else 0.0,
-            is_loaded,
-            len(queue.in_flight) + len(queue.pending) if queue is not None else 0,
-            occupation,
+            node=node,
+            node_id=node.id,
+            kind=self._kind(copy_kind(model_info)),
+            prompt_tokens_per_s=speed.prompt_tokens_per_s,
+            step_s=speed.step_s,
+            load_s=speed.load_s if needs_load else 0.0,
+            is_loaded=is_loaded,
+            depth=len(queue.in_flight) + len(queue.pending) if queue is not None else 0,
+            occupation=occupation,
         )
 
     def _add_later_requests(self, occupation: Occupation, queue: Queue, slots: int, window: Window) -> None:

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from herd.core.state.fleet import NodeId
 
 KEPT_MAX = 8192
-"""Newest changes that are kept. A reader that is further behind looks at every node again."""
+"""Newest changes that are stored. A reader that is further behind looks at every node again."""
 
 
 class ChangedNodes:

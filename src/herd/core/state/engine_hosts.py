@@ -15,7 +15,7 @@ class EngineHosts:
         """Number of nodes with an engine at this address: two nodes can share one."""
         self._sorted: list[str] = []
         self.version = 0
-        """Increases with every change of `everyone`."""
+        """Increases with every change of `all`."""
 
     def replace(self, node_id: str, urls: tuple[str, ...]) -> None:
         """Takes the URLs of the node's engines from its newest report."""
@@ -39,7 +39,7 @@ class EngineHosts:
                 self.version += 1
 
     @property
-    def everyone(self) -> Sequence[str]:
+    def all(self) -> Sequence[str]:
         """The addresses of all engines, sorted."""
         return self._sorted
 
