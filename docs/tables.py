@@ -21,7 +21,7 @@ import typer.core
 import typer.main
 
 import herd
-import herd.cli
+import herd.cli.commands
 import herd.core.scheduling.filters
 import herd.core.scheduling.signals
 import herd.dashboard.pages
@@ -223,7 +223,7 @@ def every_command(group: Any, before: str = "") -> Iterator[tuple[str, Any]]:  #
 
 def commands() -> str:
     """Every command with its options, from the declarations of the command line."""
-    group = typer.main.get_group(herd.cli.app)
+    group = typer.main.get_group(herd.cli.commands.app)
     parts = []
     for name, command in every_command(group):
         given = [

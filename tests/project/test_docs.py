@@ -19,7 +19,7 @@ import typer.main
 
 import herd
 from herd import ollama_herd_settings
-from herd.cli import app
+from herd.cli.commands import app
 from herd.config import RecordType, Setting, settings_of
 from herd.dialects import Dialect
 from project.source import PACKAGE, ROOT, modules, packages

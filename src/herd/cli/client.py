@@ -17,6 +17,7 @@ from typing import Any
 
 from herd.addresses import host_and_port
 from herd.agent.coordinator_link import COORDINATOR_PORT
+from herd.cli.starting.problem import CliError as CliError
 
 Json = dict[str, Any]
 Headers = Mapping[str, str]
@@ -27,15 +28,6 @@ CHAT_TIMEOUT_S = 600.0
 """Between two parts of an answer: a large model may have to be loaded first."""
 ERROR_SHOWN_CHARS = 300
 HTTPS_PORT = 443
-
-
-class CliError(Exception):
-    """A problem in one sentence, and the next command."""
-
-    def __init__(self, problem: str, remedy: str = "") -> None:
-        super().__init__(problem)
-        self.problem = problem
-        self.remedy = remedy
 
 
 class NotReached(CliError):

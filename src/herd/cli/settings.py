@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from rich.text import Text
@@ -16,33 +14,13 @@ from herd.agent import app as agent_app
 from herd.agent.inventory import EMBEDDED
 from herd.cli.client import CliError, CoordinatorClient, coordinator_at
 from herd.cli.doctor import Setup
+from herd.cli.starting.options import Flags
+from herd.cli.starting.settings import ALL_ADDRESSES, InvalidSettings, load, open_settings_store
 from herd.cli.terminal import console, error_console, printable, show, wrapped
 from herd.coordinator import settings as coordinator_settings
-from herd.coordinator.settings_store import FILE_NAME, SettingsStore
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
-
-Flags = Mapping[str, object]
-"""Values of command line options by the name of their setting; None if an option was not given."""
-
-FLAG_NAMES = MappingProxyType(
-    {"FLEET_CONSOLE_LOG_LEVEL": "--log-level", "FLEET_NODE_ENABLE_CAPACITY_LEARNING": "--learn-capacity"}
-)
-"""Options that have not the name of their setting."""
-ALL_ADDRESSES = ("0.0.0.0", "::", "")
-
-
-class InvalidSettings(CliError):
-    """All problems of the settings, one sentence each. `rows` describes every setting, as for `herd config`."""
-
-    def __init__(self, error: config.ConfigError, command: str) -> None:
-        super().__init__(
-            "\n".join(error.problems), f"correct or unset these settings; all settings and their values: {command}"
-        )
-        self.problems = error.problems
-        self.rows = config.describe(error.values)
-
 
 # --- loading ---
 
@@ -59,60 +37,23 @@ def agent_notices() -> tuple[str, ...]:
 
 def _without_effect(whole: type[DataclassInstance], prefix: str) -> tuple[str, ...]:
     try:
-        return _load(whole, {}, prefix).notices
+        return load(whole, {}, prefix).notices
     except InvalidSettings:
         return ()
 
 
 def agent_settings(flags: Flags, slots: int | None) -> agent_app.Settings:
     """The agent's settings; `slots` belongs to the engine, whichever it is. Raises CliError."""
-    settings = _load(agent_app.Settings, flags, config.AGENT_PREFIX).compose(agent_app.Settings)
+    settings = load(agent_app.Settings, flags, config.AGENT_PREFIX).compose(agent_app.Settings)
     if slots is None:
         return settings
     # An embedded engine is started with this number of slots; for any other engine it is an assertion by the user.
     name = "FLEET_NODE_EMBEDDED_SLOTS" if settings.engines.engine == EMBEDDED else "FLEET_NODE_SLOTS"
-    return _load(agent_app.Settings, {**flags, name: slots}, config.AGENT_PREFIX).compose(agent_app.Settings)
-
-
-def open_settings_store(flags: Flags) -> SettingsStore:
-    """The coordinator's settings, including those saved in the dashboard. Raises InvalidSettings."""
-    first = _load(coordinator_settings.Settings, flags, config.COORDINATOR_PREFIX)
-    folder = first.compose(coordinator_settings.Settings).general.data_dir.expanduser()
-    try:
-        return SettingsStore(
-            lambda saved: _load_config(coordinator_settings.Settings, flags, config.COORDINATOR_PREFIX, saved),
-            folder / FILE_NAME,
-        )
-    except config.ConfigError as error:
-        raise InvalidSettings(error, "herd config") from error
+    return load(agent_app.Settings, {**flags, name: slots}, config.AGENT_PREFIX).compose(agent_app.Settings)
 
 
 def _coordinator_settings() -> coordinator_settings.Settings:
-    return _load(coordinator_settings.Settings, {}, config.COORDINATOR_PREFIX).compose(coordinator_settings.Settings)
-
-
-def _load(whole: type[DataclassInstance], flags: Flags, prefix: str) -> config.Config:
-    try:
-        return _load_config(whole, flags, prefix, {})
-    except config.ConfigError as error:
-        command = "herd config" if prefix == config.COORDINATOR_PREFIX else "herd config --agent"
-        raise InvalidSettings(error, command) from error
-
-
-def _load_config(
-    whole: type[DataclassInstance], flags: Flags, prefix: str, saved: Mapping[str, config.RawValue]
-) -> config.Config:
-    given = {name: config.RawValue(str(value), _flag(name)) for name, value in flags.items() if value is not None}
-    env_file = Path(os.environ.get("FLEET_ENV_FILE", config.ENV_FILE))
-    environ = {name: value for name, value in os.environ.items() if name != "FLEET_ENV_FILE"}
-    return config.load(config.parts_of(whole), environ, env_file, given, prefix, saved)
-
-
-def _flag(name: str) -> str:
-    if name in FLAG_NAMES:
-        return FLAG_NAMES[name]
-    tail = name.removeprefix("FLEET_NODE_").removeprefix("FLEET_").removeprefix("EMBEDDED_")
-    return "--" + tail.lower().replace("_", "-")
+    return load(coordinator_settings.Settings, {}, config.COORDINATOR_PREFIX).compose(coordinator_settings.Settings)
 
 
 # --- what other commands need ---
@@ -214,5 +155,5 @@ def config_lines(rows: Iterable[Mapping[str, str]]) -> Iterable[Text]:
 
 def _rows(is_agent: bool) -> list[dict[str, str]]:
     if is_agent:
-        return _load(agent_app.Settings, {}, config.AGENT_PREFIX).describe()
+        return load(agent_app.Settings, {}, config.AGENT_PREFIX).describe()
     return open_settings_store({}).describe()

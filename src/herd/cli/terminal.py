@@ -6,7 +6,6 @@ mark.
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import sys
@@ -56,13 +55,6 @@ def _console(stderr: bool) -> Console:
 
 console = _console(stderr=False)
 error_console = _console(stderr=True)
-
-
-def replace_unprintable_characters() -> None:
-    """Makes standard output print a question mark, instead of failing, where its encoding lacks a character."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")
 
 
 def show(value: ValueT, as_json: bool, draw: Callable[[ValueT], Iterable[Text]]) -> None:

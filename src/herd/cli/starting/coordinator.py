@@ -1,4 +1,7 @@
-"""Starts the coordinator (`herd serve`) or the agent (`herd node`), and explains why one cannot start."""
+"""Starts the coordinator (`herd serve`), and explains why it cannot start.
+
+Nothing here imports typer, rich or the agent before it is used: a coordinator in the background does without them.
+"""
 
 from __future__ import annotations
 
@@ -6,16 +9,12 @@ import asyncio
 import logging
 import os
 import sys
-from collections.abc import Iterable
-
-from rich.text import Text
+from importlib import import_module
 
 from herd import logs
-from herd.agent import app as agent_app
-from herd.cli.client import CliError, CoordinatorClient
-from herd.cli.settings import ALL_ADDRESSES, Flags, agent_notices, agent_settings, open_settings_store
-from herd.cli.status import capture_line
-from herd.cli.terminal import console, print_lines
+from herd.cli.starting.options import Flags
+from herd.cli.starting.problem import CliError, replace_unprintable_characters
+from herd.cli.starting.settings import ALL_ADDRESSES, log_notices, open_settings_store
 from herd.coordinator import process
 from herd.coordinator.app import Coordinator
 from herd.coordinator.settings import GeneralSettings
@@ -32,14 +31,18 @@ else:
 log = logging.getLogger("herd")
 
 FIRST_UNPRIVILEGED_PORT = 1024
+INTERRUPTED = 130
 
 
-def _log_notices(notices: Iterable[str]) -> None:
-    for notice in notices:
-        log.warning(notice)
-
-
-# --- the coordinator ---
+def main(flags: Flags) -> None:
+    """`serve` as a command of its own: an error is printed."""
+    replace_unprintable_characters()
+    try:
+        serve(flags)
+    except CliError as error:
+        raise SystemExit(import_module("herd.cli.terminal").print_error(error)) from None
+    except KeyboardInterrupt:
+        raise SystemExit(INTERRUPTED) from None
 
 
 def serve(flags: Flags) -> None:
@@ -48,7 +51,7 @@ def serve(flags: Flags) -> None:
     settings = store.settings()
     general = settings.general
     open_logs = logs.start(settings.log, general.data_dir.expanduser(), "herd")
-    _log_notices(store.notices)
+    log_notices(store.notices)
     try:
         run(process.run(settings, _print_started, store))
     except PortInUse as error:
@@ -73,7 +76,7 @@ def serve(flags: Flags) -> None:
 
 
 def _port_in_use(port: int) -> CliError:
-    holder = CoordinatorClient(f"http://127.0.0.1:{port}", timeout_s=1.0)
+    holder = import_module("herd.cli.client").CoordinatorClient(f"http://127.0.0.1:{port}", timeout_s=1.0)
     other_port = f"herd --port {port + 1}"
     try:
         holder.get("/fleet/limits")
@@ -101,38 +104,5 @@ def _print_started(coordinator: Coordinator, port: int) -> None:
     general = coordinator.settings.general
     url = f"http://{'localhost' if general.host in ALL_ADDRESSES else general.host}:{port}"
     log.info("listening", extra={"url": url, "data_dir": str(general.data_dir)})
-    if not console.is_terminal:
-        return
-    capture = coordinator.settings.capture
-    lines = [
-        Text(),
-        Text.assemble(("herd", "bold"), f" is running at {url}"),
-        Text("Add this machine, if it has Ollama or another engine:  herd-node"),
-        Text.assemble(
-            "Add another machine, within 10 minutes:                ",
-            (f"herd-node --join {coordinator.invitation()}", "bold"),
-        ),
-        Text("Show the fleet, in another terminal:                   herd status"),
-        *([Text(capture_line(capture.lasts_s), "bold yellow")] if capture.is_on else []),
-        Text("Stop with Ctrl-C."),
-        Text(),
-    ]
-    print_lines(*lines)
-
-
-# --- the agent ---
-
-
-def node(flags: Flags, slots: int | None) -> None:
-    """Runs the agent until it is stopped; `slots` belongs to its engine. Raises CliError if it cannot start."""
-    settings = agent_settings(flags, slots)
-    open_logs = logs.start(settings.log, settings.agent.data_dir.expanduser(), "herd-node")
-    _log_notices(agent_notices())
-    try:
-        status = run(agent_app.run(settings))
-    except agent_app.CannotStart as error:
-        raise CliError(str(error), error.remedy) from error
-    finally:
-        open_logs.close()
-    if status:
-        raise SystemExit(status)
+    if sys.stdout.isatty():
+        import_module("herd.cli.starting.welcome").print_welcome(coordinator, url)

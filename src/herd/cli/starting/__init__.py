@@ -1,0 +1,1 @@
+"""Starts the two processes, and loads their settings."""
