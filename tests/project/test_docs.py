@@ -206,12 +206,16 @@ NAMED_TEST = re.compile(r"`(tests/[\w/]+\.py)(?:::(test_\w+))?`")
 BARE_TEST = re.compile(r"`(test_\w+)`")
 
 
-@pytest.mark.parametrize("name", ["docs/reliability.md", "docs/security.md"])
+CITING = ("docs/fidelity.md", "docs/reliability.md", "docs/security.md")
+"""The documents whose cases cite their tests."""
+
+
+@pytest.mark.parametrize("name", CITING)
 def test_a_cited_test_is_named_with_its_file(name: str) -> None:
     assert not BARE_TEST.findall(document(name)), "write `tests/FILE.py::test_name`"
 
 
-@pytest.mark.parametrize("name", ["docs/reliability.md", "docs/security.md"])
+@pytest.mark.parametrize("name", CITING)
 def test_every_cited_test_exists(name: str) -> None:
     missing = []
     for path, test in NAMED_TEST.findall(document(name)):
@@ -219,3 +223,10 @@ def test_every_cited_test_exists(name: str) -> None:
         if not file.exists() or (test and f"def {test}(" not in file.read_text("utf-8")):
             missing.append(f"{path}::{test}")
     assert not missing and len(NAMED_TEST.findall(document(name))) > 5
+
+
+def test_every_case_of_fidelity_cites_a_test() -> None:
+    rows = [line.split(" | ") for line in document("docs/fidelity.md").splitlines() if re.match(r"\| A?\d", line)]
+    uncited = [row[0] for row in rows if not NAMED_TEST.search(row[-1])]
+    numbers = {row[0].removeprefix("| ") for row in rows}
+    assert not uncited and {str(number) for number in range(1, 31)} <= numbers
