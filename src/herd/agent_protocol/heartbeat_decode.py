@@ -24,6 +24,7 @@ from herd.agent_protocol.heartbeat_json import (
     ENGINES_MAX,
     GPUS_MAX,
     MODELS_MAX,
+    NOT_SENT,
     PAUSED_MODES,
     CapacityJson,
     DiskJson,
@@ -33,6 +34,7 @@ from herd.agent_protocol.heartbeat_json import (
     HeartbeatJson,
     MemoryJson,
     ModelJson,
+    OriginJson,
     OwnJson,
 )
 from herd.bounded import BoundedDict
@@ -64,6 +66,7 @@ NO_ENGINES: Mapping[str, EngineAbilities] = MappingProxyType({})
 
 
 _ENGINES: msgspec.json.Decoder[list[EngineJson]] = msgspec.json.Decoder(list[EngineJson])
+_ORIGIN = msgspec.json.Decoder(OriginJson)
 _DRAIN_SIGNAL = msgspec.json.Decoder(DrainSignalJson)
 
 
@@ -140,6 +143,15 @@ def decode(
     )
 
 
+def is_from_ollama_herd(body: bytes) -> bool:
+    """Whether an agent of ollama-herd sent this: a report without our object `herd`, or the signal of its end."""
+    try:
+        sent = _ORIGIN.decode(body)
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+        return False
+    return sent.herd == NOT_SENT and (sent.ollama != NOT_SENT or bool(sent.draining))
+
+
 def boot_id_at(source_ip: str) -> str:
     """The boot id of an agent that sends none: two cloned machines then differ by address."""
     return f"at {source_ip}"
@@ -153,7 +165,7 @@ def drain_signal(body: bytes) -> NodeId | None:
         sent = _DRAIN_SIGNAL.decode(body)
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
         return None
-    return NodeId(checks.name(sent.node_id, "node_id")) if sent.draining and sent.memory is None else None
+    return NodeId(checks.name(sent.node_id, "node_id")) if sent.draining and sent.memory == NOT_SENT else None
 
 
 def with_node_id(report: Report, node_id: NodeId) -> Report:

@@ -191,9 +191,22 @@ class HeartbeatJson(_Struct, kw_only=True):
     herd: OwnJson | None = None
 
 
+NOT_SENT = msgspec.Raw()
+"""A field that the heartbeat does not have."""
+
+
+class OriginJson(_Struct, kw_only=True):
+    """The parts of a heartbeat that show which program sent it."""
+
+    node_id: str
+    draining: bool | None = None
+    ollama: msgspec.Raw = NOT_SENT
+    herd: msgspec.Raw = NOT_SENT
+
+
 class DrainSignalJson(_Struct, kw_only=True):
     """What an agent of ollama-herd sends to `/heartbeat` when it stops: no report, only that it takes no requests."""
 
     node_id: str
     draining: bool | None = None
-    memory: msgspec.Raw | None = None
+    memory: msgspec.Raw = NOT_SENT

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from fakes.fleet import Fleet, Json, running_fleet
+from fakes.fleet import Fleet, Json, running_fleet, settings_for_tests
 from fakes.ollama.server import FakeOllama
 from herd.coordinator.api.fleet import STOPPING_S
+from herd.coordinator.auth.membership import MembershipSettings
 
 STUDIO = {
     "node_id": "studio",
@@ -25,6 +29,24 @@ SIGNAL = {"node_id": "studio", "draining": True}
 def fleet() -> Iterator[Fleet]:
     with FakeOllama(["m"]) as fake, running_fleet({"alpha": fake}) as running:
         yield running
+
+
+def test_unpaired_agent_of_ollama_herd_gets_the_way_to_join(caplog: pytest.LogCaptureFixture) -> None:
+    settings = replace(settings_for_tests(), membership=MembershipSettings())
+    with running_fleet({}, settings=settings) as closed:
+        for body in (STUDIO, SIGNAL, STUDIO):
+            status, answer = refused(closed, body)
+            assert (status, answer["code"]) == (401, "not_paired") and "FLEET_OPEN=true" in answer["error"]
+        own = {**STUDIO, "herd": {"v": 1, "boot_id": "b"}}
+        assert "FLEET_OPEN" not in refused(closed, own)[1]["error"]
+    assert sum("cannot be paired" in record.getMessage() for record in caplog.records) == 1
+
+
+def refused(fleet: Fleet, body: Any) -> tuple[int, Json]:
+    with closing(http.client.HTTPConnection("127.0.0.1", fleet.port, timeout=30)) as connection:
+        connection.request("POST", "/heartbeat", json.dumps(body), {"Content-Type": "application/json"})
+        response = connection.getresponse()
+        return response.status, json.loads(response.read())
 
 
 def heartbeat(fleet: Fleet, body: Any) -> Json:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -29,9 +30,15 @@ from herd.core.state.fleet import EngineAbilities, NodeId
 from herd.errors import BadRequest
 from herd.trust.rights import Right
 
+log = logging.getLogger("herd.membership")
+
 STOPPING_S = 3.0
 """How long a report does not end a drain: an agent of ollama-herd may send the one that it has already taken."""
 DRAINED_MAX = 1024
+CANNOT_PAIR = (
+    "an agent of ollama-herd cannot be paired; on its machine run herd-node with the code of: herd nodes invite "
+    "(or start the coordinator with FLEET_OPEN=true while you migrate)"
+)
 PEERS_MAX = 1024
 """Addresses of other nodes, which may copy this node's models, in an answer to a heartbeat."""
 
@@ -72,6 +79,7 @@ class FleetApi:
         self._node_names = NodeNames()
         self._known_engines = heartbeat_decode.KnownEngines()
         self._peers = PeersText(driver.fleet.hosts, PEERS_MAX)
+        self._strangers = BoundedDict[str, None](DRAINED_MAX)
         self._drained_at = BoundedDict[NodeId, float](DRAINED_MAX)
 
     @property
@@ -92,8 +100,14 @@ class FleetApi:
         The 422 names the field. An error changes nothing.
         """
         body = await request.body()
-        reporter = self._reporter(request, body)
         source_ip = client_ip(request)
+        try:
+            reporter = self._reporter(request, body)
+        except NodeNotPaired:
+            if not heartbeat_decode.is_from_ollama_herd(body):
+                raise
+            self._note_stranger(source_ip)
+            raise NodeNotPaired(CANNOT_PAIR) from None
         drained = heartbeat_decode.drain_signal(body)
         if drained is not None:
             return _signed(reporter, self._drain(reporter.node_id or drained, source_ip, reporter))
@@ -116,6 +130,12 @@ class FleetApi:
         peers = self._peers.of_others(node_id)
         answer = {"status": "ok", "node_id": node_id, "running": running, "peers": peers}
         return _signed(reporter, json_response(answer))
+
+    def _note_stranger(self, source_ip: str) -> None:
+        """Logs once for each address that an agent of ollama-herd reports to a fleet that needs pairing."""
+        if source_ip not in self._strangers:
+            self._strangers[source_ip] = None
+            log.warning("a report was refused: %s", CANNOT_PAIR, extra={"ip": source_ip})
 
     def _drain(self, node_id: NodeId, source_ip: str, reporter: Reporter) -> Response:
         """Notes that the node of an ollama-herd agent takes no more requests; what runs there may finish."""
