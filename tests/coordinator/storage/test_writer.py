@@ -719,3 +719,25 @@ def test_models_and_nodes_named_like_sql_are_stored_as_names(store: TraceStore, 
     store.record(a_record(evil, node=evil, model=ModelName(evil), tags=(evil,), client_ip=evil))
     assert store.flush()
     assert [row["node_id"] for row in on_disk(folder)] == [evil]
+
+
+def test_a_database_with_many_traces_to_sum_up_delays_no_row_no_job_and_no_stop(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = 0
+
+    def endless(connection: sqlite3.Connection, now: float) -> bool:
+        nonlocal steps
+        steps += 1
+        return True
+
+    monkeypatch.setattr("herd.coordinator.storage.rollups.advance.advance", endless)
+    done: list[str] = []
+    store = a_store(folder, settings=StoreSettings(rollup_interval_s=0.0))
+    store.record(a_record("row"))
+    store.write(lambda connection: done.append("job"))
+    assert store.flush() and steps
+    assert done == ["job"]
+    store.close()
+    assert [row["request_id"] for row in on_disk(folder)] == ["row"]
+    assert not list((folder / "journal").iterdir())

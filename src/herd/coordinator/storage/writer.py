@@ -49,6 +49,8 @@ WriteJob = Callable[[sqlite3.Connection], None]
 """Writes something other than traces. A job begins and commits its own transaction."""
 RUN_BYTES = 6
 """Random bytes that identify a run of the coordinator in the names of its journal."""
+FLUSH_STEPS_MAX = 4
+"""Maximum number of steps in which a flush adds traces to the sums."""
 JOBS_MAX = 1_000
 """Maximum number of waiting jobs; the oldest are dropped first."""
 
@@ -391,21 +393,24 @@ class TraceStore:
         self._recover()
 
     def _roll_up(self, is_complete: bool) -> None:
-        """Adds new traces to the chart roll-ups: all of them if `is_complete`. Those that cannot be added now are added
-        later."""
+        """Adds new traces to the sums behind the pages: one step, so that rows and jobs never wait for many; up to
+        `FLUSH_STEPS_MAX` if `is_complete`. The next steps follow at once."""
         now = self._monotonic()
         connection = self._database.open_connection
         if connection is None or not (is_complete or now - self._rolled_at >= self._settings.rollup_interval_s):
             return
         try:
-            while advance.advance(connection, self._wall()) or moving.advance(connection):
-                if self._ring and not is_complete:
-                    self._has_work.set()
-                    return
+            for _ in range(FLUSH_STEPS_MAX if is_complete else 1):
+                if not (advance.advance(connection, self._wall()) or moving.advance(connection)):
+                    self._rolled_at = now
+                    break
+            else:
+                self._has_work.set()
+                self._flush_now.set()
             self._is_rollup_failing = False
         except sqlite3.Error as error:
             self._fail_rollup(error)
-        self._rolled_at = now
+            self._rolled_at = now
 
     def _fail_rollup(self, error: sqlite3.Error) -> None:
         """Traces are still written; a later roll-up includes them when the error is gone."""
