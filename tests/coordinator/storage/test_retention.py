@@ -112,6 +112,52 @@ def test_a_restart_with_a_wrong_clock_deletes_nothing(clock: Clock, tmp_path: Pa
     assert kept(tmp_path) == ["first", "second", "wrong", "right", "last", "later"]
 
 
+@pytest.mark.parametrize("jump_s", JUMPS_S)
+@pytest.mark.parametrize("lasts_s", [0.0, 3600.0, TRUST_CLOCK_AFTER_S - 60])
+def test_a_restart_after_rows_with_a_wrong_clock_deletes_nothing(
+    clock: Clock, tmp_path: Path, jump_s: float, lasts_s: float
+) -> None:
+    """The newest row has a wrong time as well, and the wall clock agrees with it for a while."""
+    store = clock.open_store(tmp_path)
+    for number in range(3):
+        record(store, f"before {number}")
+        clock.pass_time(60.0)
+    clock.jump_s = jump_s
+    record(store, "with the wrong clock")
+    store.close()
+    again = clock.open_store(tmp_path)
+    record(again, "after the restart")
+    clock.pass_time(lasts_s)
+    record(again, "later")
+    clock.jump_s = 0.0
+    record(again, "with the right clock")
+    clock.pass_time(3600.0)
+    record(again, "an hour later")
+    again.close()
+    assert len(kept(tmp_path)) == 8
+
+
+def test_rows_are_deleted_after_a_long_absence_when_the_clock_has_kept_its_time_for_a_day(
+    clock: Clock, tmp_path: Path
+) -> None:
+    for name in ("spring", "autumn"):
+        store = clock.open_store(tmp_path)
+        record(store, name)
+        store.close()
+        clock.pass_time(100 * DAY_S)
+    store = clock.open_store(tmp_path)
+    record(store, "today")
+    assert kept(tmp_path) == ["spring", "autumn", "today"]
+    clock.pass_time(2 * TRUST_CLOCK_AFTER_S)
+    record(store, "two days later")
+    clock.pass_time(TRUST_CLOCK_AFTER_S + 60.0)
+    record(store, "three days later")
+    clock.pass_time(TRUST_CLOCK_AFTER_S)
+    record(store, "four days later")
+    store.close()
+    assert kept(tmp_path)[0] == "today"
+
+
 def test_rows_are_deleted_at_their_age_during_a_run(store: TraceStore, clock: Clock, tmp_path: Path) -> None:
     for day in range(100):
         record(store, str(day))

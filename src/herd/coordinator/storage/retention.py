@@ -2,7 +2,8 @@
 
 The rows of this run age by the monotonic clock. The age of older rows is counted from the newest of them, until the
 wall clock has kept its time for a day. A row is old only if its time is old and no earlier row is young: rows that were
-written while the clock was wrong are protected by their neighbors.
+written while the clock was wrong are protected by their neighbors. If the times of earlier runs have a gap of days, the
+clock may have been wrong after it, and nothing is old until the clock has kept its time for a day of this run.
 """
 
 from __future__ import annotations
@@ -14,13 +15,17 @@ from types import MappingProxyType
 from herd.coordinator.storage import node_history
 from herd.coordinator.storage.rollups.trim import trim as trim_sums
 from herd.coordinator.storage.store_settings import StoreSettings
-from herd.steady_time import SteadyTime
+from herd.steady_time import JUMP_MIN_S, SteadyTime
 
 STEP_ROWS = 500
 """Rows deleted in one transaction."""
 DAY_S = 86_400.0
 TRUST_CLOCK_AFTER_S = DAY_S
 """Ages follow a jump of the wall clock when it has stayed for this long."""
+GAP_MAX_S = 5 * DAY_S
+"""A longer time between two rows is the absence of all clients, or a wrong clock."""
+LARGEST_GAP = """SELECT COALESCE(MAX(gap), 0) FROM (SELECT timestamp - LAG(timestamp) OVER (ORDER BY id) AS gap
+    FROM (SELECT id, timestamp FROM request_traces ORDER BY id DESC LIMIT 50000))"""
 ANY_ID = 2**62
 MARKS_MAX = 1_000
 """How many times to remember with the newest row of each table at that time."""
@@ -53,6 +58,10 @@ class Retention:
     def __init__(self, settings: StoreSettings) -> None:
         self._settings = settings
         self._time = SteadyTime(TRUST_CLOCK_AFTER_S)
+        self._has_gap = False
+        """Whether the times of earlier runs may be wrong."""
+        self._agrees_since_s = 0.0
+        """Monotonic time since which the wall clock has been the believed time."""
         self._trimmed_subject = 0
         """The sums of subjects up to this id are trimmed in this round."""
         self._marks: dict[str, deque[tuple[float, int]]] = {table: deque(maxlen=MARKS_MAX) for table in TABLES}
@@ -62,11 +71,16 @@ class Retention:
         """Counts ages from the newest rows. Called once, with the database of earlier runs. Raises `sqlite3.Error`."""
         newest = connection.execute(NEWEST_TIME, (wall_s,)).fetchone()[0]
         self._time.start_at(wall_s if newest is None else float(newest), monotonic_s)
+        self._has_gap = connection.execute(LARGEST_GAP).fetchone()[0] > GAP_MAX_S
+        self._agrees_since_s = monotonic_s
         self._mark(connection, monotonic_s)
 
     def now_s(self, wall_s: float, monotonic_s: float) -> float:
         """The unix time from which ages are counted."""
-        return self._time.unix_s(wall_s, monotonic_s)
+        now_s = self._time.unix_s(wall_s, monotonic_s)
+        if abs(now_s - wall_s) > JUMP_MIN_S:
+            self._agrees_since_s = monotonic_s
+        return now_s
 
     def trim(self, connection: sqlite3.Connection, wall_s: float, monotonic_s: float) -> bool:
         """Deletes at most `STEP_ROWS` rows with each statement; True if more rows are left to delete.
@@ -75,13 +89,16 @@ class Retention:
         """
         settings, now_s = self._settings, self.now_s(wall_s, monotonic_s)
         self._mark(connection, monotonic_s)
+        is_certain = not self._has_gap or monotonic_s - self._agrees_since_s >= TRUST_CLOCK_AFTER_S
         is_more = False
         for table in TABLES:
             summed = connection.execute(SUMMED).fetchone()[0] if table == "request_traces" else ANY_ID
             bound = {"most": settings.rows_max, "summed": summed, "rows": STEP_ROWS}
             surplus = connection.execute(_SQL[table][3], bound).rowcount
-            old = self._delete_old(connection, table, now_s, monotonic_s, summed)
+            old = self._delete_old(connection, table, now_s, monotonic_s, summed) if is_certain else 0
             is_more = is_more or max(old, surplus) == STEP_ROWS
+        if not is_certain:
+            return is_more
         days = (settings.minutes_days, settings.hours_days)
         is_more = node_history.trim(connection, now_s, *days) or is_more
         trimmed = trim_sums(connection, now_s, *days, self._trimmed_subject)
