@@ -57,6 +57,9 @@ class Tokenizing:
                 return
             content = {"delta": {"content": word}} if is_chat else {"text": word}
             yield self.event({"choices": [{"index": 0, **content, "finish_reason": None}]})
+        if self.dies_after is not None and words >= self.dies_after:
+            self.dies_after = None
+            return
         reason = "stop" if text == "".join(WORDS) and used <= limit and words else "length"
         empty: Json = {"delta": {}} if is_chat else {"text": ""}
         yield self.event({"choices": [{"index": 0, **empty, "finish_reason": reason}]})
@@ -163,13 +166,25 @@ def test_joined_answer_and_its_usage_equal_the_uncut_ones(name: str, words: int)
         assert outcomes(fleet) == ["retried", "completed"]
 
 
-@pytest.mark.parametrize("words", [1, 2, 3])
+@pytest.mark.parametrize("words", [1, 2, 3, 5])
 def test_limit_of_the_rest_counts_the_tokens_of_the_beginning(words: int) -> None:
     body = {"model": "m", "stream": True, "messages": QUESTION, "max_tokens": 8}
     with two_engines() as (fleet, *engines):
         received = cut_once(fleet, (engines[0], engines[1]), "/v1/chat/completions", body, words)
         assert text_of(received) == "".join(WORDS[:5]), "8 tokens: 1 + 1 + 3 + 2 + 1"
         assert received.pieces[-1]["choices"][0]["finish_reason"] == "length"
+
+
+@pytest.mark.parametrize("name", REQUESTS)
+def test_an_answer_that_lacks_only_its_end_gets_no_token_over_its_limit(name: str) -> None:
+    path, body = REQUESTS[name]
+    limited = {"options": {"num_predict": 8}} if path.startswith("/api/") else {"max_tokens": 8}
+    limited = {"max_output_tokens": 8} if path == "/v1/responses" else limited
+    with two_engines() as (fleet, *engines):
+        request = {"model": "m", "stream": True, **body, **limited}
+        received = cut_once(fleet, (engines[0], engines[1]), path, request, 5)
+        assert received.is_whole and text_of(received) == "".join(WORDS[:5])
+        assert usage_of(received)[1] == 8
 
 
 @pytest.mark.parametrize(

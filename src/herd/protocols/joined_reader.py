@@ -25,12 +25,15 @@ class _Reader(Protocol):
 class JoinedReader:
     """A reader that refuses a rest that cannot follow the beginning: thinking does not begin after the text.
 
-    If the first node's thinking was cut, the thinking of this node begins after an empty line.
+    If the first node's thinking was cut, the thinking of this node begins after an empty line. If the beginning has all
+    tokens that the client allows (`is_full`), only its end was missing: engines write at least one token, which is
+    dropped.
     """
 
-    def __init__(self, reader: _Reader, has_text: bool, has_thinking: bool) -> None:
+    def __init__(self, reader: _Reader, has_text: bool, has_thinking: bool, is_full: bool) -> None:
         self._reader = reader
         self._has_text = has_text
+        self._is_full = is_full
         self._separator = "\n\n" if has_thinking else ""
 
     @property
@@ -41,7 +44,7 @@ class JoinedReader:
         return self._checked(self._reader.feed(chunk))
 
     def plain_texts(self, chunk: bytes) -> list[bytes]:
-        return self._reader.plain_texts(chunk)
+        return [] if self._is_full else self._reader.plain_texts(chunk)
 
     def end(self) -> list[Delta]:
         return self._checked(self._reader.end())
@@ -49,9 +52,22 @@ class JoinedReader:
     def _checked(self, deltas: Sequence[Delta]) -> list[Delta]:
         if self._has_text and any(delta.thinking for delta in deltas):
             raise ValueError("the engine began to think where it had to continue a text")
+        if self._is_full:
+            return [_only_end(delta) for delta in deltas]
         return [self._separated(delta) for delta in deltas] if self._separator else list(deltas)
 
     def _separated(self, delta: Delta) -> Delta:
         separator = self._separator if delta.thinking else ""
         self._separator = "" if delta.thinking or delta.text else self._separator
         return dataclasses.replace(delta, thinking=separator + delta.thinking) if separator else delta
+
+
+def _only_end(delta: Delta) -> Delta:
+    usage = dataclasses.replace(delta.usage, completion_tokens=0) if delta.usage is not None else None
+    return Delta(
+        finish_reason="length" if delta.finish_reason is not None else None,
+        usage=usage,
+        error=delta.error,
+        error_status=delta.error_status,
+        is_last=delta.is_last,
+    )

@@ -218,7 +218,9 @@ class Continuation:
         name, note = self._parsed.answer_name(command.fallback), f"started on {', '.join(self.nodes)}"
         writer = self._dialect.resumed_writer(self._parsed, name, self._request_id, timestamp, sent, note)
         partial = sent.partial_answer
-        joined = JoinedReader(reader, has_text=bool(partial.text), has_thinking=bool(partial.thinking))
+        limit = self._parsed.output_tokens_max
+        is_full = limit is not None and 0 < limit <= tokens and not partial.begins_again
+        joined = JoinedReader(reader, bool(partial.text), has_thinking=bool(partial.thinking), is_full=is_full)
         return Rest(request, joined, writer, 0 if partial.begins_again else tokens)
 
     def _serves(self, engine: Engine, version: str) -> bool:
