@@ -232,6 +232,12 @@ def test_the_start_of_memory_pressure_is_read_from_the_samples() -> None:
     assert finding.since == AT - 9 * 15
 
 
+@pytest.mark.parametrize(("oldest_s", "titles"), [(9.0, []), (10.0, ["Traces are written late"])])
+def test_traces_that_wait_for_seconds_are_reported(oldest_s: float, titles: list[str]) -> None:
+    store = StoreNow(waiting=4000, free_bytes=100 * GB, oldest_s=oldest_s)
+    assert [finding.title for finding in found_by("store_trouble", a_snapshot(store=store))] == titles
+
+
 def test_a_disk_that_fills_up_within_a_day_is_reported() -> None:
     [finding] = found_by("disk_full", filling())
     assert finding.key == "filling" and finding.evidence[0].value.endswith("full in 50 min")

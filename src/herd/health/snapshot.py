@@ -108,7 +108,7 @@ class Traffic:
 
 @dataclass(frozen=True, slots=True)
 class StoreNow:
-    """The state of the trace store. `failing_since` is unix time."""
+    """The state of the trace store. `failing_since` is unix time; `oldest_s` is how long a trace has waited."""
 
     waiting: int = 0
     dropped: int = 0
@@ -116,6 +116,7 @@ class StoreNow:
     failing_since: float | None = None
     problem: str = ""
     free_bytes: int | None = None
+    oldest_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,6 +13,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from random import Random
 
@@ -310,6 +311,20 @@ def test_rows_wait_in_memory_while_another_program_locks_the_database(store: Tra
     assert store.flush()
     assert [row["request_id"] for row in on_disk(folder)] == [f"r{n}" for n in range(10)]
     assert (store.state.failing_since, store.state.problem, store.state.dropped) == (None, "", 0)
+
+
+def test_the_age_of_the_oldest_waiting_row_is_known(store: TraceStore, folder: Path, clock: Clock) -> None:
+    assert store.state.oldest_s == 0.0
+    with closing(sqlite3.connect(folder / "latency.db", isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        for _ in range(3):
+            store.record(a_record())
+            clock.unix += 20.0
+        assert not store.flush()
+        assert store.state.oldest_s == 60.0
+        other.execute("ROLLBACK")
+    assert store.flush()
+    assert store.state.oldest_s == 0.0
 
 
 def test_a_full_disk_loses_only_the_oldest_beyond_the_ring_and_writing_resumes(folder: Path) -> None:

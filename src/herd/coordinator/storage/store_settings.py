@@ -106,6 +106,7 @@ class StoreState:
     succeeds.
 
     `saved`, `waiting` and `dropped` count records; `unusable` counts records that could not be converted to a row.
+    `oldest_s` is the age of the oldest record that waits, in seconds.
     """
 
     saved: int
@@ -114,3 +115,4 @@ class StoreState:
     unusable: int
     failing_since: float | None
     problem: str
+    oldest_s: float = 0.0

@@ -236,7 +236,17 @@ class TraceStore:
             unusable=self._unusable,
             failing_since=self._failing_since,
             problem=self._problem,
+            oldest_s=self._oldest_s(),
         )
+
+    def _oldest_s(self) -> float:
+        for queue in (self._batch, self._ring):
+            try:
+                return max(0.0, self._wall() - queue[0][1])
+            except IndexError:
+                # It is empty, or the writer's thread has just emptied it.
+                continue
+        return 0.0
 
     async def ask(
         self,

@@ -1,4 +1,4 @@
-"""Reports problems of the trace store: failed writes, lost traces, a disk that is almost full."""
+"""Reports problems of the trace store: failed, late and lost traces, a disk that is almost full."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from collections.abc import Iterator
 from herd.health import Check, Evidence, Finding, Severity
 from herd.health.remedies import anywhere
 from herd.health.snapshot import Snapshot
-from herd.text import gb, number
+from herd.text import duration, gb, number
 
 FREE_MIN_BYTES = 1_000_000_000
+LATE_S = 10.0
+"""A trace that waits for this long is late: usually each is written within a second."""
 
 
 def find(snapshot: Snapshot) -> Iterator[Finding]:
@@ -40,6 +42,19 @@ def find(snapshot: Snapshot) -> Iterator[Finding]:
             remedy="Use a larger buffer, which keeps traces while the disk is slow or full.",
             commands=anywhere("FLEET_TRACE_RING_ROWS=50000 herd"),
             key="lost",
+        )
+    elif store.oldest_s >= LATE_S:
+        yield Finding(
+            severity=Severity.WARNING,
+            title="Traces are written late",
+            cause="Requests end faster than their traces are written, or the disk is slow. Pages lack the newest ones.",
+            evidence=(
+                Evidence("waiting in memory", number(store.waiting, "trace")),
+                Evidence("oldest", duration(1000 * store.oldest_s)),
+            ),
+            remedy="Move the data folder to a faster disk, or use a larger buffer so that no trace is lost.",
+            commands=anywhere("FLEET_TRACE_RING_ROWS=50000 herd"),
+            key="late",
         )
     if store.free_bytes is not None and store.free_bytes < FREE_MIN_BYTES:
         yield Finding(
