@@ -235,7 +235,8 @@ def test_a_port_used_by_a_coordinator_is_reported_in_one_line(fleet: Fleet, tmp_
 
 def test_a_port_used_by_another_program_is_reported_in_one_line(fake: FakeOllama, tmp_path: Path) -> None:
     done = herd("--port", str(fake.port), "--host", "127.0.0.1", "--data-dir", str(tmp_path))
-    assert done.status == 1 and f"port {fake.port} is in use by another program" in done.err
+    assert done.status == 1 and f"port {fake.port} is in use by an Ollama" in done.err
+    assert f"herd-node --ollama-host http://127.0.0.1:{fake.port}" in done.err
 
 
 def test_a_data_folder_in_use_is_reported_with_the_process(tmp_path: Path) -> None:

@@ -55,7 +55,7 @@ def serve(flags: Flags) -> None:
     try:
         run(process.run(settings, _print_started, store))
     except PortInUse as error:
-        raise _port_in_use(general.port) from error
+        raise import_module("herd.cli.starting.occupied_port").port_in_use(general.port) from error
     except DataDirInUse as error:
         problem = str(error).partition("; stop it")[0]
         raise CliError(
@@ -73,22 +73,6 @@ def serve(flags: Flags) -> None:
         raise _cannot_listen(general, error) from error
     finally:
         open_logs.close()
-
-
-def _port_in_use(port: int) -> CliError:
-    holder = import_module("herd.cli.client").CoordinatorClient(f"http://127.0.0.1:{port}", timeout_s=1.0)
-    other_port = f"herd --port {port + 1}"
-    try:
-        holder.get("/fleet/limits")
-    except CliError:
-        return CliError(
-            f"port {port} is in use by another program", f"stop that program, or use another port: {other_port}"
-        )
-    return CliError(
-        f"a coordinator already listens on port {port}",
-        f"see what it does: herd status --url {holder.url}\n"
-        f"or start a second coordinator: {other_port} --data-dir FOLDER",
-    )
 
 
 def _cannot_listen(general: GeneralSettings, error: OSError) -> CliError:
