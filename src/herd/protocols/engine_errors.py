@@ -23,6 +23,10 @@ ERROR_MAX_CHARACTERS = 300
 
 
 ENDED_BY_ENGINE = "the engine ended the answer before it was complete"
+ENDED_WITHOUT_REASON = "the engine ended the answer with [DONE], but gave no finish reason"
+"""A server whose chunks have `finish_reason`, always null, has given up: LMDeploy and a path of vLLM end an aborted
+request like that, and a cut answer that counts as whole is worse than a retry. Old versions of SGLang (0.4.4) and vLLM
+(0.10, with tools) ended whole answers like that too. Those without the field are whole with [DONE]."""
 
 
 @dataclass(frozen=True, slots=True)

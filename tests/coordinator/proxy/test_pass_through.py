@@ -121,6 +121,35 @@ def test_a_stream_without_its_end_stays_a_failure(name: str, script: Script) -> 
 
 
 @pytest.mark.parametrize("name", ["openai", "anthropic", "ollama", "responses"])
+def test_a_stream_that_ends_with_null_reasons_only_is_named_in_the_trace(name: str) -> None:
+    """The chunks have the field, so the server knows reasons, and has given up."""
+
+    async def test() -> None:
+        script = answers(chunked(TEXT, USAGE, DONE, more=EVENTS))
+        async with RawServer(script) as server, a_relay_setup({"alpha": server.url}, kind="lmstudio") as setup:
+            client = await answered(setup, name)
+            assert not client.is_whole and setup.outcomes == [Outcome.FAILED_MIDSTREAM]
+            attempt = setup.records[0].attempt
+            assert attempt is not None and attempt.failure is not None
+            assert "gave no finish reason" in f"{attempt.failure.engine_text} {setup.records[0].error}"
+
+    run(test)
+
+
+@pytest.mark.parametrize("name", ["openai", "ollama", "responses"])
+def test_a_stream_without_the_field_for_reasons_is_whole(name: str) -> None:
+    text = TEXT.replace(b',"finish_reason":null', b"")
+
+    async def test() -> None:
+        script = answers(chunked(text, USAGE, DONE, more=EVENTS))
+        async with RawServer(script) as server, a_relay_setup({"alpha": server.url}, kind="lmstudio") as setup:
+            client = await answered(setup, name)
+            assert client.is_whole and setup.outcomes == [Outcome.COMPLETED]
+
+    run(test)
+
+
+@pytest.mark.parametrize("name", ["openai", "anthropic", "ollama", "responses"])
 @pytest.mark.parametrize(
     "script",
     [

@@ -7,7 +7,14 @@ import re
 from herd.coordinator.proxy.relaying.answer_names import renamed_document, renamed_lines
 from herd.core.state.request import Counters
 from herd.dialects import AnswerWatcher
-from herd.protocols.engine_errors import ENDED_BY_ENGINE, EngineError, ErrorSearch, is_incomplete, read_error
+from herd.protocols.engine_errors import (
+    ENDED_BY_ENGINE,
+    ENDED_WITHOUT_REASON,
+    EngineError,
+    ErrorSearch,
+    is_incomplete,
+    read_error,
+)
 from herd.protocols.passed_tool_calls import PassedToolCalls
 from herd.protocols.streams import LINE_MAX_BYTES, WholeLines
 from herd.protocols.texts.passed_halves import PassedHalves
@@ -162,7 +169,8 @@ class PassThrough:
         """The lines without the terminator, if it follows an incomplete answer: the engine gave up."""
         if self._watcher.end() is not None:
             return lines
-        self._fail(EngineError(ENDED_BY_ENGINE, 500))
+        is_anthropic = b"message_stop" in lines[terminator_at:]
+        self._fail(EngineError(ENDED_BY_ENGINE if is_anthropic else ENDED_WITHOUT_REASON, 500))
         return lines[:terminator_at]
 
     def _fail(self, error: EngineError | None) -> None:

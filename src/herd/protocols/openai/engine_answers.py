@@ -12,7 +12,7 @@ import msgspec
 
 from herd.core.state.request import RequestKind
 from herd.protocols.conversation import Conversation, Delta, ToolCall, Usage
-from herd.protocols.engine_errors import ENDED_BY_ENGINE, EngineError, error_in, read_error
+from herd.protocols.engine_errors import ENDED_BY_ENGINE, ENDED_WITHOUT_REASON, EngineError, error_in, read_error
 from herd.protocols.failed_ends import is_failed
 from herd.protocols.lenient_json import SplitCharacters, decode_leniently
 from herd.protocols.openai import chat_json
@@ -94,7 +94,7 @@ class StreamReader:
         """The end, unless the server sends finish reasons and has sent none: then it has given up."""
         if self.is_finished or not self._has_reasons:
             return Delta(is_last=True)
-        return Delta(error=ENDED_BY_ENGINE, error_status=500)
+        return Delta(error=ENDED_WITHOUT_REASON, error_status=500)
 
     def _delta(self, sent: Event) -> Delta:
         body = sent.data
