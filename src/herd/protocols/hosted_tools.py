@@ -1,7 +1,7 @@
-"""Tells whether a request declares only tools that its API's own servers would run, such as a web search.
+"""Tells which kinds of tools a request declares: functions, others, or only tools that its API's own servers would run.
 
-No engine of a fleet has them. A translation leaves them out and names them, so a request with no other tool needs a
-model that can chat, but none that can call tools.
+No engine of a fleet has those last ones, such as a web search. A translation leaves them out and names them, so a
+request with no other tool needs a model that can chat, but none that can call tools.
 """
 
 from __future__ import annotations
@@ -24,12 +24,25 @@ _MAY_BE_HOSTED = re.compile(
 """A search in the bytes that finds every body with a hosted tool; most bodies have none and are not decoded."""
 
 
+_OTHER_TOOL = re.compile(rb'"type"\s*:\s*"(?:custom|grammar|mcp|web_search\w*|file_search|code_interpreter)"')
+
+
 class _Tool(msgspec.Struct):
     type: str | None = None
     input_schema: msgspec.Raw = msgspec.Raw()
 
 
 _TOOLS = msgspec.json.Decoder(list[_Tool])
+
+
+def has_other_tool(tools: bytes) -> bool:
+    """Whether a tool is not a function. The words may also be in the schema of one, so a match is decoded."""
+    if not _OTHER_TOOL.search(tools):
+        return False
+    try:
+        return any(tool.type not in (None, "function") for tool in _TOOLS.decode(tools))
+    except msgspec.DecodeError:
+        return True
 
 
 def has_only_hosted_tools(tools: bytes, is_anthropic: bool = False) -> bool:

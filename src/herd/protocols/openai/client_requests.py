@@ -15,7 +15,7 @@ from herd.core.state.request import RequestKind
 from herd.errors import BadRequest
 from herd.protocols import request_fields
 from herd.protocols.conversation import Conversation, ParsedRequest, Route, Sampling
-from herd.protocols.hosted_tools import HOSTED_ONLY, has_only_hosted_tools
+from herd.protocols.hosted_tools import HOSTED_ONLY, has_only_hosted_tools, has_other_tool
 from herd.protocols.openai import chat_json, responses_requests
 
 CHAT = "/v1/chat/completions"
@@ -27,7 +27,6 @@ _EMPTY_VALUES = request_fields.EMPTY_VALUES | {b'"none"', b"{}"}
 _WITHOUT_EFFECT = _EMPTY_VALUES | {b"0", b"1"}
 """Values of the fields below that mean the same as no value."""
 _KNOWN_FORMAT = re.compile(rb'null|"type"\s*:\s*"(?:text|json_object|json_schema)"')
-_OTHER_TOOL = re.compile(rb'"type"\s*:\s*"(?:custom|grammar|mcp|web_search\w*|file_search|code_interpreter)"')
 _JSON_OBJECT = re.compile(rb'"type"\s*:\s*"json_object"')
 _SCHEMA = re.compile(rb'"schema"\s*:')
 _NESTED_SCHEMA = re.compile(rb'"json_schema"\s*:')
@@ -79,17 +78,12 @@ class _RawMessage(msgspec.Struct):
     reasoning_content: msgspec.Raw = request_fields.ABSENT
 
 
-class _ToolType(msgspec.Struct):
-    type: str | None = None
-
-
 class _ChatRequestFields(_RequestFields, kw_only=True):
     messages: list[_RawMessage] | None = None
 
 
 _REQUEST_FIELDS = msgspec.json.Decoder(_RequestFields)
 _STREAM_OPTIONS = msgspec.json.Decoder(_StreamOptions)
-_TOOL_TYPES = msgspec.json.Decoder(list[_ToolType])
 _CHAT_REQUEST_FIELDS = msgspec.json.Decoder(_ChatRequestFields)
 
 
@@ -193,7 +187,7 @@ def _special_fields(route: Route, fields: _RequestFields, has_images: bool) -> t
     ]
     if fields.response_format is not request_fields.ABSENT and not _KNOWN_FORMAT.search(fields.response_format):
         found.append("response_format.type")
-    if route.path == CHAT and fields.tools is not request_fields.ABSENT and _has_other_tool(fields.tools):
+    if route.path == CHAT and fields.tools is not request_fields.ABSENT and has_other_tool(fields.tools):
         found.append("tools[]")
     if (
         route.path == COMPLETIONS
@@ -206,16 +200,6 @@ def _special_fields(route: Route, fields: _RequestFields, has_images: bool) -> t
     if has_images and isinstance(fields, _ChatRequestFields) and _has_remote_image(fields.messages or ()):
         found.append("messages[].content[]")
     return tuple(found)
-
-
-def _has_other_tool(tools: msgspec.Raw) -> bool:
-    """Whether a tool is not a function. The words may also be in the schema of one, so a match is decoded."""
-    if not _OTHER_TOOL.search(tools):
-        return False
-    try:
-        return any(tool.type not in (None, "function") for tool in _TOOL_TYPES.decode(tools))
-    except msgspec.DecodeError:
-        return True
 
 
 def _has_remote_image(messages: Sequence[_RawMessage]) -> bool:
