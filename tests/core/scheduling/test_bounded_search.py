@@ -219,12 +219,14 @@ def test_search_with_bounds_chooses_the_node_of_a_full_search(seed: int) -> None
         fleet.run(chance.randrange(3, 40))
 
 
-def a_large_fleet(nodes: int, **more: object) -> World:
+def a_large_fleet(nodes: int, draining: bool = False, **more: object) -> World:
     """Many nodes with one model, of which the later ones are slower."""
     world = a_world("completion_time")
     for number in range(nodes):
         model_info = a_model_info(loaded=True, slots=4, **more)  # type: ignore[arg-type]
-        world.receives(a_report(f"node-{number:03}", [model_info], memory_bandwidth_gbps=900.0 - number))
+        world.receives(
+            a_report(f"node-{number:03}", [model_info], memory_bandwidth_gbps=900.0 - number, draining=draining)
+        )
     return world
 
 
@@ -275,6 +277,28 @@ def test_retry_beyond_the_budget_finds_a_free_slot_among_nodes_that_were_not_est
     live_request.needs_budget, live_request.hold_until = True, world.now + 60.0
     with patch("herd.core.lifecycle.placement.has_budget", return_value=False):
         assert decision.pruned and not world.dispatcher.placement._is_over_budget(live_request, decision, world.now)
+
+
+def test_heartbeats_of_a_large_fleet_search_for_held_requests_only_if_the_node_can_serve_them() -> None:
+    """1,000 heartbeats in five seconds must not cause 1,000 searches. The sweep still searches twice a second."""
+    world, searches = a_large_fleet(60, lacks=frozenset(("vision",)), draining=True), list[str]()
+    world.arrives("r1")
+    here = world.dispatcher.scheduler
+    decide_among_all = here.decide_among_all
+
+    def counted(request: Request, model: ModelName, now: float, tried: Collection[NodeId] = ()) -> Decision:
+        searches.append(request.id)
+        return decide_among_all(request, model, now, tried)
+
+    here.decide_among_all = counted  # type: ignore[method-assign]
+    for node in list(world.dispatcher.fleet):
+        world.receives(replace(node.report, cpu_utilization=3.0))
+    world.receives(a_report("without", [a_model_info("other")]))
+    assert not searches
+    world.feed(Ticked(world.now + 0.5))
+    assert searches == ["r1"]
+    [dispatch] = [one for one in world.receives(a_report("ready", [a_model_info()])) if isinstance(one, Dispatch)]
+    assert (dispatch.request_id, dispatch.node_id) == ("r1", "ready")
 
 
 def test_negative_weights_have_no_bounds() -> None:

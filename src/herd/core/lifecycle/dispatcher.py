@@ -1,8 +1,7 @@
 """Runs the life of every request: takes an event, returns the commands that follow from it.
 
-The scheduler decides which node a request gets, and `Placement` acts on the decision. `live_requests` shows which
-requests run and which wait, so no counter can drift. The dispatcher has no clock: every event carries its time, and
-`next_wakeup` returns when the next `Ticked` is due.
+The scheduler decides which node a request gets, and `Placement` acts on it. `live_requests` shows which run and
+which wait. There is no clock: every event carries its time, and `next_wakeup` returns when the next `Ticked` is due.
 """
 
 from __future__ import annotations
@@ -285,7 +284,7 @@ class Dispatcher:
     def _use_changed_node(self, node: Node, now: float, out: list[Command]) -> None:
         for queue in list(self.waiting.queues.of_node(node.id).values()):
             self.placement.advance(queue, now, out)
-        self._retry_held(now, out)
+        self._retry_held(now, out, node)
 
     def _handle_node_left(self, event: NodeLeft, out: list[Command]) -> None:
         node = self.fleet.node(event.node_id)
@@ -306,14 +305,15 @@ class Dispatcher:
             if live_request.state is RequestState.DISPATCHED and attempt is not None and attempt.node_id == node.id:
                 self._end_failed_attempt(live_request, lost, now, out)
 
-    def _retry_held(self, now: float, out: list[Command]) -> None:
+    def _retry_held(self, now: float, out: list[Command], changed: Node | None = None) -> None:
         """Tries the first request of each class of held requests, and the next only if the first found a place."""
         holding = self.waiting.holding
         for conditions, _ in holding.heads():
             while (request_id := holding.head(conditions)) is not None:
                 live_request = self.live_requests[request_id]
-                self.waiting.leave(live_request)
-                before = len(out)
+                if changed is not None and not self.scheduler.may_help(changed, live_request, now):
+                    break
+                before, _ = len(out), self.waiting.leave(live_request)
                 self.placement.place(live_request, Trigger.RETRIED_HELD, now, out)
                 if live_request.state is RequestState.HELD:
                     # Held again: nothing new for its client, and it stays before the requests that came after it.

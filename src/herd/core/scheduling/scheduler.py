@@ -16,6 +16,7 @@ from herd.core.scheduling.filters import Filter
 from herd.core.scheduling.signals import Signal, Weights
 from herd.core.state.decision import Candidate, Decision, Rejected, Scored
 from herd.core.state.fleet import Fleet, ModelName, Node, NodeId
+from herd.core.state.live_request import LiveRequest
 from herd.core.state.liveness import LivenessTracker
 from herd.core.state.queues import Queues
 from herd.core.state.request import Request
@@ -139,6 +140,22 @@ class Scheduler:
             rejected=rejected,
             is_panic=is_panic and bool(scored),
         )
+
+    def may_help(self, node: Node, held: LiveRequest, now: float) -> bool:
+        """Whether a changed node may be the reason that a held request finds a place.
+
+        In a small fleet a complete search is as cheap as this check. In a large one, searches for each heartbeat would
+        cost more than everything else; what follows from time alone is found by the next sweep.
+        """
+        if len(self.fleet.nodes) < BOUNDED_FROM_NODES:
+            return True
+        for model in held.models:
+            if node.id in held.tried or not self.fleet.models.has(node.id, model):
+                continue
+            reason = first_rejection(self._filters, held.request, self._candidate(node, model, now))
+            if reason is None or reason.filter in self._soft or reason.filter in self._preferences:
+                return True
+        return False
 
     def _candidate(self, node: Node, model: ModelName, now: float) -> Candidate:
         queues = self._queues.of_node(node.id)
