@@ -129,7 +129,9 @@ class PassThrough:
 
     def counters(self) -> Counters | None:
         """The counters if the answer is complete."""
-        return self._counters or self._watcher.end()
+        if self._counters is None:
+            self._counters = self._watcher.end()
+        return self._counters
 
     def whole(self, body: bytes) -> bytes:
         """The complete answer, of which nothing was forwarded yet: valid text, repaired calls, the client's name."""
