@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from urllib.parse import quote
 
 from rich.text import Text
 
@@ -27,7 +26,7 @@ def define(coordinator: CoordinatorClient, name: str, models: Sequence[str], as_
 
 
 def remove(coordinator: CoordinatorClient, name: str, as_json: bool) -> None:
-    answer = coordinator.delete(f"{PATH}/{quote(name, safe='')}")
+    answer = coordinator.delete(PATH, {"name": name})
     show(answer, as_json, lambda _: [Text(f"{printable(name)} is not an alias any more.")])
 
 

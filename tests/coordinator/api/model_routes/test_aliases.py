@@ -58,7 +58,7 @@ def test_a_second_definition_replaces_the_first_and_a_removal_ends_it(fleet: Fle
         call(fleet, "POST", PATH, {"name": "fast", "models": models})
     assert listed(fleet)["fast"]["models"] == ["m"] and "other-*" in listed(fleet)
     assert a_settings_store(tmp_path, {}).aliases().table == ("other-*=m", "fast=m"), "the next start reads it"
-    assert call(fleet, "DELETE", f"{PATH}/other-*")[0] == 200
+    assert call(fleet, "DELETE", PATH, {"name": "other-*"})[0] == 200
     assert call(fleet, "POST", "/api/chat", {"model": "other-1", "messages": HI, "stream": False})[0] == 404
     assert a_settings_store(tmp_path, {}).aliases().table == ("fast=m",)
 
@@ -96,8 +96,8 @@ def test_an_invalid_definition_changes_nothing(fleet: Fleet, body: dict[str, Any
 
 
 def test_an_unknown_alias_cannot_be_removed(fleet: Fleet) -> None:
-    assert call(fleet, "DELETE", f"{PATH}/nobody")[0] == 404
-    assert call(fleet, "DELETE", f"{PATH}/claude-opus-4-7")[0] == 404
+    assert call(fleet, "DELETE", PATH, {"name": "nobody"})[0] == 404
+    assert call(fleet, "DELETE", PATH, {"name": "claude-opus-4-7"})[0] == 404
 
 
 def test_definitions_are_in_the_history_of_settings(fleet: Fleet) -> None:

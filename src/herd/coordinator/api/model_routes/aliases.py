@@ -29,6 +29,12 @@ class WantedAlias(msgspec.Struct):
     models: list[str]
 
 
+class AliasName(msgspec.Struct):
+    """The alias to remove."""
+
+    name: str
+
+
 class AliasSource(Protocol):
     """The aliases in force."""
 
@@ -53,7 +59,7 @@ class AliasesApi:
         return [
             ApiRoute("/dashboard/api/aliases", json_errors(self.aliases), "GET", Right.READ),
             ApiRoute("/dashboard/api/aliases", json_errors(self.define), "POST", Right.ADMIN, WantedAlias),
-            ApiRoute("/dashboard/api/aliases/{name:path}", json_errors(self.remove), "DELETE", Right.ADMIN),
+            ApiRoute("/dashboard/api/aliases", json_errors(self.remove), "DELETE", Right.ADMIN, AliasName),
         ]
 
     async def aliases(self, _: Request) -> Response:
@@ -72,7 +78,7 @@ class AliasesApi:
 
     async def remove(self, request: Request) -> Response:
         """Removes an alias. 404 if it is not defined here."""
-        name = str(request.path_params["name"])
+        name = (await read_body(request, AliasName)).name
         if name not in parse_table(self._settings.alias_settings().table):
             raise UnknownModel(f"there is no alias {name[:80]!r} to remove; list the aliases with: herd alias")
         await self._change(request, name, None)
