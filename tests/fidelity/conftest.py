@@ -31,7 +31,7 @@ def without(what: str) -> None:
     pytest.skip(what)
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def ollama_binary() -> str:
     binary = find_ollama()
     if binary is None:
@@ -40,13 +40,13 @@ def ollama_binary() -> str:
     return binary
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def direct_ollama(ollama_binary: str) -> Iterator[RealOllama]:
     with RealOllama(ollama_binary, {"OLLAMA_CONTEXT_LENGTH": str(WINDOW_TOKENS)}) as server:
         yield server
 
 
-@pytest.fixture(scope="package", params=["window by default", "window set"])
+@pytest.fixture(scope="module", params=["window by default", "window set"])
 def ollama_pair(request: pytest.FixtureRequest, ollama_binary: str, direct_ollama: RealOllama) -> Iterator[Pair]:
     with RealOllama(ollama_binary) as node, running_fleet({"alpha": node}) as fleet:
         if request.param == "window set":
@@ -58,7 +58,7 @@ def ollama_pair(request: pytest.FixtureRequest, ollama_binary: str, direct_ollam
             yield Pair(ports, fleet.port, OLLAMA_MODELS, paths_of("ollama", ""))
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def llama_engines() -> Iterator[dict[str, LlamaEngine]]:
     if not HAS_XLLAMACPP:
         without("xllamacpp is not installed")
@@ -72,7 +72,7 @@ def llama_engines() -> Iterator[dict[str, LlamaEngine]]:
         yield engines
 
 
-@pytest.fixture(scope="package", params=LLAMA_KINDS)
+@pytest.fixture(scope="module", params=LLAMA_KINDS)
 def llama_pair(request: pytest.FixtureRequest, llama_engines: dict[str, LlamaEngine]) -> Iterator[Pair]:
     """One llama.cpp, announced as an engine of each kind whose protocol it speaks."""
     with running_fleet({}) as fleet:
