@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import Enum
 from random import Random
+from typing import TypeVar
 
 NODES = ("alpha", "beta", "gamma", "delta")
 MODELS = ("m", "n")
@@ -96,6 +97,7 @@ class DrainRequested:
 
 
 Action = ClientRequest | BehaviorChange | NodeChange | HeartbeatChange | CoordinatorPause | DrainRequested
+AnyAction = TypeVar("AnyAction")
 
 
 def schedule(seed: int) -> list[Action]:
@@ -152,7 +154,7 @@ def _random_fault(rng: Random) -> Action:
     return HeartbeatChange(at, node, rng.choice(("fine", "lost", "late", "twice")))
 
 
-def shrink(actions: list[Action], fails: Callable[[list[Action]], bool]) -> list[Action]:
+def shrink(actions: list[AnyAction], fails: Callable[[list[AnyAction]], bool]) -> list[AnyAction]:
     """A part of the list that still fails, and from which no action can be removed (delta debugging, Zeller 1999)."""
     size = max(1, len(actions) // 2)
     while size:

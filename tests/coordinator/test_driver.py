@@ -305,3 +305,21 @@ def _with_number(body: bytes, name: bytes, number: bytes) -> bytes:
     assert separator
     end = next(index for index, character in enumerate(after) if character in b",}")
     return before + separator + number + after[end:]
+
+
+@pytest.mark.parametrize(("stream", "name"), [(True, "finish"), (False, "respond")])
+def test_a_client_is_not_left_waiting_if_the_end_of_its_answer_cannot_be_written(
+    monkeypatch: Setter, stream: bool, name: str
+) -> None:
+    async def test() -> None:
+        answer = STREAM if stream else DOCUMENT
+        async with RawServer(answers(answer)) as server, a_relay_setup({"alpha": server.url}) as setup:
+            breaks(monkeypatch, ClientAnswer, name)
+            client = setup.ask(stream=stream)
+            client.status = 0 if stream else 200  # a client in memory can only be cut off after its head
+            async with asyncio.timeout(5.0):
+                await client.over
+            assert not client.is_whole and setup.outcomes == [Outcome.COMPLETED]
+            setup.expected_alarms = 1
+
+    run(test)

@@ -134,3 +134,27 @@ async def _connections(connections: set) -> list:  # type: ignore[type-arg]
     while not connections:
         await asyncio.sleep(0)
     return list(connections)
+
+
+class SlowClient:
+    """A connection whose client takes some bytes of its answer each time it is asked."""
+
+    def __init__(self) -> None:
+        self.left_bytes = 300
+
+    @property
+    def unsent_bytes(self) -> int:
+        self.left_bytes -= 100
+        return max(0, self.left_bytes)
+
+
+def test_the_bytes_of_an_answer_are_sent_to_a_client_that_reads_slowly() -> None:
+    async def main() -> None:
+        async with a_server(echo) as server:
+            client = SlowClient()
+            server.clients.connections.add(client)  # type: ignore[arg-type]
+            await server.sent()
+            server.clients.connections.clear()
+            assert client.left_bytes <= 0
+
+    run(main)

@@ -348,16 +348,20 @@ class Coordinator:
         return self.server.port
 
     async def drain(self) -> None:
-        """Accepts no more requests. Waits for the running ones until the drain time is over."""
+        """Accepts no more requests. Waits until the running ones have ended and their answers have reached the clients,
+        or the drain time is over."""
         self.driver.feed(DrainStarted(self.driver.now()))
         if self.advertisement is not None:
             await self.advertisement.withdraw()
             self.advertisement = None
-        for listener in (self.server, self.tls_server):
-            if listener is not None:
-                listener.drain()
+        listeners = [listener for listener in (self.server, self.tls_server) if listener is not None]
+        for listener in listeners:
+            listener.drain()
         try:
-            await asyncio.wait_for(self.driver.idle(), self.settings.general.drain_s)
+            async with asyncio.timeout(self.settings.general.drain_s):
+                await self.driver.idle()
+                for listener in listeners:
+                    await listener.sent()
         except TimeoutError:
             log.warning("%d requests were still running at the end of the drain time", len(self.driver.runs))
 

@@ -167,6 +167,13 @@ class Dialect(ABC):
         """
         raise NotImplementedError
 
+    def fields_of_servers(self, request: ParsedRequest) -> frozenset[str]:  # noqa: ARG002
+        """The fields of the request that its API does not have, or that few servers read, and that change the answer.
+
+        Another server may continue the answer only if each of them has the same effect there.
+        """
+        return frozenset()
+
     def continued_body(
         self,
         request: ParsedRequest,  # noqa: ARG002 - for dialects that override it

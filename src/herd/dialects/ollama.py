@@ -126,6 +126,10 @@ class Ollama(Dialect):
         is_chat = request.route.kind is RequestKind.CHAT
         return AnswerWriter(model, timestamp.rfc3339, request.stream, is_chat, note)
 
+    def ending(self, request: ParsedRequest, sent: SentStream) -> bytes | None:  # noqa: ARG002
+        """The last line has been sent: what the engine says after it does not belong to the answer."""
+        return b"" if sent.partial_answer.is_finished else None
+
     def error(self, refusal: Refusal, request_id: str = "") -> HttpResponse:
         return json_response({"error": message_with_request_id(refusal, request_id)}, refusal.status)
 

@@ -142,8 +142,13 @@ class OpenAI(Dialect):
             return None
         return continued_body(request, model, partial_answer, sent_tokens)
 
+    def fields_of_servers(self, request: ParsedRequest) -> frozenset[str]:
+        return client_requests.fields_of_servers(request)
+
     def ending(self, request: ParsedRequest, sent: SentStream) -> bytes | None:
         """The finish reason of the only choice has been sent; the counters that may follow it are lost."""
+        if isinstance(sent, SentResponse):
+            return b"" if sent.partial_answer.is_finished else None
         has_one_choice = isinstance(sent, SentChat) and "n" not in request.special_fields
         return event(DONE) if has_one_choice and sent.partial_answer.is_finished else None
 

@@ -48,28 +48,9 @@ class HttpConnection(asyncio.Protocol):
     """Every method runs on the loop's thread. `sweep` and the calls that write answers never raise."""
 
     __slots__ = (
-        "_body",
-        "_clients",
-        "_exchange",
-        "_half_close",
-        "_has_eof",
-        "_head",
-        "_head_bytes",
-        "_is_pumping",
-        "_is_read_paused",
-        "_is_used",
-        "_is_write_paused",
-        "_phase",
-        "_progress",
-        "_received",
-        "_scanned",
-        "_sent",
-        "_since",
-        "_tail",
-        "_transport",
-        "_upgraded",
-        "client_ip",
-        "is_encrypted",
+        *("_body", "_clients", "_exchange", "_half_close", "_has_eof", "_head", "_head_bytes", "_is_pumping"),
+        *("_is_read_paused", "_is_used", "_is_write_paused", "_phase", "_progress", "_received", "_scanned", "_sent"),
+        *("_since", "_tail", "_transport", "_upgraded", "client_ip", "is_encrypted"),
     )
 
     def __init__(self, clients: ClientConnections) -> None:
@@ -460,6 +441,11 @@ class HttpConnection(asyncio.Protocol):
         self._clients.outbox.flush()
         self._transport.abort()
 
+    @property
+    def unsent_bytes(self) -> int:
+        """The bytes of answers that the client has not taken yet."""
+        return self._transport.get_write_buffer_size()
+
     def activity(self) -> Activity:
         phase = self._phase
         if phase <= _HEAD:
@@ -478,7 +464,7 @@ class HttpConnection(asyncio.Protocol):
     # --- time limits ---
 
     def sweep(self, now: float) -> None:
-        unsent_bytes = self._transport.get_write_buffer_size()
+        unsent_bytes = self.unsent_bytes
         if self._progress.is_stuck(now, self._sent, unsent_bytes, self._clients.settings.slow_reader_s):
             self._transport.abort()
         elif self._phase == _IDLE:

@@ -63,6 +63,12 @@ class ClientConnections:
         if self.is_draining and not self.connections and self.on_empty is not None:
             self.on_empty()
 
+    @property
+    def unsent_bytes(self) -> int:
+        """The bytes of answers that clients have not taken yet."""
+        self.outbox.flush()
+        return sum(connection.unsent_bytes for connection in self.connections)
+
     def is_streamed(self, path: str) -> bool:
         """Whether the body of a request to this path is passed on while it arrives."""
         return bool(self.streamed_prefix) and path.startswith(self.streamed_prefix)

@@ -42,6 +42,9 @@ class Connection(Protocol):
 
     client_ip: str
 
+    @property
+    def unsent_bytes(self) -> int: ...
+
     def activity(self) -> Activity: ...
 
     def sweep(self, now: float) -> None:

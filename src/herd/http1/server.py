@@ -18,6 +18,7 @@ from herd.http1.http_settings import HttpSettings
 from herd.http1.places import Places
 
 SWEEP_EVERY_S: Final = 1.0
+SENT_CHECK_EVERY_S: Final = 0.05
 # If a sweep is this late, the process was stopped or the machine slept.
 _PAUSE_MIN_S: Final = 3.0
 _BACKLOG: Final = 1024
@@ -85,6 +86,11 @@ class Server:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(empty.wait(), timeout_s)
         return len(self.clients.connections)
+
+    async def sent(self) -> None:
+        """Returns as soon as the clients have taken every byte of their answers; some read slowly."""
+        while self.clients.unsent_bytes:
+            await asyncio.sleep(SENT_CHECK_EVERY_S)
 
     def close(self) -> None:
         """Closes all connections at once, also those that were accepted in this turn of the loop."""

@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from random import Random
 
@@ -253,3 +254,28 @@ def test_no_file_of_the_database_is_opened_by_python(
     assert store.flush()
     is_noting = False
     assert [path for path in opened if "latency.db" in path] == []
+
+
+def test_the_log_of_a_replaced_database_does_not_damage_the_new_one(
+    store: TraceStore, folder: Path, tmp_path: Path
+) -> None:
+    """SQLite leaves the log of a database that was moved, and would apply it to the file that is there now."""
+    expected = recorded(store, 1)
+    assert store.flush()
+    store.read(totals)
+    copy = sqlite3.connect(tmp_path / "other.db")
+    with closing(sqlite3.connect(folder / "latency.db")) as source, closing(copy):
+        source.backup(copy)
+        copy.execute("PRAGMA journal_mode = DELETE")
+        copy.execute("CREATE TABLE filling (text TEXT)")
+        copy.executemany("INSERT INTO filling VALUES (?)", [("x" * 3000,)] * 50)
+        copy.commit()
+    expected += recorded(store, 200, start=1)
+    assert store.flush()
+    (tmp_path / "other.db").replace(folder / "latency.db")
+    expected += recorded(store, 5, start=300)
+    assert store.flush()
+    assert sorted(names_on_disk(folder)) == sorted(expected)
+    with closing(sqlite3.connect(folder / "latency.db")) as found:
+        assert found.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        assert found.execute("SELECT COUNT(*) FROM filling").fetchone() == (50,)

@@ -16,12 +16,16 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 
-from herd.coordinator.storage import trace_rows
+from herd.coordinator.storage import audit_log, rollups, trace_rows, writer
 from herd.coordinator.storage.data_dir import DataDirInUse, lock_folder
+from herd.coordinator.storage.journal import progress
+from herd.coordinator.storage.journal.files import Journal
 from herd.coordinator.storage.queries import recent_traces
+from herd.coordinator.storage.retention import Retention
 from herd.coordinator.storage.schema import SCHEMA_VERSION, STEPS
 from herd.coordinator.storage.store_settings import StoreSettings
 from herd.coordinator.storage.trace_rows import TraceRow, trace_row
@@ -756,3 +760,70 @@ def test_a_database_with_many_traces_to_sum_up_delays_no_row_no_job_and_no_stop(
     store.close()
     assert [row["request_id"] for row in on_disk(folder)] == ["row"]
     assert not list((folder / "journal").iterdir())
+
+
+# --- bugs ---
+
+
+class Bug(Exception):
+    """An exception that nothing expects."""
+
+
+def broken(*_: object, **__: object) -> None:
+    raise Bug("broken on purpose")
+
+
+def test_an_exception_in_a_record_costs_only_its_own_row(
+    store: TraceStore, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = writer.trace_row
+    monkeypatch.setattr(
+        writer, "trace_row", lambda record, *more: broken() if record.at == 2.0 else real(record, *more)
+    )
+    for at in (1.0, 2.0, 3.0):
+        store.record(a_record(f"r{at}", at=at))
+    assert store.flush()
+    assert len(on_disk(folder)) == 2 and store.state.unusable == 1
+
+
+@pytest.mark.parametrize("where", [(rollups, "advance"), (audit_log, "insert_entries"), (progress, "advance")])
+def test_the_thread_survives_an_exception_and_writes_what_waits(
+    store: TraceStore, folder: Path, monkeypatch: pytest.MonkeyPatch, where: tuple[Any, str]
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(*where, broken)
+        store.record(a_record("r1"))
+        store.audit(audit_log.AuditEntry(1.0, "x", "x", "x", "x"))
+        assert not store.flush() and store.state.problem == "broken on purpose"
+    store.record(a_record("r2"))
+    assert store.flush()
+    assert len(on_disk(folder)) == 2 and not store.state.problem
+
+
+def test_a_job_that_raises_is_dropped_and_the_next_one_runs(store: TraceStore) -> None:
+    done: list[str] = []
+    store.write(broken)
+    store.write(lambda _: done.append("next"))
+    store.flush()
+    assert store.flush() and done == ["next"]
+
+
+def test_an_exception_in_the_journal_does_not_reach_the_event_loop(
+    store: TraceStore, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Journal, "_encoded", broken)
+    store.record(a_record("r1"))
+    assert store.flush() and len(on_disk(folder)) == 1
+
+
+def test_a_problem_that_is_gone_is_no_longer_reported_although_nothing_waits(
+    store: TraceStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> bool:
+        raise sqlite3.OperationalError("disk I/O error")
+
+    store.record(a_record("r1"))
+    with monkeypatch.context() as patch:
+        patch.setattr(Retention, "trim", fails)
+        assert not store.flush() and store.state.problem == "disk I/O error"
+    assert store.flush() and store.state.failing_since is None

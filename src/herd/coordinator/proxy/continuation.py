@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections import deque
-from collections.abc import Generator, Mapping
+from collections.abc import Collection, Generator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
 from herd.core.state.commands import Dispatch
 from herd.core.state.request import Counters, Failure, FailureKind, RequestId
+from herd.core.state.served_paths import ServedPath, served_path
 from herd.dialects import Dialect, Timestamp, Writer
 from herd.engines import Engine, EngineRequest, EngineResponse, Reader
 from herd.errors import HerdError
@@ -33,6 +34,8 @@ UNREAD_MAX_BYTES: Final = 256 << 10
 """Forwarded bytes are read when there are more than this. Most answers are shorter, and are never read."""
 PART_BYTES: Final = 16 << 10
 """About this much is read at a time, so that it does not take long."""
+LENGTH: Final = "length"
+"""The finish reason of an answer that has reached its limit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,14 +48,25 @@ class Rest:
     sent_tokens: int
 
 
-Steps = Generator[EngineRequest, EngineResponse, Rest | Failure]
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """What completes an answer that needs no node any more, as bytes for the client, and its counters."""
+
+    data: bytes
+    counters: Counters
+
+
+Steps = Generator[EngineRequest, EngineResponse, Rest | Ending | Failure]
 """Requests that prepare a continuation; each gets its response. The result is the request for the rest."""
 
 
 class Continuation:
     """What was forwarded to one client, and the nodes that sent it."""
 
-    __slots__ = ("_dialect", "_kind", "_parsed", "_request_id", "_sent", "_unread", "_unread_bytes", "nodes")
+    __slots__ = (
+        *("_dialect", "_fields", "_kind", "_model", "_parsed", "_request_id", "_sent", "_unread", "_unread_bytes"),
+        "nodes",
+    )
 
     def __init__(self, dialect: Dialect, parsed: ParsedRequest, request_id: RequestId) -> None:
         self._dialect = dialect
@@ -62,13 +76,20 @@ class Continuation:
         self._unread: deque[bytes] = deque()
         self._unread_bytes = 0
         self._kind = ""
+        self._model = parsed.model
+        self._fields: frozenset[str] = frozenset()
+        """The fields of servers in the client's body that had an effect on the beginning of the answer."""
         self.nodes: list[str] = []
 
     # --- what was sent ---
 
-    def begin(self, command: Dispatch) -> None:
-        """Called before the first bytes of each node."""
-        self._kind = self._kind or command.model_info.engine.kind
+    def begin(self, command: Dispatch, lost_fields: Collection[str] = ()) -> None:
+        """Called before the first bytes of each node. `lost_fields` were not sent to it."""
+        if not self.nodes:
+            endpoint = command.model_info.engine
+            self._kind, self._model = endpoint.kind, self._parsed.answer_name(command.fallback)
+            served = served_path(endpoint.abilities.paths, self._parsed.route.path, endpoint.version)
+            self._fields = self._honored(served).difference(lost_fields)
         self.nodes.append(command.node_id)
 
     def record(self, data: bytes) -> None:
@@ -107,14 +128,26 @@ class Continuation:
         sent = self._read()
         return None if sent is None else Counters(completion_tokens=sent.partial_answer.chunks)
 
-    def ending(self) -> tuple[bytes, Counters] | None:
-        """What completes the answer without a node, if only its terminator is missing."""
+    def ending(self, timestamp: Timestamp) -> Ending | None:
+        """What completes the answer without a node, if only its end is missing."""
         sent = self._read()
-        terminator = self._dialect.ending(self._parsed, sent) if sent is not None else None
-        if sent is None or terminator is None:
+        if sent is None:
             return None
-        partial_answer = sent.partial_answer
-        return terminator, Counters(completion_tokens=partial_answer.chunks, finish_reason=partial_answer.finish_reason)
+        partial = sent.partial_answer
+        terminator = self._dialect.ending(self._parsed, sent)
+        if terminator is not None:
+            counters = Counters(completion_tokens=partial.chunks, finish_reason=partial.finish_reason)
+            return Ending(terminator, counters)
+        return self._limit_ending(sent, partial.chunks, timestamp)
+
+    def _limit_ending(self, sent: SentStream, tokens: int, timestamp: Timestamp) -> Ending | None:
+        """The end of an answer that has all tokens that the client allows: no node may add another one."""
+        limit = self._parsed.output_tokens_max
+        if not limit or tokens < limit or not sent.partial_answer.is_text or "n" in self._parsed.special_fields:
+            return None
+        writer = self._writer(sent, self._model, timestamp)
+        last = Delta(finish_reason=LENGTH, usage=Usage(completion_tokens=tokens), is_last=True)
+        return Ending(writer.write(last), Counters(completion_tokens=tokens, finish_reason=LENGTH))
 
     def repeated_end(self, timestamp: Timestamp) -> tuple[bytes, Counters] | None:
         """What completes an answer that its engine stopped because it repeated itself; None for any other answer."""
@@ -140,11 +173,18 @@ class Continuation:
         return frozenset(
             kind
             for kind, engine in engines.items()
-            if (can_own and self._serves(engine, "")) or self._can_translate(engine, partial)
+            if (can_own and self._serves(engine, "", partial)) or self._can_translate(engine, partial)
         )
+
+    def _honored(self, served: ServedPath | None) -> frozenset[str]:
+        """The fields of servers in the client's body that have an effect on this path."""
+        names = self._dialect.fields_of_servers(self._parsed) if served is not None else frozenset[str]()
+        return frozenset(name for name in names if served is not None and served.honors(name))
 
     def _can_translate(self, engine: Engine, partial: PartialAnswer) -> bool:
         if not (partial.begins_again or engine.can_continue or engine.can_render):
+            return False
+        if self._fields and not partial.begins_again:
             return False
         try:
             conversation = self._conversation(self._parsed.model, engine, "")
@@ -162,15 +202,16 @@ class Continuation:
         if count is not None:
             counted = engine.read_count((yield count))
             tokens = tokens if counted is None else counted
+            if (ending := self._limit_ending(sent, tokens, timestamp)) is not None:
+                return ending
         has_options = command.options is not None and not command.options.changes_nothing
-        own_body = self._own_body(command.model_info.name, partial, tokens)
-        if own_body is not None and not has_options and self._serves(engine, command.model_info.engine.version):
+        endpoint, own_body = command.model_info.engine, self._own_body(command.model_info.name, partial, tokens)
+        if own_body is not None and not has_options and self._serves(engine, endpoint.version, partial):
             request = EngineRequest(self._parsed.route.method, self._parsed.route.path, own_body)
             streamed = streamed_answer(self._parsed.route.kind, command.model_info.name)
             return self._rest(request, engine.reader(streamed), command, timestamp, sent, tokens)
-        endpoint = command.model_info.engine
         conversation = self._conversation(command.model_info.name, engine, endpoint.version)
-        if conversation is None:
+        if conversation is None or (self._fields and not partial.begins_again):
             return _cannot("a translation for this engine would lose fields of the request")
         if engine.can_continue or partial.begins_again:
             resumed = continuation_request(conversation, partial, tokens)
@@ -181,6 +222,8 @@ class Continuation:
             resumed = rendered
             if resumed is not None and not partial.text.isascii():
                 tokens = yield from _counted(engine, resumed, partial, command)
+                if (ending := self._limit_ending(sent, tokens, timestamp)) is not None:
+                    return ending
                 limit = continuation_request(conversation, partial, tokens)
                 resumed = dataclasses.replace(resumed, sampling=limit.sampling) if limit is not None else None
         if resumed is None:
@@ -215,18 +258,25 @@ class Continuation:
         sent: SentStream,
         tokens: int,
     ) -> Rest:
-        name, note = self._parsed.answer_name(command.fallback), f"started on {', '.join(self.nodes)}"
-        writer = self._dialect.resumed_writer(self._parsed, name, self._request_id, timestamp, sent, note)
+        writer = self._writer(sent, self._parsed.answer_name(command.fallback), timestamp)
         partial = sent.partial_answer
         limit = self._parsed.output_tokens_max
         is_full = limit is not None and 0 < limit <= tokens and not partial.begins_again
         joined = JoinedReader(reader, bool(partial.text), has_thinking=bool(partial.thinking), is_full=is_full)
         return Rest(request, joined, writer, 0 if partial.begins_again else tokens)
 
-    def _serves(self, engine: Engine, version: str) -> bool:
-        """Whether the engine continues the client's own body at the client's path."""
+    def _writer(self, sent: SentStream, model: str, timestamp: Timestamp) -> Writer:
+        note = f"started on {', '.join(self.nodes)}"
+        return self._dialect.resumed_writer(self._parsed, model, self._request_id, timestamp, sent, note)
+
+    def _serves(self, engine: Engine, version: str, partial: PartialAnswer) -> bool:
+        """Whether the engine continues the client's own body at the client's path, and each field has the effect there
+        that it had on the beginning."""
         path = self._parsed.route.path
-        return engine.continues_path(path) and engine.served_path(path, version) is not None
+        served = engine.served_path(path, version)
+        if served is None or not engine.continues_path(path):
+            return False
+        return partial.begins_again or self._honored(served) == self._fields
 
     def _own_body(self, model: str, partial: PartialAnswer, tokens: int) -> bytes | None:
         try:

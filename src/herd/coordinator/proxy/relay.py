@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
-from herd.coordinator.proxy.continuation import Rest, Steps
+from herd.coordinator.proxy.continuation import Ending, Rest, Steps
 from herd.coordinator.proxy.pass_through import PassThrough
 from herd.coordinator.proxy.refused_attempts import JSON_HEADERS, classify_error, refusal_of_error
 from herd.coordinator.proxy.relay_dependencies import RelayDependencies
@@ -164,9 +164,11 @@ class Relay:
         try:
             request = next(steps) if response is None else steps.send(response)
         except StopIteration as end:
-            rest: Rest | Failure = end.value
+            rest: Rest | Ending | Failure = end.value
             if isinstance(rest, Failure):
                 self._report(rest)
+            elif isinstance(rest, Ending):
+                self._finish(rest.counters, self._client.separated(rest.data))
             else:
                 self._send_prepared(self._preparation.rest(self._dispatch, rest))
             return
@@ -185,7 +187,7 @@ class Relay:
         self._preparation.tool_repairs.begin_attempt(request, lines)
         url, silence_s = self._dispatch.model_info.engine.url, self._dispatch.silence_s
         method, path = request.method.encode("ascii"), request.path.encode("ascii")
-        guard = RequestGuard(self._request_id, sink, self._dependencies.driver.contain)
+        guard = RequestGuard(self._request_id, sink, self._contain)
         self._upstream = self._dependencies.pool.send(url, method, path, lines, request.body, guard, silence_s)
         if sink is self and self._dispatch.pace_s:
             self._upstream.pace_s = self._dispatch.pace_s
@@ -290,7 +292,7 @@ class Relay:
             rest = answer.end_after_loss()
         if self._step == _OPEN and self._parsed.stream and answer is not None and (counters := answer.counters()):
             # The answer itself has ended: losing the connection before HTTP's end marker loses nothing.
-            self._finish(counters, rest)
+            self._finish(counters, self._client.completed(rest))
         else:
             self._fail(kind, detail)
 
@@ -332,7 +334,7 @@ class Relay:
             data = client.separated(data)
         else:
             client.open(self._status, self._answer_headers(), length, self._on_client_writable)
-        client.begin_node(self._dispatch)
+        client.begin_node(self._dispatch, self._outgoing.ignored)
         client.forward(data)
 
     def _commit(self) -> bool:
@@ -440,7 +442,7 @@ class Relay:
         if self._step == _ENDED:
             return
         if (ending := self._client.ending()) is not None:
-            self._finish(ending[1], self._client.separated(ending[0]))
+            self._finish(ending.counters, self._client.separated(ending.data))
             return
         self._step = _OPEN if self._client.forwarded_bytes else _IDLE
         failure = replace(
@@ -456,7 +458,13 @@ class Relay:
     # --- the client ---
 
     def _guarded(self, name: str, callback: Callable[[], None]) -> None:
-        guarded(self._request_id, name, callback, self._dependencies.driver.contain)
+        guarded(self._request_id, name, callback, self._contain)
+
+    def _contain(self, request_id: RequestId, where: str) -> None:
+        """Ends the attempt. If the request has ended for the core, its client is cut off here."""
+        self._dependencies.driver.contain(request_id, where)
+        if self._step == _ENDED:
+            self._client.exchange.cut()
 
     def _client_disconnected(self) -> None:
         """Cancels the upstream request first, so that the engine stops at once; then reports to the core."""

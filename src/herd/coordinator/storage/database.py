@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import sqlite3
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -80,10 +81,10 @@ def rename_damaged(path: Path) -> Path:
     return set_aside(path, "corrupt")
 
 
-def set_aside(path: Path, label: str) -> Path:
+def set_aside(path: Path, label: str, suffixes: Iterable[str] = ("", "-wal", "-shm")) -> Path:
     """Renames the database and its journal files, as far as they exist, to `PATH.LABEL-TIME`. Raises `OSError`."""
     renamed = path.with_name(f"{path.name}.{label}-{_timestamp()}")
-    for suffix in ("", "-wal", "-shm"):
+    for suffix in suffixes:
         part = path.with_name(path.name + suffix)
         if part.exists():
             part.rename(renamed.with_name(renamed.name + suffix))

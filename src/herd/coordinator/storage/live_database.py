@@ -43,6 +43,8 @@ _ADD_MISSING_ROWS = (
     "INSERT OR IGNORE INTO journal_progress SELECT * FROM moved.journal_progress",
 )
 
+_SUFFIXES = ("", "-wal", "-shm")
+
 Identity = tuple[int, int] | None
 """Device and inode of a file; None without a file."""
 
@@ -130,6 +132,8 @@ class LiveDatabase:
         with self._reader.paused():
             self.disconnect()
             if _identity(self.path) not in (None, self._files[0]):
+                # SQLite does not delete the log of a database that was replaced, and would apply it to the new one.
+                self._set_aside_own_log()
                 self._unmerged = copy
                 return
             # A log of other files must not be applied to the copy. A program that still uses them may have added rows.
@@ -142,6 +146,12 @@ class LiveDatabase:
             "stop herd before you delete its files",
             extra={"path": str(self.path)},
         )
+
+    def _set_aside_own_log(self) -> None:
+        """Renames the write-ahead log that belonged to the moved database, if it is still there. Raises `OSError`."""
+        parts = zip(_SUFFIXES, self._files, self._identities(), strict=True)
+        set_aside(self.path, "left", [suffix for suffix, own, present in parts if suffix and own == present])
+        _delete_surplus(self.path, "left")
 
     def _merge(self, connection: sqlite3.Connection, copy: Path) -> None:
         count = _add_missing(connection, copy)
@@ -160,7 +170,7 @@ class LiveDatabase:
         )
 
     def _identities(self) -> tuple[Identity, ...]:
-        return tuple(_identity(self.path.with_name(self.path.name + suffix)) for suffix in ("", "-wal", "-shm"))
+        return tuple(_identity(self.path.with_name(self.path.name + suffix)) for suffix in _SUFFIXES)
 
 
 def _identity(path: Path) -> Identity:

@@ -15,6 +15,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from typing import Concatenate
@@ -63,6 +64,14 @@ WRITE_ERRORS = (sqlite3.Error, OSError, Damaged, NewerSchema, CopyFailed)
 log = logging.getLogger("herd.store")
 
 
+def _contained(write: Callable[[], None]) -> None:
+    """Writes the journal on the event loop, where an exception has no other frame that would report it."""
+    try:
+        write()
+    except Exception:
+        log.exception("internal invariant violated: the journal could not be written")
+
+
 class TraceStore:
     """Writes and reads the trace database. The methods that queue data are called on the event loop; they neither
     raise nor block."""
@@ -91,7 +100,10 @@ class TraceStore:
         self._batch: list[PendingRecord] = []
         self._rules, self._fingerprint = rules, rules.fingerprint if rules is not None else ""
         self._journal = files.Journal(
-            data_dir / files.FOLDER, secrets.token_hex(RUN_BYTES), settings.journal_bytes_max, call_soon
+            data_dir / files.FOLDER,
+            secrets.token_hex(RUN_BYTES),
+            settings.journal_bytes_max,
+            lambda write: call_soon(partial(_contained, write)),
         )
         self._is_recovered = False
         self._audit_entries: deque[audit_log.AuditEntry] = deque(maxlen=audit_log.ROWS_MAX)
@@ -272,16 +284,26 @@ class TraceStore:
         while not self._closing.is_set():
             self._has_work.wait()
             self._flush_now.wait(self._settings.flush_interval_s)
-            self._has_work.clear()
-            self._flush_now.clear()
-            flushes = [self._flushes.popleft() for _ in range(len(self._flushes))]
+            self._write_queued()
+
+    def _write_queued(self) -> None:
+        """Writes what was queued until now; what cannot be written now is tried again."""
+        self._has_work.clear()
+        self._flush_now.clear()
+        flushes = [self._flushes.popleft() for _ in range(len(self._flushes))]
+        try:
             self._drain()
             self._roll_up(is_complete=bool(flushes))
-            if self._ring or self._batch or self._audit_entries or self._jobs or self._learned or self._unwritten:
-                self._has_work.set()
-            for flushed in flushes:
-                left = self._batch or self._unconfirmed or self._audit_entries or self._jobs or self._unwritten
-                flushed.set_result(not left and not self._problem)
+        except Exception as error:  # the outermost frame of the thread: nothing would be recorded any more
+            log.exception("internal invariant violated: the store's thread failed")
+            self._fail(error)
+        if self._ring or self._batch or self._audit_entries or self._jobs or self._learned or self._unwritten:
+            self._has_work.set()
+        elif self._problem and not self._is_newer:
+            self._has_work.set()  # nothing waits, but only another try shows that the problem is gone
+        for flushed in flushes:
+            left = self._batch or self._unconfirmed or self._audit_entries or self._jobs or self._unwritten
+            flushed.set_result(not left and not self._problem)
 
     def _drain(self) -> None:
         """Writes batch after batch until the ring is empty or a write fails."""
@@ -314,12 +336,14 @@ class TraceStore:
 
     def _confirm(self) -> bool:
         """Counts the committed rows as saved if they are in the database at its path; False if they are not yet."""
-        if self._database.open_connection is not None and not self._database.is_at_its_path():
+        was_failing = bool(self._problem) and not self._is_newer
+        if was_failing or (self._database.open_connection is not None and not self._database.is_at_its_path()):
             try:
                 self._database.connection()
             except WRITE_ERRORS as error:
                 self._fail(error)
                 return False
+            self._recover()
         if self._unconfirmed:
             self._saved += self._unconfirmed
             self._unconfirmed = 0
@@ -356,8 +380,7 @@ class TraceStore:
         for record, wall_at, rules, _ in batch:
             try:
                 yield trace_row(record, wall_at, candidates_max, rules)
-            except (ValueError, TypeError, OverflowError) as error:
-                # One invalid record must not prevent the others from being written.
+            except Exception as error:  # noqa: BLE001 - one invalid record must not prevent the others from being written
                 self._unusable += 1
                 log.warning(
                     "a trace could not be converted to a row",
@@ -385,6 +408,9 @@ class TraceStore:
             except WRITE_ERRORS as error:
                 self._fail(error)
                 return
+            except Exception:
+                self._jobs.popleft()  # a bug of the job, which would prevent all that follow it
+                raise
             self._jobs.popleft()
             self._recover()
 

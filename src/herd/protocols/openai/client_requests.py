@@ -290,6 +290,15 @@ _CHANGES_MEANING = frozenset(
     )
 )
 """Fields without which the answer would mean something else: OpenAI's own, and those of vLLM and llama.cpp."""
+_WITHOUT_INFLUENCE = frozenset(
+    (
+        *("user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "modalities"),
+        *("prompt_cache_retention", "session_id", "request_id", "priority", "cache_salt", "cache_prompt", "id_slot"),
+        *("return_tokens", "timings_per_token", "include_reasoning", "return_token_ids", "keep_alive", "tags"),
+        *("fallback_models", "provider", "transforms", "route", "extra_body", "extra_headers"),
+    )
+)
+"""Fields that change no token of an answer: names for accounting and caches, and what else is returned."""
 _EMBEDDING_OPTIONS = msgspec.json.Decoder(_EmbeddingOptions)
 
 
@@ -327,6 +336,20 @@ def read_conversation(request: ParsedRequest) -> Conversation:
         sampling=_sampling(complete),
         ignored=ignored,
         unsupported=unsupported,
+    )
+
+
+def fields_of_servers(request: ParsedRequest) -> frozenset[str]:
+    """The fields that only some servers read and that may change the answer: all but those known to have no effect."""
+    if request.route.path not in (CHAT, COMPLETIONS):
+        return frozenset()
+    sent = request_fields.read(request.body, _ALL_FIELDS)
+    return frozenset(
+        name
+        for name, raw in sent.items()
+        if name not in _READ
+        and name not in _WITHOUT_INFLUENCE
+        and request_fields.has_content(raw, _WITHOUT_EFFECT if name in _CHANGES_MEANING else _EMPTY_VALUES)
     )
 
 

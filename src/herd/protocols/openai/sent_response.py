@@ -28,6 +28,7 @@ class _Event(msgspec.Struct):
 
 
 _EVENT = msgspec.json.Decoder(_Event)
+_LAST_EVENTS = ("response.completed", "response.incomplete")
 _TEXT_DELTA = "response.output_text.delta"
 _PARTS_ADDED = ("response.content_part.added", "response.reasoning_summary_part.added")
 _THINKING_DELTA = "response.reasoning_summary_text.delta"
@@ -84,6 +85,8 @@ class SentResponse:
             self.items[-1].body, self.items[-1].is_done = sent.item, True
         elif sent.type in _PARTS_ADDED and self.items:
             self.items[-1].has_part = True
+        elif sent.type in _LAST_EVENTS:
+            self.partial_answer.is_finished = True
         elif isinstance(sent.delta, str) and self.items:
             self._add_text(sent, sent.delta)
 

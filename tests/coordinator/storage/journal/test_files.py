@@ -215,3 +215,21 @@ def test_a_full_disk_is_logged_once_and_the_journal_continues_after_it(
     journal.write()
     assert {one.id for one in read(tmp_path)[0]} >= {"after", "before", "r0", f"r{3 * FILES_MAX - 1}"}
     assert len(list(tmp_path.glob("*.journal"))) <= FILES_MAX
+
+
+def test_a_file_whose_frame_could_not_be_made_is_removed_when_its_rows_are_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise it would say for ever that a request is running which has its row."""
+    journal, _ = a_journal(tmp_path)
+    record = a_record("r1")
+    journal.admitted(record.request, 1.0, 2.0)
+    journal.write()
+    number = journal.ended(record, 3.0, True)
+    with monkeypatch.context() as patch:
+        patch.setattr(journal, "_encoded", lambda *_: (_ for _ in ()).throw(RuntimeError("broken on purpose")))
+        with pytest.raises(RuntimeError):
+            journal.write()
+    journal.saved(number)
+    assert read(tmp_path) == ([], [])
+    journal.close(is_saved=False)

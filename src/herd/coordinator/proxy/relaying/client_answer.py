@@ -8,9 +8,9 @@ Before the first bytes another node can still answer instead; afterwards another
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
-from herd.coordinator.proxy.continuation import Continuation, line_break
+from herd.coordinator.proxy.continuation import Continuation, Ending, line_break
 from herd.coordinator.proxy.relay_dependencies import RelayDependencies
 from herd.coordinator.proxy.wait_comments import WaitNotice, is_event_stream
 from herd.coordinator.upstream import forwarded_headers
@@ -84,10 +84,15 @@ class ClientAnswer:
         """`data` after the line break that separates it from what another node has sent."""
         return line_break(self._last_forwarded, data) + data
 
-    def begin_node(self, command: Dispatch) -> None:
-        """Called before the first bytes of each node."""
+    def completed(self, rest: bytes) -> bytes:
+        """`rest` with the line breaks that its last line lacks: without them clients wait for the end of an event."""
+        following = b"data:" if is_event_stream(self._dialect, self._parsed) else b"{"
+        return rest + line_break(self._last_forwarded + rest, following)
+
+    def begin_node(self, command: Dispatch, lost_fields: Collection[str]) -> None:
+        """Called before the first bytes of each node. `lost_fields` of the client were not sent to it."""
         if self.continuation is not None:
-            self.continuation.begin(command)
+            self.continuation.begin(command, lost_fields)
 
     def forward(self, data: bytes) -> None:
         self.forwarded_bytes += len(data)
@@ -135,9 +140,11 @@ class ClientAnswer:
             return frozenset()
         return self.continuation.kinds(self._dependencies.engines)
 
-    def ending(self) -> tuple[bytes, Counters] | None:
-        """What completes a stream of which only the terminator is missing, and its counters."""
-        return self.continuation.ending() if self.continuation is not None and self.forwarded_bytes else None
+    def ending(self) -> Ending | None:
+        """What completes a stream of which only the end is missing."""
+        if self.continuation is None or not self.forwarded_bytes:
+            return None
+        return self.continuation.ending(self._dependencies.timestamp())
 
     def repeated_end(self) -> tuple[bytes, Counters] | None:
         """What completes a stream that its engine stopped because it repeated itself, and its counters."""

@@ -199,6 +199,7 @@ class Journal:
         self._is_waiting = False
         admissions, endings = self._admissions, self._endings
         self._admissions, self._endings = [], []
+        is_written = False
         try:
             if self._descriptor is None or self._size_bytes >= self._file_bytes_max:
                 self._next_file()
@@ -209,9 +210,14 @@ class Journal:
             self._size_bytes += written
             if written < len(frame):
                 raise OSError(f"{written} of {len(frame)} bytes were written")
+            is_written = True
         except OSError as error:
             self._fail(error)
             return
+        finally:
+            if not is_written:
+                # The file lacks endings: it is removed when the database has them.
+                self._close_file()
         if self._is_failing:
             log.info("the journal is being written again")
             self._is_failing = False

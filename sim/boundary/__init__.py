@@ -1,0 +1,1 @@
+"""Tests the coordinator with its I/O boundary under schedules of faults: virtual clock, connections in memory."""
