@@ -101,7 +101,11 @@ class Book:
         if not len(core.waiting):
             self._startable_since.clear()
             return
-        needless = dict(held_needlessly(core.live_requests, core.waiting, core.scheduler, now))
+        needless = {
+            request_id: node
+            for request_id, node in held_needlessly(core.live_requests, core.waiting, core.scheduler, now)
+            if not self._is_slowly_starting(request_id, NodeId(node), now)
+        }
         for request_id in list(self._startable_since):
             if RequestId(request_id) not in needless:
                 del self._startable_since[request_id]
@@ -109,6 +113,14 @@ class Book:
             since = max(self._startable_since.setdefault(request_id, now), self.woken_at)
             if now - since > RETRY_HELD_MAX_S:
                 raise InvariantViolated(f"{request_id} is held although {node} can take it since {since:.2f}")
+
+    def _is_slowly_starting(self, request_id: RequestId, node_id: NodeId, now: float) -> bool:
+        """Whether a node that has just returned does not give its slots to retries beyond the budget yet."""
+        core = self.process.driver.dispatcher
+        live_request, node = core.live_requests[request_id], core.fleet.nodes[node_id]
+        queue = core.waiting.queues.of_node(node_id).get(live_request.request.model)
+        running = len(queue.in_flight) if queue is not None else 0
+        return live_request.needs_budget and running >= core.slots(node, live_request.request.model, now)
 
     # --- for every row ---
 
@@ -142,7 +154,7 @@ class Book:
             kinds = CONTINUING.get(wanted.path, CONTINUING_ELSEWHERE)
         reasons = (
             process.is_stopped,
-            core.is_draining and row.outcome is Outcome.REJECTED,
+            core.is_draining and row.outcome is not Outcome.FAILED_MIDSTREAM,
             request_id in self.touched or (failure is not None and failure.kind is FailureKind.INTERNAL),
             row.held_s >= process.settings.holding.wait_max_s - 1e-6,
             row.attempt is not None and failure is None,

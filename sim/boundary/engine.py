@@ -22,7 +22,7 @@ CONTINUING_KINDS = frozenset({"llamacpp"})
 FLAVOR_FIELDS = ("x_flavor", "logit_bias", "grammar")
 FLAVORED_PATHS = ("/v1/chat/completions", "/v1/completions")
 """Paths at which servers read fields that OpenAI does not have."""
-IMPOSSIBLE: tuple[Any, ...] = (10**400, -5, 10**30, 1e308, "many", 0.5, None, True, [1])
+IMPOSSIBLE: tuple[Any, ...] = (10**400, -5, 10**400, 10**30, 1e308, "many", 0.5, None, True, [1])
 TEMPLATE_END = "[assistant]"
 
 

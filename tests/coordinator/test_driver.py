@@ -15,7 +15,9 @@ from herd.coordinator.proxy.relaying.client_answer import ClientAnswer
 from herd.coordinator.proxy.request_forms import RequestForms
 from herd.coordinator.proxy.wait_comments import WaitNotice
 from herd.core.estimates.forecast import Forecast
+from herd.core.lifecycle.placement import Placement
 from herd.core.state.commands import Record
+from herd.core.state.events import Ticked
 from herd.core.state.request import FailureKind, Outcome
 from herd.dialects.openai import DIALECT as OPENAI
 from herd.errors import BadRequest
@@ -321,5 +323,20 @@ def test_a_client_is_not_left_waiting_if_the_end_of_its_answer_cannot_be_written
                 await client.over
             assert not client.is_whole and setup.outcomes == [Outcome.COMPLETED]
             setup.expected_alarms = 1
+
+    run(test)
+
+
+def test_the_audit_ends_a_request_that_an_exception_has_left_in_no_queue(monkeypatch: Setter) -> None:
+    async def test() -> None:
+        async with a_relay_setup({}) as setup:
+            setup.add_node("alpha", "http://127.0.0.1:1", model="other")
+            client = setup.ask()
+            assert setup.driver.dispatcher.waiting.holding
+            breaks(monkeypatch, Placement, "place")
+            setup.driver.feed(Ticked(setup.driver.now()))
+            setup.driver.audit()
+            assert client.status == 500 and setup.outcomes == [Outcome.FAILED]
+            setup.expected_alarms = 2
 
     run(test)

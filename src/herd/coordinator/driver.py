@@ -168,7 +168,7 @@ class Driver:
         self._fail_attempt(request_id, "an exception in the coordinator")
 
     def audit(self) -> None:
-        """Finds requests without an owner or without an open call, which would never end, and ends them."""
+        """Finds requests without an owner, a queue or an open call, which would never end, and ends them."""
         for request_id, live_request in list(self.live_requests.items()):
             run = self.runs.get(request_id)
             if run is None:
@@ -177,6 +177,9 @@ class Driver:
             elif live_request.is_running and not run.is_calling:
                 self._report_violation(f"a request is {live_request.state.value} without an open call", request_id)
                 self._fail_attempt(request_id, "its call to the node was lost")
+            elif live_request.is_waiting and not self.dispatcher.waiting.has(live_request):
+                self._report_violation("a request waits in no queue", request_id)
+                self._end_now(request_id)
         for request_id in [request_id for request_id in self.runs if request_id not in self.live_requests]:
             self._report_violation("a client waits for a request that has ended", request_id)
             self._end_now(request_id)

@@ -441,6 +441,8 @@ class Relay:
         self._cancel_upstream()
         if self._step == _ENDED:
             return
+        if self._parsed.stream:
+            self._client.complete_event()
         if (ending := self._client.ending()) is not None:
             self._finish(ending.counters, self._client.separated(ending.data))
             return

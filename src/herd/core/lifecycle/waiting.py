@@ -127,6 +127,11 @@ class Waiting:
         self.queues.remove_if_idle(queue)
         return queue
 
+    def has(self, live_request: LiveRequest) -> bool:
+        """Whether the request is held or queued, so that it will be tried again."""
+        queue, request_id = live_request.queue, live_request.request.id
+        return request_id in self.holding or (queue is not None and request_id in queue.pending)
+
     def _count(self, live_request: LiveRequest) -> None:
         live_request.has_waited = True
         own = self._usage_by_tenant.setdefault(live_request.request.tenant, _TenantUsage())

@@ -89,6 +89,13 @@ class ClientAnswer:
         following = b"data:" if is_event_stream(self._dialect, self._parsed) else b"{"
         return rest + line_break(self._last_forwarded + rest, following)
 
+    def complete_event(self) -> None:
+        """Ends an event of which the client has all lines: it reads the event then, so it counts as received."""
+        last = self._last_forwarded
+        if last and (missing := self.completed(b"")):
+            self.forward(missing)
+            self._last_forwarded = last + missing
+
     def begin_node(self, command: Dispatch, lost_fields: Collection[str]) -> None:
         """Called before the first bytes of each node. `lost_fields` of the client were not sent to it."""
         if self.continuation is not None:
