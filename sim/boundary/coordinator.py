@@ -23,6 +23,7 @@ from herd.coordinator.proxy.inference_api import InferenceApi, InferenceDependen
 from herd.coordinator.proxy.memory_requests import MemoryRequests
 from herd.coordinator.proxy.recorded_exchange import ResponseRecorder
 from herd.coordinator.proxy.relay_dependencies import RelayDependencies
+from herd.coordinator.proxy.requested_models import ModelResolver
 from herd.coordinator.proxy.response_store import ResponseStore
 from herd.coordinator.proxy.wait_comments import WaitComments
 from herd.coordinator.settings import Settings
@@ -157,6 +158,7 @@ class SimCoordinator:
                 allowances=Allowances(),
                 unix_month=lambda: (wall_s(), "2026-11"),
                 other_routes=lambda exchange: exchange.respond(404, (), b""),
+                models=ModelResolver(settings.aliases, self.driver.fleet),
                 memory_requests=cast("MemoryRequests", _NoMemoryRequests()),
             ),
         )

@@ -209,30 +209,9 @@ def test_a_repeating_stream_of_events_is_whole() -> None:
             assert client.is_whole and client.answer.endswith(DONE) and b'"finish_reason":"stop"' in client.answer
             assert setup.outcomes == [Outcome.COMPLETED]
 
-
-def cut_after(*events: bytes) -> Script:
-    """A stream that is reset after the lines of its last event, whose blank line is missing."""
-    return breaks_off(chunked(*events[:-1], events[-1][:-1], more=EVENTS), len(chunked(*events, more=EVENTS)) - 8, True)
-
-
-def test_an_event_that_lacks_its_blank_line_counts_as_received() -> None:
-    """The client reads the event as soon as anything follows it: another node must not send it again."""
-
-    async def test() -> None:
-        rest = answers(chunked(STOP, DONE, more=EVENTS))
-        async with (
-            RawServer(cut_after(TEXT, TEXT)) as bad,
-            RawServer(rest) as good,
-            a_relay_setup({"alpha": bad.url, "beta": good.url}, kind="llamacpp") as setup,
-        ):
-            client = await answered(setup, "openai")
-            assert client.is_whole and client.answer.startswith(TEXT + TEXT)
-            assert b'{"role":"assistant","content":"HiHi"}' in good.requests[-1]
-
     run(test)
 
 
-<<<<<<< HEAD
 @pytest.mark.parametrize("name", CLIENTS)
 def test_a_repeating_document_that_ollama_stopped_is_whole(name: str) -> None:
     part = b'"response":"' if name in ("completions", "generate") else b'"message":{"role":"assistant","content":"'
@@ -263,13 +242,40 @@ def test_another_stream_without_its_end_is_not_whole(kind: str, count: int, is_c
         ):
             client = await answered(setup, "openai")
             assert not client.is_whole and setup.outcomes == [Outcome.FAILED_MIDSTREAM]
-=======
+
+    run(test)
+
+
+# --- the blank line of an event ---
+
+
+def cut_after(*events: bytes) -> Script:
+    """A stream that is reset after the lines of its last event, whose blank line is missing."""
+    return breaks_off(chunked(*events[:-1], events[-1][:-1], more=EVENTS), len(chunked(*events, more=EVENTS)) - 8, True)
+
+
+def test_an_event_that_lacks_its_blank_line_counts_as_received() -> None:
+    """The client reads the event as soon as anything follows it: another node must not send it again."""
+
+    async def test() -> None:
+        rest = answers(chunked(STOP, DONE, more=EVENTS))
+        async with (
+            RawServer(cut_after(TEXT, TEXT)) as bad,
+            RawServer(rest) as good,
+            a_relay_setup({"alpha": bad.url, "beta": good.url}, kind="llamacpp") as setup,
+        ):
+            client = await answered(setup, "openai")
+            assert client.is_whole and client.answer.startswith(TEXT + TEXT)
+            assert b'{"role":"assistant","content":"HiHi"}' in good.requests[-1]
+
+    run(test)
+
+
 def test_the_last_event_of_a_lost_stream_has_its_blank_line() -> None:
     async def test() -> None:
         async with RawServer(cut_after(TEXT, STOP, DONE)) as server, a_relay_setup({"alpha": server.url}) as setup:
             client = await answered(setup, "openai")
             assert client.is_whole and client.answer == TEXT + STOP + DONE
->>>>>>> da6718f (Simulated faults at the I/O boundary are documented; cut events and stray waiting requests are handled)
 
     run(test)
 
