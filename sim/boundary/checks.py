@@ -22,7 +22,7 @@ RETRY_HELD_MAX_S = 2.5
 REPAIRED_AFTER_S = 6.5
 """After an exception the coordinator's own audit, which runs every five seconds, may be needed."""
 POISON_CRASHES_MIN = 3
-"""So many engines that died at one place of a request are evidence against the request."""
+"""This many engines that died at one place of a request are evidence against the request."""
 COUNT_EVERY_S = 0.2
 """How often the queues are counted again, which costs more than the other checks."""
 LOST = "coordinator_lost"
@@ -35,7 +35,7 @@ class InvariantViolated(BaseException):
     """An invariant does not hold; the message says which."""
 
 
-class Book:
+class History:
     """What happened in one process of the coordinator: requests, rows, and exceptions that were contained."""
 
     def __init__(self, process: SimCoordinator, plans: list[SeamPlan], clients: dict[str, SimClient]) -> None:
@@ -191,7 +191,7 @@ class Book:
         self.check_clients()
 
     def check_clients(self) -> None:
-        """Each answer is right, and told in its row as what it was."""
+        """Each answer is right, and its row has its outcome."""
         for request_id in self.admitted_at:
             client, row = self._clients[request_id], self.final.get(request_id)
             if row is None and not self.was_killed:
@@ -200,8 +200,8 @@ class Book:
             if row is None or client.left or self.was_killed:
                 continue
             if (row.outcome is Outcome.COMPLETED) != is_complete and request_id not in self.touched:
-                told = "complete" if is_complete else "incomplete"
-                raise InvariantViolated(f"{request_id} is recorded as {row.outcome.value}, but its answer is {told}")
+                fact = "complete" if is_complete else "incomplete"
+                raise InvariantViolated(f"{request_id} is recorded as {row.outcome.value}, but its answer is {fact}")
 
     # --- the rows of all processes ---
 
@@ -247,14 +247,14 @@ class ErrorLog(logging.Handler):
 
     def __init__(self) -> None:
         super().__init__(logging.ERROR)
-        self.book: Book | None = None
+        self.history: History | None = None
         self.problems: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
         thrown = record.exc_info[1] if record.exc_info else None
         request_id = getattr(record, "request_id", None)
-        if self.book is not None and self.book.has_thrown:
-            self.book.touched.add(str(request_id))
+        if self.history is not None and self.history.has_thrown:
+            self.history.touched.add(str(request_id))
             if thrown is None or isinstance(thrown, Thrown):
                 return
         place = ""

@@ -102,9 +102,9 @@ class SimClient(PeerOwner):
         if read.is_complete:
             is_cut = wanted.limit is not None and wanted.limit < wanted.tokens
             if not read.texts or any(text not in right for text in read.texts.values()):
-                return f"told as complete with {dict(read.texts)!r}"
-            is_told_as_cut = read.finish_reason in CUT_REASONS
-            if not read.error and is_cut != is_told_as_cut and wanted.limit != wanted.tokens:
+                return f"reported as complete with {dict(read.texts)!r}"
+            is_reported_as_cut = read.finish_reason in CUT_REASONS
+            if not read.error and is_cut != is_reported_as_cut and wanted.limit != wanted.tokens:
                 return f"finish reason {read.finish_reason!r} of an answer with limit {wanted.limit}"
         if has_ended and not self.left and self.answer.is_complete and not (read.is_complete or read.error):
             return f"an answer ended in order without an end or an error: {self.answer.body[-200:]!r}"

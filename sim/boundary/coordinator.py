@@ -104,7 +104,7 @@ class _NoThread:
 
 
 class SimCoordinator:
-    """A process. `admitted` and `recorded` are told about every request and every row."""
+    """A process. `admitted` and `recorded` are called with every request and every row."""
 
     def __init__(
         self,

@@ -207,7 +207,7 @@ class SimEngine(PeerOwner):
             run.peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nxx")
 
     def _misbehave(self, run: Run) -> bool:
-        """Does at this place what the behavior says; False if the answer goes on."""
+        """Does at this place what the behavior says; False if the answer continues."""
         change, peer = run.change, run.peer
         if change.behavior is Behavior.RESETS:
             self._end(peer, Peer.reset)

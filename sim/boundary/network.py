@@ -240,13 +240,13 @@ class Peer:
             self._plan(lambda transport: transport.reset(ConnectionResetError("reset by peer")))
 
     def vanish(self) -> None:
-        """The machine is gone without a word; the coordinator's system notices it much later."""
+        """The machine disappears silently; the coordinator's system notices it much later."""
         self.is_lost = True
         error = TimeoutError("the connection timed out")
         self._plan(lambda transport: transport.reset(error), KEEPALIVE_S)
 
     def pause(self) -> None:
-        """Reads nothing more, until `resume`."""
+        """Stops reading until `resume`."""
         self._is_reading = False
 
     def resume(self) -> None:

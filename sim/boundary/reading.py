@@ -181,5 +181,5 @@ _DOCUMENTS = {
     "/api/chat": _read_ollama,
     "/api/generate": _read_ollama,
 }
-CUT_REASONS = frozenset({"length", "max_tokens", "incomplete"})
+CUT_REASONS = frozenset({"length", "max_tokens", "incomplete", "model_context_window_exceeded"})
 """Finish reasons of an answer that has reached the client's limit."""

@@ -11,8 +11,9 @@ from typing import Any
 from herd.coordinator.proxy import continuation, pass_through, relay, translation
 from herd.coordinator.proxy.relaying import client_answer, preparing
 from herd.coordinator.proxy.wait_comments import WaitComments
-from herd.coordinator.storage import rollups, writer
+from herd.coordinator.storage import writer
 from herd.coordinator.storage.journal.files import Journal
+from herd.coordinator.storage.rollups import advance
 from herd.core.estimates.forecast import Forecast
 from herd.core.lifecycle.placement import Placement
 from herd.core.scheduling.scheduler import Scheduler
@@ -59,7 +60,7 @@ SEAMS: dict[str, tuple[Any, str]] = {
     "TraceStore.record": (writer.TraceStore, "record"),
     "Journal._encoded": (Journal, "_encoded"),
     "trace_row": (writer, "trace_row"),
-    "rollups.advance": (rollups, "advance"),
+    "rollups.advance": (advance, "advance"),
 }
 """Each seam by its name: its owner and the function there."""
 

@@ -99,7 +99,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
     def _call(self, action: Callable[[], None]) -> None:
         try:
             action()
-        except Exception as error:  # noqa: BLE001 - as a real loop, which logs it and goes on
+        except Exception as error:  # noqa: BLE001 - as a real loop, which logs it and continues
             self.call_exception_handler({"message": "a callback failed", "exception": error})
 
     def kill(self) -> None:

@@ -228,16 +228,16 @@ def _ollama_end(usage: Usage, reason: str) -> dict[str, Any]:
     return {"done": True, "done_reason": reason, "total_duration": 5000000, "eval_duration": 4000000, **counts}
 
 
-def _said(text: str) -> dict[str, Any]:
+def _turn(text: str) -> dict[str, Any]:
     return {**_TIMES, "message": {"role": "assistant", "content": text}}
 
 
 OLLAMA_CHAT = Format(
     content_type=LINES,
     begin=_nothing,
-    piece=lambda text, _: {**_said(text), "done": False},
-    end=lambda _, reason, usage: [{**_said(""), **_ollama_end(usage, reason)}],
-    document=lambda text, reason, usage: {**_said(text), **_ollama_end(usage, reason)},
+    piece=lambda text, _: {**_turn(text), "done": False},
+    end=lambda _, reason, usage: [{**_turn(""), **_ollama_end(usage, reason)}],
+    document=lambda text, reason, usage: {**_turn(text), **_ollama_end(usage, reason)},
     failures=(*_OLLAMA_FAILURES, b'{"model":"m","message":{"content":""},"done":true,"done_reason":"error"}\n'),
 )
 OLLAMA_GENERATE = Format(

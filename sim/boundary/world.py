@@ -14,7 +14,7 @@ from typing import Any
 from herd.coordinator.storage import database
 from herd.core.state.events import HeartbeatReceived
 from herd.core.state.request import Request
-from sim.boundary.checks import Book, ErrorLog, InvariantViolated, stored_rows
+from sim.boundary.checks import ErrorLog, History, InvariantViolated, stored_rows
 from sim.boundary.client import SimClient
 from sim.boundary.coordinator import UNIX_S, SimCoordinator
 from sim.boundary.disk import Disk, ProcessKilled
@@ -41,7 +41,7 @@ END_S = 2500.0
 RESTART_S = 1.0
 RETENTION_S = 30 * 86400.0
 MIXED_SHARE = 0.6
-"""In so many runs the nodes have engines of several kinds; in the others they are all alike."""
+"""In this share of the runs the nodes have engines of several kinds; in the others they are all alike."""
 CLIENT_ADDRESS = "192.0.2.9"
 
 
@@ -66,8 +66,8 @@ class World:
         self._jump_s = 0.0
         self._disk = Disk(folder, _template())
         self._errors = ErrorLog()
-        self._books: list[Book] = []
-        self._book: Book | None = None
+        self._histories: list[History] = []
+        self._history: History | None = None
         """Of the process that runs now."""
         self.steps = 0
 
@@ -83,8 +83,8 @@ class World:
                 self._run_steps()
                 self._end()
             finally:
-                if self._book is not None:
-                    self._book.process.loop.kill()
+                if self._history is not None:
+                    self._history.process.loop.kill()
 
     def _run_steps(self) -> None:
         while self.clock.now < END_S:
@@ -99,10 +99,10 @@ class World:
                 return
 
     def _is_over(self) -> bool:
-        book = self._book
+        history = self._history
         return (
-            book is not None
-            and not book.process.driver.live_requests
+            history is not None
+            and not history.process.driver.live_requests
             and all(client.is_over for client in self._clients)
             and not any(node.engine.runs for node in self._nodes.values())
         )
@@ -110,95 +110,95 @@ class World:
     def _check(self) -> None:
         if self._errors.problems:
             raise InvariantViolated(self._errors.problems[0])
-        if self._book is not None:
-            self._book.check(self.clock.now)
+        if self._history is not None:
+            self._history.check(self.clock.now)
 
     # --- the coordinator's process ---
 
     def _start_process(self) -> None:
-        if self._book is not None:
+        if self._history is not None:
             return
         process = SimCoordinator(
             self.clock,
             self._connect,
             self._disk.folder,
             lambda: UNIX_S + self.clock.now + self._jump_s,
-            f"p{len(self._books)}",
+            f"p{len(self._histories)}",
             self._note_admission,
             self._note_row,
         )
-        self._book = Book(process, list(self._plans.values()), self._by_request)
-        self._books.append(self._book)
-        self._errors.book = self._book
+        self._history = History(process, list(self._plans.values()), self._by_request)
+        self._histories.append(self._history)
+        self._errors.history = self._history
         self.clock.at(self.clock.now, process.loop, process.start)
 
     def _note_admission(self, request: Request) -> None:
-        assert self._book is not None
+        assert self._history is not None
         number = int(request.tags[0].removeprefix("t"))
         client = next(client for client in self._clients if client.wanted.number == number)
         client.request_id = str(request.id)
         self._by_request[client.request_id] = client
-        self._book.admitted_at[client.request_id] = self.clock.now
+        self._history.admitted_at[client.request_id] = self.clock.now
 
     def _note_row(self, row: Any) -> None:
-        assert self._book is not None
-        self._book.record(row)
+        assert self._history is not None
+        self._history.record(row)
 
     def _kill(self, restart_after_s: float) -> None:
-        book = self._book
-        if book is None:
+        history = self._history
+        if history is None:
             return
-        book.was_killed, book.killed_at = True, self.clock.now
-        book.may_lack_rows = book.may_lack_rows or self._disk.has_failed
+        history.was_killed, history.killed_at = True, self.clock.now
+        history.may_lack_rows = history.may_lack_rows or self._disk.has_failed
         self._note_lost_files()
-        self._end_process(book)
+        self._end_process(history)
         self._disk.take_over()
         self.clock.later(restart_after_s, self._start_process)
 
     def _note_lost_files(self) -> None:
         """Files that are removed while no process runs, or just before it is killed, take their rows with them. After
         the clock has jumped by years, the next process cannot know that the rows are not that old."""
-        for each in self._books:
+        for each in self._histories:
             is_old = abs(self._jump_s) > RETENTION_S
             each.may_lack_rows = each.may_lack_rows or self._disk.has_lost_files or is_old
 
-    def _end_process(self, book: Book) -> None:
+    def _end_process(self, history: History) -> None:
         """The system resets the connections of the process."""
-        book.process.loop.kill()
-        self._book = None
+        history.process.loop.kill()
+        self._history = None
         for client in self._clients:
             if client.peer is not None and not client.is_over:
                 client.peer.is_lost = client.is_over = True
         for node in self._nodes.values():
             node.engine.stop(lambda peer: setattr(peer, "is_lost", True))
-        book.check_clients()
+        history.check_clients()
 
     def _drain(self, restart_after_s: float) -> None:
-        book = self._book
-        if book is None:
+        history = self._history
+        if history is None:
             return
-        book.was_drained = True
-        self.clock.at(self.clock.now, book.process.loop, book.process.drain)
-        self._restart_when_idle(book, restart_after_s)
+        history.was_drained = True
+        self.clock.at(self.clock.now, history.process.loop, history.process.drain)
+        self._restart_when_idle(history, restart_after_s)
 
-    def _restart_when_idle(self, book: Book, restart_after_s: float) -> None:
-        process = book.process
-        if self._book is not book:
+    def _restart_when_idle(self, history: History, restart_after_s: float) -> None:
+        process = history.process
+        if self._history is not history:
             return
         if not process.is_stopped and not process.has_drained:
-            self.clock.later(0.5, lambda: self._restart_when_idle(book, restart_after_s))
+            self.clock.later(0.5, lambda: self._restart_when_idle(history, restart_after_s))
             return
         self.clock.at(self.clock.now, process.loop, process.stop)
-        self.clock.later(0.1, lambda: self._end_drained(book, restart_after_s))
+        self.clock.later(0.1, lambda: self._end_drained(history, restart_after_s))
 
-    def _end_drained(self, book: Book, restart_after_s: float) -> None:
-        if self._book is not book:
+    def _end_drained(self, history: History, restart_after_s: float) -> None:
+        if self._history is not history:
             return
         self._note_lost_files()
-        book.may_lack_rows = book.may_lack_rows or self._disk.has_failed
-        book.was_killed = bool(book.process.driver.live_requests)
-        book.killed_at = self.clock.now
-        self._end_process(book)
+        history.may_lack_rows = history.may_lack_rows or self._disk.has_failed
+        history.was_killed = bool(history.process.driver.live_requests)
+        history.killed_at = self.clock.now
+        self._end_process(history)
         self._disk.take_over()
         self.clock.later(restart_after_s, self._start_process)
 
@@ -226,20 +226,20 @@ class World:
     def _arrive(self, wanted: ClientRequest) -> None:
         client = SimClient(wanted)
         self._clients.append(client)
-        book = self._book
-        if book is None or book.process.is_stopped or book.process.server.clients.is_draining:
+        history = self._history
+        if history is None or history.process.is_stopped or history.process.server.clients.is_draining:
             client.is_over = client.was_refused_connection = True
             return
         splitting = Splitting(rng=self._rng, share=wanted.splitting)
         client.peer = peer = Peer(self.clock, client, splitting, lambda: True)
 
         def accept() -> None:
-            book.process.accept(peer, CLIENT_ADDRESS)
+            history.process.accept(peer, CLIENT_ADDRESS)
             peer.send(client.request_bytes)
             if wanted.half_closes:
                 peer.send_eof()
 
-        self.clock.at(self.clock.now, book.process.loop, accept)
+        self.clock.at(self.clock.now, history.process.loop, accept)
         if wanted.reads_slowly_s:
             peer.pause()
             self.clock.later(wanted.reads_slowly_s, peer.resume)
@@ -269,7 +269,7 @@ class World:
             self._change_coordinator(action)
         elif isinstance(action, DiskFault):
             self._disk.fail(action.what, action.skip)
-            if self._book is None:
+            if self._history is None:
                 self._note_lost_files()
             if action.what != "kills":
                 self.clock.later(action.seconds, self._disk.recover)
@@ -285,27 +285,27 @@ class World:
             self._beat(node)
 
     def _change_coordinator(self, change: CoordinatorChange) -> None:
-        book = self._book
+        history = self._history
         if change.what == "killed":
             self._kill(change.seconds)
         elif change.what == "drained":
             self._drain(change.seconds)
-        elif book is not None:
-            book.woken_at = self.clock.now + change.seconds
-            book.process.loop.frozen_until = book.woken_at
+        elif history is not None:
+            history.woken_at = self.clock.now + change.seconds
+            history.process.loop.frozen_until = history.woken_at
 
     def _beat(self, node: SimNode) -> None:
         boot = node.boot
         if not node.beats:
             return
-        book = self._book
-        if book is not None and node.heartbeats != "lost":
+        history = self._history
+        if history is not None and node.heartbeats != "lost":
             report = node.report()
             late_s = self._rng.uniform(0.1, 8.0) if node.heartbeats == "late" else 0.0
-            driver = book.process.driver
+            driver = history.process.driver
             self.clock.at(
                 self.clock.now + late_s,
-                book.process.loop,
+                history.process.loop,
                 lambda: driver.feed(HeartbeatReceived(driver.now(), report)) if node.boot == boot else None,
             )
         self.clock.later(BEAT_S, lambda: self._beat(node) if node.boot == boot else None)
@@ -323,33 +323,35 @@ class World:
     # --- the end ---
 
     def _end(self) -> None:
-        book = self._book
-        if book is None or not self._is_over():
+        history = self._history
+        if history is None or not self._is_over():
             left = [client.request_id or client.wanted.number for client in self._clients if not client.is_over]
             raise InvariantViolated(f"after {self.clock.now:.0f} s these have not ended: {left}")
-        book.check_end()
+        history.check_end()
         for client in self._clients:
-            problem = client.problem(has_ended=not any(each.was_killed for each in self._books))
+            problem = client.problem(has_ended=not any(each.was_killed for each in self._histories))
             if problem:
                 raise InvariantViolated(f"{client.request_id or client.wanted.number}: {problem}")
             self._check_admission(client)
-        self._check_rows(book)
+        self._check_rows(history)
 
     def _check_admission(self, client: SimClient) -> None:
         """A usual request is refused before its admission only while the coordinator drains or is down."""
         is_excused = client.request_id or client.was_refused_connection or client.left or client.wanted.special
-        was_interrupted = any(book.was_killed or book.was_drained or book.has_thrown for book in self._books)
+        was_interrupted = any(
+            history.was_killed or history.was_drained or history.has_thrown for history in self._histories
+        )
         if not is_excused and not was_interrupted:
             raise InvariantViolated(f"request {client.wanted.number} was not admitted: {client.read().error}")
 
-    def _check_rows(self, book: Book) -> None:
+    def _check_rows(self, history: History) -> None:
         for _ in range(3):
-            book.process.store.flush()
-        state = book.process.store.state
+            history.process.store.flush()
+        state = history.process.store.state
         if state.problem or state.waiting:
             raise InvariantViolated(f"{state.waiting} rows wait although the disk is well: {state.problem}")
         found = stored_rows(self._disk.path)
-        for each in self._books:
+        for each in self._histories:
             each.check_rows(found)
 
 

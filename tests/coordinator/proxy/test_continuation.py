@@ -103,10 +103,10 @@ def a_dispatch(kind: str) -> Dispatch:
 
 @pytest.mark.parametrize("path", LIMITED)
 def test_answer_with_all_tokens_that_its_client_allows_ends_without_another_node(path: str) -> None:
-    dialect, body, told = LIMITED[path]
+    dialect, body, reason = LIMITED[path]
     assert begun(path, dialect, body, ["a"]).ending(TIMESTAMP) is None
     ending = begun(path, dialect, body, ["a", "b"]).ending(TIMESTAMP)
-    assert ending is not None and told in ending.data
+    assert ending is not None and reason in ending.data
     assert ending.counters == Counters(completion_tokens=2, finish_reason="length")
 
 

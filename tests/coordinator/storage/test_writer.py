@@ -20,12 +20,13 @@ from typing import Any
 
 import pytest
 
-from herd.coordinator.storage import audit_log, rollups, trace_rows, writer
+from herd.coordinator.storage import audit_log, trace_rows, writer
 from herd.coordinator.storage.data_dir import DataDirInUse, lock_folder
 from herd.coordinator.storage.journal import progress
 from herd.coordinator.storage.journal.files import Journal
 from herd.coordinator.storage.queries import recent_traces
 from herd.coordinator.storage.retention import Retention
+from herd.coordinator.storage.rollups import advance
 from herd.coordinator.storage.schema import SCHEMA_VERSION, STEPS
 from herd.coordinator.storage.store_settings import StoreSettings
 from herd.coordinator.storage.trace_rows import TraceRow, trace_row
@@ -786,7 +787,7 @@ def test_an_exception_in_a_record_costs_only_its_own_row(
     assert len(on_disk(folder)) == 2 and store.state.unusable == 1
 
 
-@pytest.mark.parametrize("where", [(rollups, "advance"), (audit_log, "insert_entries"), (progress, "advance")])
+@pytest.mark.parametrize("where", [(advance, "advance"), (audit_log, "insert_entries"), (progress, "advance")])
 def test_the_thread_survives_an_exception_and_writes_what_waits(
     store: TraceStore, folder: Path, monkeypatch: pytest.MonkeyPatch, where: tuple[Any, str]
 ) -> None:

@@ -16,16 +16,13 @@ from herd.errors import BadRequest
 from herd.protocols import request_fields
 from herd.protocols.conversation import Conversation, ParsedRequest, Route, Sampling
 from herd.protocols.hosted_tools import HOSTED_ONLY, has_only_hosted_tools, has_other_tool
-from herd.protocols.openai import chat_json, responses_requests
+from herd.protocols.openai import chat_json, responses_requests, server_fields
 
 CHAT = "/v1/chat/completions"
 COMPLETIONS = "/v1/completions"
 EMBEDDINGS = "/v1/embeddings"
 RESPONSES = "/v1/responses"
 
-_EMPTY_VALUES = request_fields.EMPTY_VALUES | {b'"none"', b"{}"}
-_WITHOUT_EFFECT = _EMPTY_VALUES | {b"0", b"1"}
-"""Values of the fields below that mean the same as no value."""
 _KNOWN_FORMAT = re.compile(rb'null|"type"\s*:\s*"(?:text|json_object|json_schema)"')
 _JSON_OBJECT = re.compile(rb'"type"\s*:\s*"json_object"')
 _SCHEMA = re.compile(rb'"schema"\s*:')
@@ -114,7 +111,8 @@ def parse(route: Route, body: bytes) -> ParsedRequest:
         has_extensions=extensions.are_present,
         has_format=any(b'"json' in bytes(raw) for raw in (fields.response_format, fields.text)),
         wants_thinking=any(
-            request_fields.has_content(raw, _EMPTY_VALUES) for raw in (fields.reasoning_effort, fields.reasoning)
+            request_fields.has_content(raw, server_fields.EMPTY_VALUES)
+            for raw in (fields.reasoning_effort, fields.reasoning)
         ),
         is_thinking_in_limit=not max_tokens or limit != max_tokens or bytes(fields.reasoning_effort) == b'"none"',
         include_usage=_includes_usage(fields.stream_options),
@@ -162,10 +160,10 @@ def _needs(route: Route, fields: _RequestFields, has_images: bool, is_hosted: bo
     if route.kind is RequestKind.EMBED:
         return frozenset(("embedding",))
     needs = ["completion", "vision"] if has_images else ["completion"]
-    has_tools = request_fields.has_content(fields.tools, _EMPTY_VALUES) and not is_hosted
+    has_tools = request_fields.has_content(fields.tools, server_fields.EMPTY_VALUES) and not is_hosted
     if has_tools or (fields.input is not request_fields.ABSENT and _LATER_TOOLS.search(fields.input)):
         needs.append("tools")
-    if request_fields.has_content(fields.suffix, _EMPTY_VALUES):
+    if request_fields.has_content(fields.suffix, server_fields.EMPTY_VALUES):
         needs.append("insert")
     return frozenset(needs)
 
@@ -183,7 +181,7 @@ def _special_fields(route: Route, fields: _RequestFields, has_images: bool) -> t
     found = [
         name
         for name, raw in given
-        if raw is not request_fields.ABSENT and request_fields.has_content(raw, _WITHOUT_EFFECT)
+        if raw is not request_fields.ABSENT and request_fields.has_content(raw, server_fields.WITHOUT_EFFECT)
     ]
     if fields.response_format is not request_fields.ABSENT and not _KNOWN_FORMAT.search(fields.response_format):
         found.append("response_format.type")
@@ -282,23 +280,6 @@ _READ = frozenset(_CompleteRequest.__struct_fields__) | {
     *("fallback_models", "user", "metadata", "keep_alive"),
 }
 """Fields that are read, here or by `parse`, and fields that never affect an answer."""
-_CHANGES_MEANING = frozenset(
-    (
-        *("n", "best_of", "echo", "logit_bias", "functions", "audio", "web_search_options", "prediction"),
-        *("guided_json", "guided_regex", "guided_choice", "guided_grammar", "structured_outputs", "grammar"),
-        *("json_schema", "chat_template", "ignore_eos", "min_tokens", "stop_token_ids", "bad_words"),
-    )
-)
-"""Fields without which the answer would mean something else: OpenAI's own, and those of vLLM and llama.cpp."""
-_WITHOUT_INFLUENCE = frozenset(
-    (
-        *("user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "modalities"),
-        *("prompt_cache_retention", "session_id", "request_id", "priority", "cache_salt", "cache_prompt", "id_slot"),
-        *("return_tokens", "timings_per_token", "include_reasoning", "return_token_ids", "keep_alive", "tags"),
-        *("fallback_models", "provider", "transforms", "route", "extra_body", "extra_headers"),
-    )
-)
-"""Fields that change no token of an answer: names for accounting and caches, and what else is returned."""
 _EMBEDDING_OPTIONS = msgspec.json.Decoder(_EmbeddingOptions)
 
 
@@ -340,17 +321,11 @@ def read_conversation(request: ParsedRequest) -> Conversation:
 
 
 def fields_of_servers(request: ParsedRequest) -> frozenset[str]:
-    """The fields that only some servers read and that may change the answer: all but those known to have no effect."""
+    """See `Dialect.fields_of_servers`."""
     if request.route.path not in (CHAT, COMPLETIONS):
         return frozenset()
     sent = request_fields.read(request.body, _ALL_FIELDS)
-    return frozenset(
-        name
-        for name, raw in sent.items()
-        if name not in _READ
-        and name not in _WITHOUT_INFLUENCE
-        and request_fields.has_content(raw, _WITHOUT_EFFECT if name in _CHANGES_MEANING else _EMPTY_VALUES)
-    )
+    return server_fields.influencing(sent, _READ)
 
 
 def _unread_fields(request: ParsedRequest) -> tuple[list[str], list[str]]:
@@ -359,9 +334,9 @@ def _unread_fields(request: ParsedRequest) -> tuple[list[str], list[str]]:
     ignored: list[str] = []
     unsupported: list[str] = []
     for name, raw in sent.items():
-        if name in _READ or not request_fields.has_content(raw, _WITHOUT_EFFECT):
+        if name in _READ or not request_fields.has_content(raw, server_fields.WITHOUT_EFFECT):
             continue
-        (unsupported if name in _CHANGES_MEANING else ignored).append(name)
+        (unsupported if name in server_fields.CHANGES_MEANING else ignored).append(name)
     return ignored, unsupported
 
 

@@ -1,0 +1,41 @@
+"""Names the fields of requests that few servers with OpenAI's protocol read, and what they do to an answer."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+import msgspec
+
+from herd.protocols import request_fields
+
+EMPTY_VALUES = request_fields.EMPTY_VALUES | {b'"none"', b"{}"}
+WITHOUT_EFFECT = EMPTY_VALUES | {b"0", b"1"}
+"""Values with which a field changes nothing."""
+CHANGES_MEANING = frozenset(
+    (
+        *("n", "best_of", "echo", "logit_bias", "functions", "audio", "web_search_options", "prediction"),
+        *("guided_json", "guided_regex", "guided_choice", "guided_grammar", "structured_outputs", "grammar"),
+        *("json_schema", "chat_template", "ignore_eos", "min_tokens", "stop_token_ids", "bad_words"),
+    )
+)
+"""Fields without which the answer would mean something else: OpenAI's own, and those of vLLM and llama.cpp."""
+WITHOUT_INFLUENCE = frozenset(
+    (
+        *("user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "modalities"),
+        *("prompt_cache_retention", "session_id", "request_id", "priority", "cache_salt", "cache_prompt", "id_slot"),
+        *("return_tokens", "timings_per_token", "include_reasoning", "return_token_ids", "keep_alive", "tags"),
+        *("fallback_models", "provider", "transforms", "route", "extra_body", "extra_headers"),
+    )
+)
+"""Fields that change no token of an answer: names for accounting and caches, and what else is returned."""
+
+
+def influencing(sent: Mapping[str, msgspec.Raw], read: Collection[str]) -> frozenset[str]:
+    """The fields that may change the answer of a server that reads them, without those that herd has read."""
+    return frozenset(
+        name
+        for name, raw in sent.items()
+        if name not in read
+        and name not in WITHOUT_INFLUENCE
+        and request_fields.has_content(raw, WITHOUT_EFFECT if name in CHANGES_MEANING else EMPTY_VALUES)
+    )
