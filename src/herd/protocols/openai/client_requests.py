@@ -331,13 +331,7 @@ def fields_of_servers(request: ParsedRequest) -> frozenset[str]:
 def _unread_fields(request: ParsedRequest) -> tuple[list[str], list[str]]:
     """The fields with a value that the neutral form cannot express: those without effect on the meaning, and others."""
     sent = request_fields.read(request.body, _ALL_FIELDS)
-    ignored: list[str] = []
-    unsupported: list[str] = []
-    for name, raw in sent.items():
-        if name in _READ or not request_fields.has_content(raw, server_fields.WITHOUT_EFFECT):
-            continue
-        (unsupported if name in server_fields.CHANGES_MEANING else ignored).append(name)
-    return ignored, unsupported
+    return server_fields.unread(sent, _READ)
 
 
 def _prompt(given: object, unsupported: list[str]) -> str:

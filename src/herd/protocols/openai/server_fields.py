@@ -39,3 +39,9 @@ def influencing(sent: Mapping[str, msgspec.Raw], read: Collection[str]) -> froze
         and name not in WITHOUT_INFLUENCE
         and request_fields.has_content(raw, WITHOUT_EFFECT if name in CHANGES_MEANING else EMPTY_VALUES)
     )
+
+
+def unread(sent: Mapping[str, msgspec.Raw], read: Collection[str]) -> tuple[list[str], list[str]]:
+    """The fields with a value that are not in `read`: those without effect on the meaning, and others."""
+    found = [n for n, raw in sent.items() if n not in read and request_fields.has_content(raw, WITHOUT_EFFECT)]
+    return [n for n in found if n not in CHANGES_MEANING], [n for n in found if n in CHANGES_MEANING]
