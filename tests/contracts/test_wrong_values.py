@@ -97,6 +97,12 @@ def test_a_translation_refuses_what_it_cannot_read_and_names_it(path: str, field
         dialect.read_conversation(parse(path, **fields))
 
 
+@pytest.mark.parametrize(("sent", "wanted"), [(-1, (False, None)), (0, (False, None)), (2, (True, 2))])
+def test_a_number_of_probabilities_below_one_asks_for_none(sent: int, wanted: tuple[bool, int | None]) -> None:
+    read = OPENAI.read_conversation(parse("/v1/completions", logprobs=sent))
+    assert (read.logprobs, read.top_logprobs) == wanted
+
+
 @pytest.mark.parametrize("number", [9, 9.0, 9e0])
 def test_a_whole_number_may_have_a_decimal_point(number: float) -> None:
     for path, name in (("/v1/chat/completions", "max_tokens"), ("/v1/messages", "max_tokens")):

@@ -56,6 +56,8 @@ def _wrong_parts(endpoint: Endpoint, rng: random.Random) -> Iterator[Malformed]:
     for name, values in endpoint.values.items():
         for value in values:
             for path in _paths(value):
+                if path[0] in RUNNER_OPTIONS:
+                    continue
                 wrong = rng.choice(WRONG)
                 yield _sample(endpoint, rng, name, _replaced(value, path, wrong), (name, *path), wrong)
 

@@ -312,7 +312,7 @@ def read_conversation(request: ParsedRequest) -> Conversation:
         format=chat_json.read_format(complete.response_format, unsupported),
         think=_think(effort),
         think_field="reasoning_effort",
-        logprobs=bool(complete.logprobs),
+        logprobs=complete.logprobs is not None and complete.logprobs > 0,
         top_logprobs=_top_logprobs(complete, kind is RequestKind.CHAT),
         sampling=_sampling(complete),
         ignored=ignored,
@@ -365,7 +365,7 @@ def _top_logprobs(complete: _CompleteRequest, is_chat: bool) -> int | None:
     """Chats send the number in `top_logprobs`, text completions in `logprobs` itself."""
     if is_chat or isinstance(complete.logprobs, bool):
         return complete.top_logprobs
-    return complete.logprobs
+    return complete.logprobs if complete.logprobs is not None and complete.logprobs > 0 else None
 
 
 def _sampling(sent: _Sampling) -> Sampling:
