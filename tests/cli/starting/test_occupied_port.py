@@ -71,5 +71,5 @@ def test_any_other_program_is_another_program(answer: bytes) -> None:
         assert port_in_use(port).problem == f"port {port} is in use by another program"
 
 
-def test_a_port_that_nobody_answers_on_any_more_is_another_program() -> None:
+def test_a_port_without_a_server_is_another_program() -> None:
     assert "by another program" in port_in_use(free_port()).problem
