@@ -60,7 +60,7 @@ def may_refuse(pair: Pair, sample: Malformed, through: Outcome) -> bool:
 
 
 def may_accept(sample: Malformed, through: Outcome) -> bool:
-    """Also a value that is left out and named, and a part inside of a field: a translation does not check every part."""
+    """Also a value that is left out and named, or a part of a field: a translation does not check every part."""
     if len(sample.path) > 1:
         return True
     place = ".".join(str(part) for part in sample.path if isinstance(part, str))
