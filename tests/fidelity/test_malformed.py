@@ -29,13 +29,14 @@ REQUIRED: Mapping[str, tuple[str, ...]] = {
 }
 """Fields without which herd refuses a request, as the API demands; some engines answer it."""
 LENIENT: Mapping[str, tuple[str, ...]] = {
+    "/v1/completions": ("logprobs",),  # true, as in chats
     "/v1/responses": (
         "tools",  # llama.cpp refuses null, which is as good as no tools
         "top_logprobs",  # llama.cpp demands a field for it that this API does not have
         "input.arguments",  # an object instead of its JSON, and JSON of another type
         "input.output",  # a result of any type becomes its JSON
         "instructions",  # OpenAI's own schema permits a list
-    )
+    ),
 }
 """Values that herd accepts although an engine refuses them, because nothing of their meaning is lost."""
 
