@@ -18,7 +18,7 @@ import typer.main
 from fakes.fleet import Fleet, running_fleet
 from fakes.ollama.server import FakeModel, FakeOllama
 from fakes.real_ollama_herd import Unavailable, find_or_install
-from herd.cli import agent, app
+from herd.cli.commands import agent, app
 from herd.coordinator.auth.cors import EXPOSED_HEADERS, USUAL_HEADERS
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -36,6 +36,7 @@ from herd.coordinator.settings import Settings
 from herd.coordinator.settings_store import SettingsStore
 from herd.core.lifecycle.holding import HoldingSettings
 from herd.core.state.fleet import GB, EngineEndpoint, Loaded, Memory, ModelInfo, NodeId, Pressure, Report, canonical
+from herd.core.state.liveness import LivenessSettings
 from herd.discover import discover
 from herd.engines import Engine, EngineRequest, EngineResponse
 from herd.protocols.ollama.model_list import lacking
@@ -221,9 +222,17 @@ def sharing(report: Report, library_url: str) -> Report:
     return replace(report, engines=endpoints, models=models)
 
 
+NEVER_S = 1e6
+
+
 def settings_for_tests() -> Settings:
-    """The defaults, but an unknown model is rejected at once: all nodes are known, and no model is pulled."""
+    """The defaults, but an unknown model is rejected at once: all nodes are known, and no model is pulled.
+
+    A node that sends no second heartbeat is not asked whether it still answers: in one process with the coordinator,
+    its engine can be slow on a busy machine.
+    """
     return Settings(
+        liveness=LivenessSettings(late_after_s=NEVER_S),
         holding=HoldingSettings(start_grace_s=0.0),
         membership=MembershipSettings(open=True),
         auto_pull=AutoPullSettings(is_on=False),

@@ -7,6 +7,7 @@ import pytest
 from herd.core.lifecycle.dispatcher import Dispatcher
 from herd.core.state.commands import Command, Refuse
 from herd.core.state.events import AttemptFailed, AttemptFinished, ClientLeft
+from herd.core.state.fleet import Node
 from herd.core.state.live_request import LiveRequest, Trigger
 from herd.core.state.request import Counters, Failure
 from sim.faults.__main__ import failure
@@ -42,7 +43,7 @@ class ForgetsASlot(Dispatcher):
 
 
 class ForgetsTheHeld(Dispatcher):
-    def _retry_held(self, at: float, out: list[Command]) -> None:
+    def _retry_held(self, at: float, out: list[Command], changed: Node | None = None) -> None:
         pass
 
 

@@ -79,11 +79,20 @@ def test_openais_clients_get_their_own_list(openai_client: openai.OpenAI) -> Non
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
-def test_probe_of_messages_is_refused_in_anthropics_form(setup: Setup, method: str) -> None:
+def test_probe_of_messages_is_answered(setup: Setup, method: str) -> None:
+    """As by ollama-herd, whose scripts read it; clients of Anthropic's API only want an answer."""
     status, headers, body = ask(setup.fleet, method, "/v1/messages")
+    assert (status, headers["content-type"].split(";")[0]) == (200, "application/json")
+    assert headers["request-id"]
+    assert body == b"" if method == "HEAD" else json.loads(body)["ok"] is True
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "PUT"])
+def test_other_methods_of_a_route_are_refused_in_anthropics_form(setup: Setup, method: str) -> None:
+    status, headers, body = ask(setup.fleet, method, "/v1/messages/count_tokens")
     assert (status, headers["allow"], headers["content-type"].split(";")[0]) == (405, "POST", "application/json")
     assert headers["request-id"]
-    if method == "GET":
+    if method != "HEAD":
         assert json.loads(body)["error"]["type"] == "invalid_request_error"
 
 

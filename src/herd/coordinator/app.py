@@ -183,7 +183,7 @@ class Coordinator:
         """Builds the components that observe the fleet for the dashboard and the health checks."""
         settings, loop = self.settings, self.loop
         self.loop_lag = LoopLag(loop)
-        self.late_nodes = LateNodes(self.driver, self.engine_client, self.engines, loop)
+        self.late_nodes = LateNodes(self.driver, self.engine_client, self.engines, loop, settings.liveness.late_after_s)
         self.capture = Capture(settings.capture, loop.time, time.time)
         self.responses = ResponseStore(settings.responses, loop.time, loop.call_later)
         self.live = LiveApi(settings.live, LiveFeed(self.driver, self.view, self._jobs, loop))

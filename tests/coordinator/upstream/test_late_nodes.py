@@ -10,13 +10,15 @@ import pytest
 from builders import World, a_model_info, a_report, a_world, an_engine
 from herd.coordinator.driver import Driver
 from herd.coordinator.upstream.engine_client import EngineRequestFailed
-from herd.coordinator.upstream.late_nodes import EVERY_S, LATE_AFTER_S, SILENT_AFTER_S, LateNodes
+from herd.coordinator.upstream.late_nodes import EVERY_S, SILENT_AFTER_S, LateNodes
 from herd.core.state.commands import Dispatch, GiveUp
 from herd.core.state.events import Ticked
 from herd.core.state.fleet import NodeId
+from herd.core.state.liveness import LivenessSettings
 from herd.engines import EngineRequest, EngineResponse
 from herd.engines.llamacpp import ENGINE
 
+LATE_AFTER_S = LivenessSettings().late_after_s
 URLS = {name: f"http://{name}:1" for name in ("alpha", "beta")}
 
 
@@ -54,7 +56,7 @@ def a_fleet() -> World:
 
 def late_nodes(world: World, client: Client) -> LateNodes:
     driver: Driver = Clock(world)  # type: ignore[assignment]
-    return LateNodes(driver, client, {"llamacpp": ENGINE}, asyncio.get_running_loop())  # type: ignore[arg-type]
+    return LateNodes(driver, client, {"llamacpp": ENGINE}, asyncio.get_running_loop(), LATE_AFTER_S)  # type: ignore[arg-type]
 
 
 async def pass_time(world: World, watch: LateNodes, seconds: float, lag_s: float = 0.0) -> None:

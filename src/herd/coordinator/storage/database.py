@@ -23,8 +23,8 @@ reads the damaged part."""
 LIMIT_WAL = "PRAGMA journal_size_limit = 16777216"
 """After a burst the write-ahead log is truncated to this many bytes."""
 READ_MAX_STEPS = 60_000_000
-"""A query is interrupted after this many steps of SQLite's virtual machine: about two seconds, far more than any query of
-herd needs. Only usage reaches it, while an older database with half a million traces is summed up after an update."""
+"""A query is interrupted after this many steps of SQLite's virtual machine: about two seconds, far more than any of
+herd's queries needs. Only usage reaches it, while half a million older traces are summed up after an update."""
 EXPLAINED_INSERTS = (
     ("EXPLAIN " + INSERT_TRACE, len(TraceRow.__struct_fields__)),
     ("EXPLAIN " + INSERT_LATENCIES, INSERT_LATENCIES.count("?")),

@@ -21,8 +21,6 @@ from herd.engines import Engine
 log = logging.getLogger("herd.late_nodes")
 
 EVERY_S = 0.5
-LATE_AFTER_S = 5.5
-"""A node is late this long after its last heartbeat. Agents that send fewer are asked more often, which is harmless."""
 SILENT_AFTER_S = 3.0
 """An engine counts as frozen this long after the first request that it did not answer: its server answers such a
 request within milliseconds while it loads, reads prompts and generates; with all cores busy, within a second."""
@@ -47,12 +45,18 @@ class LateNodes:
     """Call `start`, and `stop` at the end."""
 
     def __init__(
-        self, driver: Driver, client: EngineClient, engines: Mapping[str, Engine], loop: asyncio.AbstractEventLoop
+        self,
+        driver: Driver,
+        client: EngineClient,
+        engines: Mapping[str, Engine],
+        loop: asyncio.AbstractEventLoop,
+        late_after_s: float,
     ) -> None:
         self._driver = driver
         self._client = client
         self._engines = engines
         self._loop = loop
+        self._late_after_s = late_after_s
         self._asked: dict[str, _Asked] = {}
         self._timer: asyncio.TimerHandle | None = None
 
@@ -112,9 +116,8 @@ class LateNodes:
                 found[model_info.engine.url] = (node.id, model_info.engine)
         return found
 
-    @staticmethod
-    def _is_late(node: Node | None, now: float) -> bool:
-        return node is not None and now - node.last_heartbeat_at >= LATE_AFTER_S
+    def _is_late(self, node: Node | None, now: float) -> bool:
+        return node is not None and now - node.last_heartbeat_at >= self._late_after_s
 
     def _ask(self, asked: _Asked, now: float) -> None:
         if asked.unanswered_since is None:

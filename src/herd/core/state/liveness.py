@@ -14,6 +14,14 @@ PAIRS_MAX = 4096
 
 @dataclass(frozen=True, slots=True)
 class LivenessSettings:
+    late_after_s: float = field(
+        default=5.5,
+        metadata={
+            "env": "FLEET_HEARTBEAT_LATE",
+            "help": "Seconds without a heartbeat before the coordinator asks the engines of a node that has requests "
+            "whether they still answer. Agents send one every 5 s.",
+        },
+    )
     degraded_after_s: float = field(
         default=15.0,
         metadata={"env": "FLEET_HEARTBEAT_TIMEOUT", "help": "Seconds without a heartbeat before a node is degraded."},
