@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -66,6 +67,20 @@ def test_the_answer_ends_after_the_last_allowed_token(size: int) -> None:
 def test_a_shorter_answer_keeps_its_end_and_its_counts() -> None:
     last = read(lines(words=2), 50)[-1]
     assert (last.finish_reason, last.is_last, last.usage and last.usage.completion_tokens) == ("stop", True, 99)
+
+
+@pytest.mark.parametrize("more", [{}, {"logprobs": [{"token": f"w{n} ", "logprob": -1.0} for n in range(5)]}])
+@pytest.mark.parametrize("is_last", [True, False])
+def test_a_line_with_too_much_text_is_cut_with_all_that_follows_the_limit(is_last: bool, more: dict[str, Any]) -> None:
+    call = {"function": {"name": "f", "arguments": {}}}
+    line = {"message": {"content": "w0 w1 w2 w3 w4 ", "tool_calls": [call]}, **more}
+    end = {"done": True, "done_reason": "stop", "prompt_eval_count": 9, "eval_count": 99}
+    written = [line | end] if is_last else [line, {"message": {"content": ""}, **end}]
+    found = read(b"".join(json.dumps(one).encode() + b"\n" for one in written), 10_000)
+    assert "".join(delta.text for delta in found).split() == ["w0", "w1", "w2"]
+    assert not any(delta.tool_calls for delta in found) and not any(delta.is_last for delta in found[:-1])
+    assert found[-1] == Delta(finish_reason="length", usage=Usage(9 if is_last else 7, 3), is_last=True)
+    assert sum(len(delta.logprobs or []) for delta in found) == (3 if more else 0)
 
 
 def test_tokens_that_another_node_has_sent_count_too() -> None:

@@ -77,15 +77,37 @@ class VisibleLimit:
     def _limited(self, deltas: list[Delta]) -> list[Delta]:
         for number, delta in enumerate(deltas, 1):
             visible = least_tokens(delta.text)
-            if visible > self._visible_left:
-                delta.text, visible = beginning(delta.text, self._visible_left), self._visible_left
+            is_cut = visible > self._visible_left
+            if is_cut:
+                delta, visible = self._cut(delta), self._visible_left
             self._tokens += visible or least_tokens(delta.thinking) or bool(delta.tool_calls)
             self._visible_left -= visible
             if not self._visible_left and not delta.is_last:
                 self.is_reached = True
                 usage = Usage(prompt_tokens=self._prompt_tokens, completion_tokens=self._tokens)
-                return [*deltas[:number], Delta(finish_reason="length", usage=usage, is_last=True)]
+                return [*deltas[: number - 1], delta, Delta(finish_reason="length", usage=usage, is_last=True)]
         return deltas
+
+    def _cut(self, delta: Delta) -> Delta:
+        """Its allowed beginning, without what came after it: a tool call, tokens' probabilities, the engine's end."""
+        if delta.usage is not None and delta.usage.prompt_tokens:
+            self._prompt_tokens = delta.usage.prompt_tokens
+        text = beginning(delta.text, self._visible_left)
+        logprobs = _beginning_of_tokens(delta.logprobs, len(delta.text) - len(text))
+        return Delta(text=text, thinking=delta.thinking, logprobs=logprobs)
+
+
+def _beginning_of_tokens(logprobs: object, chars: int) -> object:
+    """The entries without those that are wholly in the last `chars` characters. The first ones may be hidden marks."""
+    if not isinstance(logprobs, list):
+        return logprobs
+    for end in range(len(logprobs), 0, -1):
+        entry = logprobs[end - 1]
+        token = entry.get("token") if isinstance(entry, dict) else None
+        chars -= len(token) if isinstance(token, str) else 1
+        if chars < 0:
+            return logprobs[:end]
+    return []
 
 
 def _unescaped(text: bytes) -> str:
