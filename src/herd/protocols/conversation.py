@@ -65,6 +65,8 @@ class ParsedRequest:
     """Whether `output_tokens_max` includes thinking tokens, or thinking is disabled."""
     wants_thinking: bool = False
     """Whether it asks for thinking, also as a hint that a model without thinking may leave out."""
+    may_think_unseen: bool = False
+    """Whether a field that only some servers read switches thinking on, or hides it."""
     has_format: bool = False
     """Whether the answer must have a format, such as a JSON schema."""
     include_usage: bool = False

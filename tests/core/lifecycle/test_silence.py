@@ -14,13 +14,21 @@ from herd.core.state.request import RequestKind
 
 SLOW = Speed(prompt_tokens_per_s=50.0, step_s=0.2, batch_slope=0.0, load_s=1.0, cold_load_s=1.0)
 TOOLS = frozenset({"completion", "tools"})
+WORKING = [
+    {"needs": TOOLS},
+    {"special_fields": ("functions",)},
+    {"has_format": True},
+    {"wants_thinking": True},
+    {"may_think_unseen": True},
+]
+"""Requests whose answers may pause while the engine works."""
 
 
 def allowed_s(limit: int | None = 1000, most_s: float = 1e9, speed: Speed = SLOW, **more: Any) -> float:
     return silence_s(a_request(**more), a_model_info(context_max_tokens=40_000), speed, limit, most_s)
 
 
-@pytest.mark.parametrize("more", [{"needs": TOOLS}, {"has_format": True}, {"wants_thinking": True}])
+@pytest.mark.parametrize("more", WORKING)
 def test_the_allowed_silence_follows_from_the_speed_and_the_limit(more: dict[str, Any]) -> None:
     assert allowed_s(**more) == SLACK * 1000 * 0.2
     assert allowed_s(limit=None, **more) == SLACK * TOKENS_ASSUMED * 0.2

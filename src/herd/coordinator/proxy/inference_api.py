@@ -249,6 +249,7 @@ class InferenceApi:
             window_tokens=parsed.window_tokens,
             has_runner_options=parsed.has_runner_options,
             wants_thinking=parsed.wants_thinking,
+            may_think_unseen=parsed.may_think_unseen,
             has_format=parsed.has_format,
             is_thinking_in_limit=parsed.is_thinking_in_limit,
             path=parsed.route.path,

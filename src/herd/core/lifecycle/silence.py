@@ -16,6 +16,9 @@ from herd.core.state.request import Request, RequestKind
 TOKENS_ASSUMED = 8192
 """Output tokens of a request without a limit: a long file in the argument of a tool call."""
 
+_FUNCTIONS = "functions"
+"""The older field of OpenAI's chat for tools."""
+
 SLACK = 3.0
 """A computer that does other work too, or throttles, is slower than what was learned."""
 
@@ -35,5 +38,6 @@ def silence_s(
 def _may_be_silent(request: Request, model_info: ModelInfo) -> bool:
     if request.kind not in (RequestKind.CHAT, RequestKind.GENERATE):
         return False
-    thinks = request.wants_thinking or THINKING in model_info.capabilities
-    return "tools" in request.needs or request.has_format or thinks
+    thinks = request.wants_thinking or request.may_think_unseen or THINKING in model_info.capabilities
+    has_tools = "tools" in request.needs or _FUNCTIONS in request.special_fields
+    return has_tools or request.has_format or thinks

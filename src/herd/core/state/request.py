@@ -67,6 +67,8 @@ class Request:
     name."""
     wants_thinking: bool = False
     """Whether the client asks for thinking. A model that cannot think answers without."""
+    may_think_unseen: bool = False
+    """Whether a field that only some servers read switches thinking on, or hides it."""
     has_format: bool = False
     """Whether the answer must have a format, such as a JSON schema."""
     is_thinking_in_limit: bool = False

@@ -42,7 +42,7 @@ class _StreamOptions(msgspec.Struct):
     include_usage: bool | None = None
 
 
-class _RequestFields(request_fields.ExtensionFields, kw_only=True):
+class _RequestFields(server_fields.SilentFields, kw_only=True):
     """Only a wrong `model`, `stream` or `messages` is refused here: an engine may not even read the other fields."""
 
     model: str | None = None
@@ -61,11 +61,9 @@ class _RequestFields(request_fields.ExtensionFields, kw_only=True):
     n: msgspec.Raw = request_fields.ABSENT
     logit_bias: msgspec.Raw = request_fields.ABSENT
     functions: msgspec.Raw = request_fields.ABSENT
-    response_format: msgspec.Raw = request_fields.ABSENT
     audio: msgspec.Raw = request_fields.ABSENT
     best_of: msgspec.Raw = request_fields.ABSENT
     echo: msgspec.Raw = request_fields.ABSENT
-    text: msgspec.Raw = request_fields.ABSENT
 
 
 class _RawMessage(msgspec.Struct):
@@ -109,7 +107,8 @@ def parse(route: Route, body: bytes) -> ParsedRequest:
         tags=extensions.tags,
         user=extensions.user,
         has_extensions=extensions.are_present,
-        has_format=any(b'"json' in bytes(raw) for raw in (fields.response_format, fields.text)),
+        may_think_unseen=server_fields.may_think_unseen(fields),
+        has_format=server_fields.has_format(fields),
         wants_thinking=any(
             request_fields.has_content(raw, server_fields.EMPTY_VALUES)
             for raw in (fields.reasoning_effort, fields.reasoning)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping
 
 import msgspec
@@ -28,6 +29,9 @@ WITHOUT_INFLUENCE = frozenset(
     )
 )
 """Fields that change no token of an answer: names for accounting and caches, and what else is returned."""
+_BINDING_FORMAT = re.compile(rb'"type"\s*:\s*"(?!text")')
+_THINKS = re.compile(rb'^true$|"(?:enable_)?thinking"\s*:\s*true|"type"\s*:\s*"(?:enabled|adaptive|auto)"')
+"""A value that switches thinking on: of the field itself, in the template's arguments, or in Anthropic's form."""
 
 
 def influencing(sent: Mapping[str, msgspec.Raw], read: Collection[str]) -> frozenset[str]:
@@ -45,3 +49,38 @@ def unread(sent: Mapping[str, msgspec.Raw], read: Collection[str]) -> tuple[list
     """The fields with a value that are not in `read`: those without effect on the meaning, and others."""
     found = [n for n, raw in sent.items() if n not in read and request_fields.has_content(raw, WITHOUT_EFFECT)]
     return [n for n in found if n not in CHANGES_MEANING], [n for n in found if n in CHANGES_MEANING]
+
+
+class SilentFields(request_fields.ExtensionFields, kw_only=True):
+    """Because of these an engine may be silent while it works: it builds a bound answer, or thinks unseen."""
+
+    response_format: msgspec.Raw = request_fields.ABSENT
+    text: msgspec.Raw = request_fields.ABSENT
+    guided_json: msgspec.Raw = request_fields.ABSENT
+    guided_regex: msgspec.Raw = request_fields.ABSENT
+    guided_choice: msgspec.Raw = request_fields.ABSENT
+    guided_grammar: msgspec.Raw = request_fields.ABSENT
+    structured_outputs: msgspec.Raw = request_fields.ABSENT
+    json_schema: msgspec.Raw = request_fields.ABSENT
+    grammar: msgspec.Raw = request_fields.ABSENT
+    thinking: msgspec.Raw = request_fields.ABSENT
+    enable_thinking: msgspec.Raw = request_fields.ABSENT
+    include_reasoning: msgspec.Raw = request_fields.ABSENT
+    chat_template_kwargs: msgspec.Raw = request_fields.ABSENT
+
+
+def has_format(fields: SilentFields) -> bool:
+    """Whether a field binds the answer, such as to a JSON schema."""
+    if any(_BINDING_FORMAT.search(raw) for raw in (fields.response_format, fields.text)):
+        return True
+    binding = (
+        *(fields.guided_json, fields.guided_regex, fields.guided_choice, fields.guided_grammar),
+        *(fields.structured_outputs, fields.json_schema, fields.grammar),
+    )
+    return any(raw is not request_fields.ABSENT and request_fields.has_content(raw, EMPTY_VALUES) for raw in binding)
+
+
+def may_think_unseen(fields: SilentFields) -> bool:
+    """Whether a field that only some servers read asks for thinking, or for an answer that does not show it."""
+    asking = (fields.thinking, fields.enable_thinking, fields.chat_template_kwargs)
+    return bytes(fields.include_reasoning) == b"false" or any(_THINKS.search(raw) for raw in asking)
