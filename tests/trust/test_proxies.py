@@ -9,6 +9,9 @@ from herd.trust.proxies import is_added_by_proxies
 PROXIES = (
     "forwarded x-forwarded-for x-forwarded-host x-forwarded-proto x-forwarded-server x-forwarded-port "
     "x-forwarded x-forwarded-client-cert x_forwarded_for x-original-forwarded-for x-original-host x-real-ip "
+    "wl-proxy-client-ip proxy-client-ip ali-cdn-real-ip x-ms-forwarded-client-ip x-ms-proxy "
+    "x-nf-client-connection-ip x-varnish x-haproxy-current-date x-cdn-src-ip x-forward-for x-http-host-override "
+    "x-backend-host x-source-ip x-orig-ip x-coming-from x-railway-edge rndr-id "
     "x-real-port via true-client-ip x-client-ip cf-connecting-ip cf-ray cdn-loop x-cluster-client-ip "
     "x-envoy-external-address fly-client-ip fastly-client-ip tailscale-user-login x-azure-clientip x-scheme "
     "x-nginx-proxy client-ip"
