@@ -10,7 +10,8 @@ from herd.coordinator.proxy.continuation import Continuation
 from herd.coordinator.proxy.pass_through import PassThrough
 from herd.dialects.openai import OpenAI
 from herd.protocols.openai.sent_chat import SentChat
-from sim.boundary.__main__ import actions_of, failure
+from sim.boundary.__main__ import SEEDS as SIMULATION
+from sim.boundary.__main__ import actions_of
 from sim.boundary.world import first_violation
 
 SEEDS = 2000
@@ -23,7 +24,7 @@ def test_all_invariants_hold_under_every_schedule(part: int) -> None:
     for seed in range(part * SEEDS // PARTS, (part + 1) * SEEDS // PARTS):
         wrong = first_violation(actions_of(seed), seed)
         if wrong:
-            pytest.fail(failure(seed, wrong))
+            pytest.fail(SIMULATION.failure(seed, wrong))
 
 
 def test_equal_seeds_are_equal_schedules() -> None:
@@ -59,4 +60,4 @@ def exceptions_escape(patch: pytest.MonkeyPatch) -> None:
 def test_injected_bug_is_found_with_a_schedule_that_shows_it(bug: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     bug(monkeypatch)
     seed = next(seed for seed in range(SEEDS_WITH_A_BUG) if first_violation(actions_of(seed), seed))
-    assert "reduced to" in failure(seed, first_violation(actions_of(seed), seed))
+    assert "reduced to" in SIMULATION.failure(seed, first_violation(actions_of(seed), seed))

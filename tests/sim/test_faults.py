@@ -10,7 +10,7 @@ from herd.core.state.events import AttemptFailed, AttemptFinished, ClientLeft
 from herd.core.state.fleet import Node
 from herd.core.state.live_request import LiveRequest, Trigger
 from herd.core.state.request import Counters, Failure
-from sim.faults.__main__ import failure
+from sim.faults.__main__ import SEEDS as SIMULATION
 from sim.faults.schedule import ClientRequest, schedule, shrink
 from sim.faults.world import first_violation
 
@@ -23,7 +23,7 @@ def test_all_invariants_hold_under_every_schedule(part: int) -> None:
     for seed in range(part * SEEDS // PARTS, (part + 1) * SEEDS // PARTS):
         wrong = first_violation(schedule(seed), seed=seed)
         if wrong:
-            pytest.fail(failure(seed, wrong))
+            pytest.fail(SIMULATION.failure(seed, wrong))
 
 
 def test_equal_seeds_are_equal_schedules() -> None:
