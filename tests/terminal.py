@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-import select
+import selectors
 import struct
 import subprocess
 import sys
@@ -140,9 +140,10 @@ class Terminal:
 
     def _read(self, deadline: float) -> bool:
         """Whether more output arrived before the process closed its terminal or the deadline passed."""
-        ready, _, _ = select.select([self._ours], [], [], max(0.0, deadline - time.monotonic()))
-        if not ready:
-            return False
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._ours, selectors.EVENT_READ)
+            if not selector.select(max(0.0, deadline - time.monotonic())):
+                return False
         try:
             data = os.read(self._ours, 65536)
         except OSError:

@@ -11,10 +11,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
+import pytest
+
 from fakes.answer_comparison import ask
 from fakes.fleet import ENGINES, Fleet, Machine, report_of
 from fakes.llamacpp.engines import LlamaEngine
-from fidelity.corpus import SEED, Sample
+from fidelity.corpus import SEED, Endpoint, Sample
 from fidelity.outcomes import Outcome, outcome
 from herd.agent_protocol import heartbeat_encode
 
@@ -75,6 +77,15 @@ def ask_for(port: int, sample: Sample, model: str, limit_bytes: int = ANSWER_MAX
     except (http.client.HTTPException, OSError) as error:
         return Outcome(status_class="no complete answer", error=repr(error))
     return outcome(sample.endpoint.path, sample.streams, answer)
+
+
+def skip_if_hung(pair: Pair, endpoint: Endpoint) -> None:
+    """Skips a test if the engine itself no longer answers a plain request: then there is nothing to compare with."""
+    body = json.dumps({"model": pair.models[endpoint.model], **endpoint.base}).encode()
+    try:
+        ask(pair.direct_port[endpoint.model], "POST", endpoint.path, body, limit_s=ANSWER_MAX_S)
+    except (http.client.HTTPException, OSError) as error:
+        pytest.skip(f"A REAL ENGINE NO LONGER ANSWERS A PLAIN REQUEST, SO NOTHING IS COMPARED WITH IT: {error!r}")
 
 
 def assert_none(found: list[str]) -> None:
