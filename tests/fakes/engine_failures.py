@@ -134,19 +134,3 @@ EVERY_STREAM = {
     "responses": (RESPONSES_BEGINNING, RESPONSES),
 }
 """By the client's API: how the stream begins, and the spellings of a failure."""
-
-DOCUMENTS = (
-    Spelling("an empty answer", b""),
-    Spelling("an empty object", b"{}"),
-    Spelling("a gateway, a list", b'{"errors":["died"]}'),
-    Spelling("FastAPI, its findings", b'{"detail":[{"msg":"died","type":"runtime"}]}'),
-    Spelling("a gateway, only a message", b'{"message":"Internal Server Error"}'),
-    Spelling("problem details (RFC 9457)", b'{"type":"about:blank","title":"Bad Gateway","status":502}'),
-    Spelling("Apigee", b'{"fault":{"faultstring":"died"}}'),
-    Spelling("Baidu", b'{"error_code":336100,"error_msg":"try again"}'),
-    Spelling("MiniMax and other gateways, a number", b'{"code":1000,"msg":"service busy","data":null}'),
-    Spelling("AWS Lambda", b'{"errorMessage":"died","errorType":"Exception"}'),
-    Spelling("a gateway, a flag of its own", b'{"ok":false,"description":"died"}'),
-    Spelling("an answer without content", b'{"id":"c","choices":null,"content":null,"output":null,"done":false}'),
-)
-"""Whole answers with status 200 that are not answers."""

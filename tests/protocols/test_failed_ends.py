@@ -75,15 +75,3 @@ def test_server_that_sends_no_reasons_is_believed() -> None:
     reader = openai_answers.StreamReader()
     deltas = reader.feed(b'data: {"choices":[{"index":0,"delta":{"content":"Hi"}}]}\n\ndata: [DONE]\n\n')
     assert deltas[-1].is_last and deltas[-1].error is None
-
-
-@pytest.mark.parametrize("document", engine_failures.DOCUMENTS, ids=lambda document: document.source)
-def test_translated_answer_without_a_choice_is_incomplete(document: engine_failures.Spelling) -> None:
-    whole, stream = openai_answers.DocumentAnswerReader(), openai_answers.StreamReader()
-    whole.feed(document.failure)
-    assert not any(delta.is_last for delta in whole.end())
-    try:
-        deltas = stream.feed(b"data: " + document.failure + b"\n\n" + engine_failures.DONE)
-    except ValueError:
-        return
-    assert not any(delta.is_last for delta in deltas)

@@ -10,7 +10,6 @@ be found in the error itself.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import msgspec
@@ -143,20 +142,6 @@ def error_text(body: bytes) -> str:
     return _beginning(body)
 
 
-def lacks_answer(body: bytes, members: Iterable[str]) -> bool:
-    """Whether a complete JSON object with status 200 is not an answer: it reports an error, or has none of these members.
-
-    Servers and the proxies in front of them invent ever more spellings of a failure, but an answer has few forms.
-    """
-    if _is_error_line(body):
-        return True
-    try:
-        found = _OBJECT.decode(valid_text(body))
-    except (msgspec.DecodeError, RecursionError):
-        return False
-    return not any(has_content(found.get(name, ABSENT), _NO_MEMBER) for name in members)
-
-
 def error_in(member: msgspec.Raw) -> EngineError | None:
     """The error in the member `error` of an answer; None if it is absent or empty."""
     return read_error(b'{"error":' + member + b"}") if has_content(member, _NO_ERROR) else None
@@ -226,7 +211,6 @@ class _Detail(msgspec.Struct):
 _ERROR = msgspec.json.Decoder(_Error)
 _DETAILS = msgspec.json.Decoder(_Details)
 _FINDINGS = msgspec.json.Decoder(list[_Detail])
-_OBJECT = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _TEXT = msgspec.json.Decoder(str | int | float | None)
 _NO_ERROR = frozenset((b"null", b"{}", b"[]", b'""', b"false"))
 _ERROR_TYPES = frozenset(("error", "response.failed", "response.cancelled", "response.error"))
@@ -235,7 +219,6 @@ _RESPONSE_STARTS = (b"event: response.", b'data: {"type":"response.', b'data: {"
 _FAILED_STATUSES = (b'"status":"cancelled"', b'"status":"failed"', b'"status": "cancelled"', b'"status": "failed"')
 _NO_REASON = b'_reason":null'
 _NO_ANSWER = frozenset((b"null",))
-_NO_MEMBER = frozenset((b"null", b"false"))
 _ERROR_MEMBERS = (b"rror", b'"detail"', b'"success"', b'"status"', b'"code"')
 _ERROR_FIELDS = (b"event: error", b"event:error", b"error:")
 _PLAIN_TEXT = re.compile(rb"(?:data:[ ]?(?=[A-Za-z<])(?!null\b|true\b|false\b)|(?=<[!A-Za-z]))(.*)")

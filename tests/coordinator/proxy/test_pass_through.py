@@ -489,22 +489,3 @@ def test_failure_in_every_spelling_ends_no_answer_as_whole(
     assert passed.has_failed or passed.counters() is None
     assert b"Once" in sent
     assert not any(end in sent for end in (b"[DONE]", b'"message_stop"', b'"done":true', b'"response.completed"'))
-
-
-@pytest.mark.parametrize("document", engine_failures.DOCUMENTS, ids=lambda document: document.source)
-@pytest.mark.parametrize("name", CLIENTS)
-def test_document_without_an_answer_is_incomplete(name: str, document: engine_failures.Spelling) -> None:
-    dialect, path, body = CLIENTS[name]
-    route = next(route for route in dialect.routes if route.path == path)
-    watcher = dialect.watcher(dialect.parse(route, json.dumps({"model": "m", "stream": False, **body}).encode()))
-    watcher.feed(document.failure)
-    assert watcher.end() is None
-
-
-@pytest.mark.parametrize("document", engine_failures.DOCUMENTS, ids=lambda document: document.source)
-def test_stream_of_openai_without_a_choice_is_incomplete(document: engine_failures.Spelling) -> None:
-    dialect, path, body = CLIENTS["openai"]
-    route = next(route for route in dialect.routes if route.path == path)
-    watcher = dialect.watcher(dialect.parse(route, json.dumps({"model": "m", "stream": True, **body}).encode()))
-    watcher.feed(b"data: " + document.failure + b"\n\n" + engine_failures.DONE)
-    assert watcher.end() is None

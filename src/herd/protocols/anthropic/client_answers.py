@@ -28,7 +28,6 @@ from herd.protocols.anthropic.sent_message import SentMessage
 from herd.protocols.call_order import CallOrder
 from herd.protocols.collector import CollectedAnswer
 from herd.protocols.conversation import Delta, ToolCall, Usage
-from herd.protocols.engine_errors import lacks_answer
 from herd.protocols.failed_ends import is_failed
 from herd.protocols.plain_text import NoSplicing, as_json, surrounded
 from herd.protocols.reported_numbers import token_count
@@ -146,18 +145,12 @@ class DocumentWatcher(AlwaysTerminated):
 
     def end(self) -> Counters | None:
         body = self._document.whole
-        if body is not None and lacks_answer(body, _ANSWER_MEMBERS):
-            return None
         answer = read_long_document(self._document, b"usage", _DOCUMENT) if body is None else decode(body, _DOCUMENT)
         if answer is None:
             return Counters() if body is not None and is_object_without_error(body) else None
         if answer.type == "error" or request_fields.is_given(answer.error) or is_failed(answer.stop_reason):
             return None
         return _counters(answer.usage or _Usage(), _Usage(), answer.stop_reason)
-
-
-_ANSWER_MEMBERS = ("content", "input_tokens")
-"""Of a message, and of counted tokens."""
 
 
 def _counters(start: _Usage, last: _Usage, reason: str | None) -> Counters:

@@ -14,7 +14,7 @@ from herd.core.state.request import Counters
 from herd.protocols.answer_ends import AlwaysTerminated
 from herd.protocols.collector import add_tool_calls, as_list
 from herd.protocols.conversation import Delta, ToolCall, Usage
-from herd.protocols.engine_errors import error_in, lacks_answer
+from herd.protocols.engine_errors import error_in
 from herd.protocols.failed_ends import is_failed
 from herd.protocols.lenient_json import decode_leniently
 from herd.protocols.ollama import chat_json
@@ -55,14 +55,8 @@ class DocumentWatcher(AlwaysTerminated):
         self._document.feed(chunk)
 
     def end(self) -> Counters | None:
-        body = self._document.whole
-        if body is not None and lacks_answer(body, _ANSWER_MEMBERS):
-            return None
         final = _final(self._document)
         return None if final is None else chat_json.counters(final)
-
-
-_ANSWER_MEMBERS = ("done", "embeddings", "embedding")
 
 
 def _final(ends: HeadAndTail) -> chat_json.FinalLine | None:

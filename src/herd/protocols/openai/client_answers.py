@@ -25,7 +25,7 @@ from herd.protocols.answer_ends import (
 )
 from herd.protocols.collector import CollectedAnswer, as_list
 from herd.protocols.conversation import Delta, ToolCall, Usage
-from herd.protocols.engine_errors import error_in, lacks_answer
+from herd.protocols.engine_errors import error_in
 from herd.protocols.failed_ends import is_failed
 from herd.protocols.lenient_json import decode_leniently
 from herd.protocols.openai import chat_json
@@ -101,25 +101,24 @@ class StreamWatcher:
         return Unterminated(counters, event(DONE)) if counters is not None and has_ended else None
 
     def _counters(self, events: list[bytes]) -> Counters | None:
-        usage, reason, has_choices = Usage(), None, False
+        usage, reason = Usage(), None
         for data in events:
             outline = _outline(data)
             if outline is None:
                 continue
-            has_choices = has_choices or outline.choices is not None
             if error_in(outline.error) is not None:
                 return None
             usage = chat_json.usage(outline) or usage
             reason = _finish_reason(outline) or reason
-        if is_failed(reason) or (reason is None and not self._may_lack_reason(has_choices)):
+        if is_failed(reason) or (reason is None and not self._may_lack_reason(events)):
             return None
         if usage.completion_tokens is None and self._chunks:
             usage.completion_tokens = self._chunks - 1
         return chat_json.counters(usage, reason)
 
-    def _may_lack_reason(self, has_choices: bool) -> bool:
+    def _may_lack_reason(self, events: list[bytes]) -> bool:
         """Whether the answer can be whole without a finish reason: if the server never sends one, or it is far back."""
-        return _REASON.search(self._tail) is not None if self._chunks else has_choices
+        return bool(events) and (not self._chunks or _REASON.search(self._tail) is not None)
 
 
 def _tells_end(events: bytes) -> bool:
@@ -141,8 +140,6 @@ class DocumentWatcher(AlwaysTerminated):
 
     def end(self) -> Counters | None:
         body = self._document.whole
-        if body is not None and lacks_answer(body, _ANSWER_MEMBERS):
-            return None
         outline = (
             read_long_document(self._document, b"usage", chat_json.ANSWER_OUTLINE) if body is None else _outline(body)
         )
@@ -172,7 +169,6 @@ def _finish_reason(outline: chat_json.AnswerOutline) -> str | None:
 
 _CHUNK_MARK = b'"finish_reason"'
 _END_MEMBERS = (_CHUNK_MARK, b'"usage"', b'"timings"')
-_ANSWER_MEMBERS = ("choices", "data", "results", "embedding", "embeddings")
 _REASON = re.compile(rb'"finish_reason"\s*:\s*"')
 
 

@@ -46,7 +46,6 @@ class StreamReader:
         self._has_begun = False
         self.is_finished = False
         self._has_reasons = False
-        self._has_choices = False
         self._is_over = False
         self._is_between = True
         """Whether an event may begin: no part of an event or of a character waits for its rest."""
@@ -93,7 +92,7 @@ class StreamReader:
 
     def _last_delta(self) -> Delta:
         """The end, unless the server sends finish reasons and has sent none: then it has given up."""
-        if self.is_finished or (self._has_choices and not self._has_reasons):
+        if self.is_finished or not self._has_reasons:
             return Delta(is_last=True)
         return Delta(error=ENDED_WITHOUT_REASON, error_status=500)
 
@@ -108,7 +107,6 @@ class StreamReader:
             chunk, is_repaired = _decode(body), True
         if chunk.choices is None:
             return _delta_without_choices(chunk, body)
-        self._has_choices = True
         if not is_repaired and not self._characters.is_waiting and (text := _plain_text(chunk)):
             self._similar.learn(body)
             return Delta(text=text)

@@ -14,7 +14,6 @@ import msgspec
 from herd.core.state.request import Counters
 from herd.protocols import request_fields
 from herd.protocols.answer_ends import AlwaysTerminated, decode, find_object, is_object_without_error
-from herd.protocols.engine_errors import lacks_answer
 from herd.protocols.failed_ends import is_failed
 from herd.protocols.reported_numbers import token_count
 from herd.protocols.streams import HeadAndTail, LastLine
@@ -106,8 +105,6 @@ class DocumentWatcher(AlwaysTerminated):
             usage = find_object(self._document, b"usage")
             is_over = self._document.tail.rstrip().endswith(b"}")
             return _counters(None if usage is None else decode(usage, _USAGE), "") if is_over else None
-        if lacks_answer(body, ("output",)):
-            return None
         response = decode(body, _RESPONSE)
         if response is None:
             return Counters() if is_object_without_error(body) else None
