@@ -25,8 +25,13 @@ from herd.core.state.fleet import Report
 
 QUESTION = [{"role": "user", "content": "Tell me of the herd."}]
 MODEL = FakeModel(name="m", answer_tokens=12)
-ENDLESS = TinyModel(mean_tokens=10_000_000)
-"""Its answers end at the client's limit, long after the test has stopped the engine."""
+ENDLESS = TinyModel(mean_tokens=10_000_000, seed=38)
+"""Its answers end at the client's limit, long after the test has stopped the engine.
+
+llama.cpp computes a token of a prompt in a batch and a token of an answer alone, with slightly different rounding.
+Where the two best tokens are nearly equal, a continued greedy text may therefore differ (with seed 1 it does after any
+cut behind token 40). With this seed the best token is clear everywhere: three words in turn, after a cut at any token.
+"""
 
 
 @dataclass
