@@ -122,8 +122,7 @@ class PlacementLoader:
 
 def _serves(node: Node) -> bool:
     report = node.report
-    is_available = report.capacity is None or not report.capacity.paused
-    return node.liveness is not Liveness.OFFLINE and is_available and not (report.draining or report.paused)
+    return node.liveness is not Liveness.OFFLINE and not report.is_paused
 
 
 def _capacity(node: Node) -> NodeCapacity:

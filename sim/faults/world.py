@@ -430,7 +430,7 @@ class FaultWorld:
         fact = f"{command.request_id} was sent to {command.node_id} at {now:.2f}"
         if node is None or node.liveness is Liveness.OFFLINE:
             raise InvariantViolated(f"{fact}, which is offline")
-        if node.report.draining or node.report.paused:
+        if node.report.is_paused:
             raise InvariantViolated(f"{fact}, which accepts no requests")
         if client.end is not None or client.has_left:
             raise InvariantViolated(f"{fact}, although it had ended")

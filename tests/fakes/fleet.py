@@ -239,6 +239,12 @@ def settings_for_tests() -> Settings:
     )
 
 
+def settings_of_steady_nodes() -> Settings:
+    """The same, and every node stays online without further heartbeats: for tests that take long on a busy machine."""
+    steady = LivenessSettings(late_after_s=NEVER_S, degraded_after_s=NEVER_S, offline_after_s=NEVER_S)
+    return replace(settings_for_tests(), liveness=steady)
+
+
 def at_home(settings: Settings, data_dir: Path, host: str = "127.0.0.1", port: int = 0) -> Settings:
     """The settings with this host, port and data folder, and without mDNS."""
     return replace(settings, general=replace(settings.general, host=host, port=port, data_dir=data_dir, mdns=False))

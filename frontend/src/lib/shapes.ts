@@ -489,6 +489,8 @@ export interface NodeCard {
   loading: string[];
   lent: SharedCapacity | null;
   availability: (number | null)[] | null;
+  duty: string;
+  duty_since: number | null;
 }
 
 export interface NodeChange {

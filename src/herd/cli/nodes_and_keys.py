@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from rich.text import Text
 
 from herd.cli.client import CliError, CoordinatorClient, Json
+from herd.cli.nodes.administration import administered_lines
 from herd.cli.table import Cell, Column, table
 from herd.cli.terminal import console, print_lines, printable, show, wrapped
 from herd.text import duration, number
@@ -54,7 +55,14 @@ def nodes(coordinator: CoordinatorClient, as_json: bool) -> None:
 
 def node_lines(state: Json, width: int, now: float) -> list[Text]:
     rows = [_paired_row(one, now) for one in state["paired"]] + [_pending_row(one, now) for one in state["pending"]]
+    paired = {one["node_id"] for one in state["paired"]}
+    rows += [_unpaired_row(one) for one in state["nodes"] if one["node_id"] not in paired]
+    duties = {one["node_id"]: one["duty"] for one in state["nodes"] if one["duty"] != "active"}
+    for row in rows:
+        if (duty := duties.get(row[0].text)) is not None:
+            row[1] = Cell(duty, "yellow")
     lines = table(NODE_COLUMNS, rows, width) if rows else wrapped(Text(), NO_NODES, width)
+    lines += administered_lines(state["nodes"], width, now)
     if state["pending"]:
         first = printable(str(state["pending"][0]["name"]))
         lines += [
@@ -78,6 +86,10 @@ def _paired_row(one: Json, now: float) -> list[Cell]:
         Cell(one["fingerprint"], "dim"),
         Cell(""),
     ]
+
+
+def _unpaired_row(one: Json) -> list[Cell]:
+    return [Cell(printable(one["node_id"])), Cell("not paired", "dim"), *(Cell("") for _ in NODE_COLUMNS[2:])]
 
 
 def _pending_row(one: Json, now: float) -> list[Cell]:

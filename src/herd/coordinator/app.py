@@ -38,6 +38,7 @@ from herd.coordinator.api.model_routes.aliases import AliasesApi
 from herd.coordinator.api.model_routes.model_creation import STREAMED_PREFIX, CreationApi
 from herd.coordinator.api.model_routes.models import ModelsApi, job_of
 from herd.coordinator.api.model_routes.windows import WindowsApi
+from herd.coordinator.api.node_routes.administration import NodesApi, NodeSources
 from herd.coordinator.api.openapi import OpenApi
 from herd.coordinator.api.overview import DashboardApi
 from herd.coordinator.api.recommendations import RecommendationsApi
@@ -58,6 +59,7 @@ from herd.coordinator.models.operations import ModelOperations
 from herd.coordinator.models.pinned_models import PinnedModels
 from herd.coordinator.models.transfers import Transfers
 from herd.coordinator.models.warming import ModelWarmer
+from herd.coordinator.nodes.administration import NodeAdministration
 from herd.coordinator.proxy.auto_pull import AutoPull
 from herd.coordinator.proxy.capture import Capture
 from herd.coordinator.proxy.error_answers import ErrorAnswers
@@ -132,6 +134,7 @@ class Coordinator:
         )
         self.pool = Pool(settings.upstream, loop, self.membership.forwarder_proof)
         self.driver = Driver(core, self._record, loop, ModelWarmer(self.pool, self.engines), self.store.admitted)
+        self.administration = NodeAdministration(self.data_dir, core.fleet, self.driver.feed, self.driver.now)
         self.queue_counts = QueueCounts()
         self.models = ModelResolver(settings.aliases, core.fleet)
         self.view = FleetView(self.driver, self.store, loop)
@@ -281,9 +284,12 @@ class Coordinator:
         signals = discover(herd.core.scheduling.signals, Signal, "SIGNAL")
         settings_api = SettingsApi(self.settings_store, store, signals, self._apply_settings)
         unix_s, keys_changed = self.clock.unix_s, self._invalidate_decisions
+        node_sources = NodeSources(driver, self.credentials, self.transfers.table.unfinished_count, unix_s)
+        nodes_api = NodesApi(self.administration, node_sources, store)
         routes = [
             *fleet_api.routes,
-            *AccessApi(self.membership, driver, store, self._address, keys_changed, unix_s).routes,
+            *nodes_api.routes,
+            *AccessApi(self.membership, driver, store, self._address, keys_changed, unix_s, nodes_api).routes,
             *LoginApi(self.logins, lambda: self.credentials.keyring, store, driver.now, unix_s, keys_changed).routes,
             *DashboardApi(driver, store, self.view, self._address).routes,
             *ChartsApi(driver, store).routes,
@@ -322,6 +328,7 @@ class Coordinator:
         self.store.open()
         self.credentials.open(secrets.token_bytes(pairing.KEY_BYTES), secrets.token_bytes(pairing.CODE_BYTES))
         self.pinned_models.open()
+        self.administration.open()
         self.saved_state.restore()
         self.view.start()
         self.health.start()

@@ -10,15 +10,16 @@ from collections.abc import Mapping
 from msgspec import Struct
 
 from herd.core.state.fleet import Capacity, Gpu, Liveness, ModelInfo, ModelName, Node, Pressure
+from herd.core.state.nodes.administration import Administration
 from herd.core.state.queues import Queue
 from herd.core.state.timestamps import unix_s
 from herd.text import duration, number
 
 NEVER_S = 365 * 86400.0
 """An engine that never unloads a model reports an expiry time centuries in the future."""
-STATES = ("online", "busy", "degraded", "yielding", "asleep", "waking", "draining", "gone")
+STATES = ("online", "busy", "degraded", "yielding", "paused", "asleep", "waking", "draining", "gone")
 """A node is in exactly one of these states; `why` in the node's card gives the reason. The pages show `yielding` as
-paused for local use, `waking` as recovering, and `gone` as offline."""
+paused for local use (`paused`: by an administrator), `waking` as recovering, and `gone` as offline."""
 
 
 class MemoryBar(Struct, frozen=True):
@@ -70,7 +71,7 @@ class SharedCapacity(Struct, frozen=True):
 class NodeCard(Struct, frozen=True, kw_only=True):
     """`why` is the reason for `state`. `availability` has a value 0..1 for each hour of the week from Monday 0:00 in
     the node's local time, None for hours without data; it is None on nodes that do not learn it. `heard_s` is the
-    age of the last heartbeat."""
+    age of the last heartbeat. `duty` is `active`, or what an administrator has set at `duty_since` (Unix time)."""
 
     node_id: str
     state: str
@@ -98,6 +99,8 @@ class NodeCard(Struct, frozen=True, kw_only=True):
     loading: tuple[str, ...]
     lent: SharedCapacity | None
     availability: tuple[float | None, ...] | None
+    duty: str
+    duty_since: float | None
 
 
 def node_card(
@@ -140,6 +143,8 @@ def node_card(
         loading=tuple(sorted(node.loading_until)),
         lent=_shared_capacity(report.capacity),
         availability=report.capacity.week if report.capacity else None,
+        duty=report.administration.duty.value,
+        duty_since=report.administration.since_unix_s or None,
     )
 
 
@@ -159,9 +164,11 @@ def state_of(node: Node, running: int, slots: int, now: float) -> tuple[str, str
     heartbeat_age = duration(max(0.0, now - node.last_heartbeat_at) * 1000)
     if node.liveness is Liveness.OFFLINE:
         return "gone", f"last heartbeat {heartbeat_age} ago"
+    if not report.administration.is_active:
+        return report.administration.duty.value, _administered(report.administration, running)
     if report.draining:
         return "draining", f"finishing {number(running, 'request')}, accepts no new ones"
-    if report.paused or (report.capacity is not None and report.capacity.paused):
+    if report.is_paused:
         reason = report.capacity.reason.replace("_", " ") if report.capacity is not None else ""
         return "yielding", f"paused for local use{': ' + reason if reason else ''}"
     problem = _problem(node, heartbeat_age, now)
@@ -172,6 +179,11 @@ def state_of(node: Node, running: int, slots: int, now: float) -> tuple[str, str
     if slots and running >= slots:
         return "busy", f"{running} of {number(slots, 'slot')} in use"
     return "online", f"{number(slots - running, 'slot')} free" if slots else "no inference engine responds"
+
+
+def _administered(known: Administration, running: int) -> str:
+    work = f"finishing {number(running, 'request')}" if running else "no request is running"
+    return f"{work}; {known.duty.value} by {known.by}{': ' + known.reason if known.reason else ''}"
 
 
 def _problem(node: Node, heartbeat_age: str, now: float) -> str:

@@ -57,7 +57,7 @@ def test_other_names_of_a_loaded_file_stay_loaded_when_the_report_is_repeated() 
 def test_confirmed_changes_are_not_undone_by_a_repeated_report() -> None:
     fleet, report = Fleet(), a_report(models=[a_model_info()])
     node = fleet.apply_heartbeat(report, 1.0)
-    fleet.replace_models(node, {}, 2.0)
+    fleet.replace_report(node, replace(node.report, models={}), 2.0)
     assert not fleet.knows(M)
     fleet.apply_heartbeat(replace(report), 6.0)
     assert fleet.knows(M)

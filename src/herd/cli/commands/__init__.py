@@ -24,6 +24,7 @@ from herd.cli import top as top_command
 from herd.cli import why as why_command
 from herd.cli import windows as windows_command
 from herd.cli.client import CliError
+from herd.cli.commands.nodes import nodes_group
 from herd.cli.demo import show as demo_command
 from herd.cli.options import Json, Url
 from herd.cli.starting import agent as agent_command
@@ -40,7 +41,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="One endpoint for all machines that run models. Without a command, starts the coordinator.",
 )
-nodes_group = typer.Typer(help="Manage the fleet's nodes. Without a command, lists them.")
 keys_group = typer.Typer(help="Manage API keys.")
 alias_group = typer.Typer(help="Manage other names of models. Without a command, lists them.")
 app.add_typer(alias_group, name="alias")
@@ -343,35 +343,9 @@ def config(
     settings.show_config(word, agent, json)
 
 
-# --- nodes and keys ---
+# --- keys ---
 
-NodeName = Annotated[str, typer.Argument(metavar="NODE", help="Name or fingerprint of the node.")]
 KeyName = Annotated[str, typer.Argument(metavar="NAME", help="Name or ID of the key.")]
-
-
-@nodes_group.callback(invoke_without_command=True)
-def nodes(context: typer.Context, json: Json = False, url: Url = None) -> None:
-    """List paired and pending nodes."""
-    if context.invoked_subcommand is None:
-        access.nodes(settings.coordinator(url), json)
-
-
-@nodes_group.command()
-def invite(json: Json = False, url: Url = None) -> None:
-    """Print the command that adds another machine."""
-    access.invite(settings.coordinator(url), json)
-
-
-@nodes_group.command()
-def approve(name: NodeName, json: Json = False, url: Url = None) -> None:
-    """Approve a pending node."""
-    access.approve(settings.coordinator(url), name, json)
-
-
-@nodes_group.command()
-def remove(name: NodeName, json: Json = False, url: Url = None) -> None:
-    """Remove a node; it must be invited to return."""
-    access.remove(settings.coordinator(url), name, json)
 
 
 @keys_group.callback(invoke_without_command=True)

@@ -16,6 +16,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from herd.agent_protocol.join import JoinRequest
+from herd.coordinator.api.node_routes.administration import NodesApi
 from herd.coordinator.api.responses import json_errors, json_response, read_body
 from herd.coordinator.auth.audit import audit_entry, client_ip
 from herd.coordinator.auth.membership import Membership
@@ -65,9 +66,10 @@ class AccessApi:
         address: Callable[[], str],
         keys_changed: Callable[[], None],
         unix_s: Callable[[], float],
+        nodes: NodesApi,
     ) -> None:
         """`address()` is where agents reach this coordinator; `keys_changed()` is called after a key was added or
-        revoked; `unix_s()` is the time by which keys expire."""
+        revoked; `unix_s()` is the time by which keys expire; `nodes` knows what is set for each node."""
         self._store = store
         self._membership = membership
         self._credentials = membership.credentials
@@ -75,6 +77,7 @@ class AccessApi:
         self._address = address
         self._keys_changed = keys_changed
         self._unix_s = unix_s
+        self._nodes = nodes
 
     @property
     def routes(self) -> list[ApiRoute]:
@@ -99,7 +102,7 @@ class AccessApi:
         return json_response(answer, 202 if answer.status == "pending" else 200)
 
     async def nodes(self, _: Request) -> Response:
-        """Lists paired nodes and nodes waiting for approval."""
+        """Lists paired nodes, nodes waiting for approval, and what is set for each node and what it still does."""
         public = self._credentials.public
         self._membership.pending_nodes.drop_old(self._driver.now())
         paired = [
@@ -122,6 +125,7 @@ class AccessApi:
                 "is_open": self._membership.settings.open,
                 "paired": paired,
                 "pending": pending,
+                "nodes": self._nodes.lines(),
             }
         )
 
@@ -173,6 +177,7 @@ class AccessApi:
         if not was_paired and not pending and self._driver.fleet.node(name) is None:
             raise UnknownModel(f"no node is named {name}; list the nodes with: herd nodes", code="unknown_node")
         self._driver.feed(NodeLeft(self._driver.now(), name, ""))
+        await self._nodes.forget(name)
         self._audit(request, "removed a node", name)
         return json_response({"status": "removed", "name": name})
 

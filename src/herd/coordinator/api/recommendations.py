@@ -94,10 +94,15 @@ class RecommendationsApi:
         return json_response(self._latest[1])
 
     def inputs(self) -> AdviceInputs:
-        """Called on the event loop. Offline nodes are left out: nothing can be changed on them."""
+        """Called on the event loop. Nodes that are offline or paused by an administrator are left out: nothing can or
+        should be changed on them."""
         forecast, online = (
             self._driver.forecast,
-            [node for node in self._driver.fleet if node.liveness is not Liveness.OFFLINE],
+            [
+                node
+                for node in self._driver.fleet
+                if node.liveness is not Liveness.OFFLINE and node.report.administration.is_active
+            ],
         )
         pairs = [(node, model, model_info) for node in online for model, model_info in node.report.models.items()][
             :PAIRS_MAX

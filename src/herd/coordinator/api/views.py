@@ -150,8 +150,9 @@ def node_view(node: Node, dispatcher: Dispatcher, now: float, models: object) ->
         "os": report.os,
         "chip": report.chip,
         "lan_ip": report.lan_ip,
-        "draining": report.draining,
-        "paused": report.paused or bool(report.capacity and report.capacity.paused),
+        "draining": report.is_leaving,
+        "paused": report.is_paused and not report.is_leaving,
+        "administration": _administration(node),
         "reachable": node.unreachable_until <= now,
         "requests_active": sum(len(queue.in_flight) for queue in queues_of_model.values()),
         "requests_pending": sum(len(queue.pending) for queue in queues_of_model.values()),
@@ -177,6 +178,14 @@ def node_view(node: Node, dispatcher: Dispatcher, now: float, models: object) ->
         "models_total": len(report.models),
         "loading": sorted(node.loading_until),
     }
+
+
+def _administration(node: Node) -> Json | None:
+    """What an administrator has set; None if the node gets requests as usual."""
+    known = node.report.administration
+    if known.is_active:
+        return None
+    return {"duty": known.duty.value, "reason": known.reason, "by": known.by, "since": known.since_unix_s}
 
 
 def model_view(model_info: ModelInfo) -> Json:

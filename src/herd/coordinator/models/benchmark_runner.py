@@ -206,7 +206,7 @@ class BenchmarkRunner:
             return "the model does not generate text"
         if node.liveness is Liveness.OFFLINE:
             return "the node is offline"
-        if report.paused or report.draining or (report.capacity is not None and report.capacity.paused):
+        if report.is_paused:
             return "the node is paused or draining"
         if model_info.loaded is not None:
             return None
@@ -252,6 +252,9 @@ class BenchmarkRunner:
                     probe,
                     "the model was removed" if node is not None and model_info is None else "the node went offline",
                 )
+                return
+            if not node.report.administration.is_active:
+                self._skip(run, probe, node.report.administration.why(node.id))
                 return
             if self._is_idle(node):
                 await self._run_probe(run, probe, node, model_info)
@@ -323,7 +326,7 @@ class BenchmarkRunner:
 
     def _is_idle(self, node: Node) -> bool:
         now = self._driver.now()
-        if self._driver.queues.of_node(node.id) or node.loading_until:
+        if self._driver.queues.of_node(node.id) or node.loading_until or node.report.is_paused:
             self._busy_at[node.id] = now
             return False
         return (

@@ -150,7 +150,7 @@ class ModelCreation:
         if not fitting:
             message = f"no node has enough disk space for {size_bytes / 1e9:.1f} GB"
             raise OperationFailed(Refusal(507, "no_disk", message))
-        return max(fitting, key=lambda node: (not node.report.paused, node.report.memory_ceiling_bytes, node.id))
+        return max(fitting, key=lambda node: (not node.report.is_paused, node.report.memory_ceiling_bytes, node.id))
 
     def _node_of(self, client: str) -> Node | None:
         known = self._nodes.get(client)

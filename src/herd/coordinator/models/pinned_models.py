@@ -194,10 +194,7 @@ class PinnedModels:
         return [
             node
             for node in self._fleet.with_model(ModelName(pin.model))
-            if node.liveness in online
-            and not node.report.paused
-            and not node.report.draining
-            and pin.node_id in ("", node.id)
+            if node.liveness in online and not node.report.is_paused and pin.node_id in ("", node.id)
         ]
 
     def _write(self, pins: list[PinnedModel]) -> None:

@@ -25,6 +25,7 @@ COUNTED_AS = (
     ("waking", "online"),
     ("degraded", "degraded"),
     ("yielding", "yielding"),
+    ("paused", "yielding"),
     ("asleep", "gone"),
     ("draining", "draining"),
     ("gone", "gone"),

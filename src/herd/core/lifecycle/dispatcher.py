@@ -13,7 +13,7 @@ from herd.core.context.windows import was_truncated
 from herd.core.lifecycle import invariants
 from herd.core.lifecycle.admission import can_waiting_help, last_failure
 from herd.core.lifecycle.dispatcher_parts import DispatcherParts, DispatcherSettings
-from herd.core.lifecycle.fleet_updates import FleetUpdates
+from herd.core.lifecycle.fleet_updates import FleetUpdates, NodeChange
 from herd.core.lifecycle.frozen_engines import frozen_attempts
 from herd.core.lifecycle.placement import Placement, record
 from herd.core.lifecycle.poison_requests import BLOCKED_S, PoisonRequests, crash_weight, is_crash
@@ -32,6 +32,7 @@ from herd.core.state.events import (
     HeartbeatReceived,
     LatencyRestored,
     ModelsChanged,
+    NodeAdministered,
     NodeLeft,
     RequestArrived,
     Ticked,
@@ -75,8 +76,9 @@ class Dispatcher:
             AttemptFinished: self._handle_finished,
             AnswerRepaired: self.placement.record_repairs,
             AttemptFailed: self._handle_failure,
-            HeartbeatReceived: self._handle_heartbeat,
-            ModelsChanged: self._handle_changed_models,
+            HeartbeatReceived: self._handle_changed_node,
+            ModelsChanged: self._handle_changed_node,
+            NodeAdministered: self._handle_changed_node,
             EngineSilent: self.updates.apply_silence,
             NodeLeft: self._handle_node_left,
             LatencyRestored: self._handle_restored_latency,
@@ -273,18 +275,13 @@ class Dispatcher:
 
     # --- the fleet changes ---
 
-    def _handle_heartbeat(self, event: HeartbeatReceived, out: list[Command]) -> None:
-        self._use_changed_node(self.updates.apply_heartbeat(event.report, event.at), event.at, out)
-
-    def _handle_changed_models(self, event: ModelsChanged, out: list[Command]) -> None:
-        node = self.updates.apply_changes(event.node_id, event.changes, event.at)
-        if node is not None:
-            self._use_changed_node(node, event.at, out)
-
-    def _use_changed_node(self, node: Node, now: float, out: list[Command]) -> None:
+    def _handle_changed_node(self, event: NodeChange, out: list[Command]) -> None:
+        node = self.updates.apply(event)
+        if node is None:
+            return
         for queue in list(self.waiting.queues.of_node(node.id).values()):
-            self.placement.advance(queue, now, out)
-        self._retry_held(now, out, node)
+            self.placement.advance(queue, event.at, out)
+        self._retry_held(event.at, out, node)
 
     def _handle_node_left(self, event: NodeLeft, out: list[Command]) -> None:
         node = self.fleet.node(event.node_id)

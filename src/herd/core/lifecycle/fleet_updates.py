@@ -9,13 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 from herd.core.context.windows import Windows
 from herd.core.estimates.forecast import Forecast
 from herd.core.state.commands import Command
-from herd.core.state.events import EngineSilent
+from herd.core.state.events import EngineSilent, HeartbeatReceived, ModelsChanged, NodeAdministered
 from herd.core.state.fleet import Fleet, Liveness, ModelInfo, ModelName, Node, NodeId, Report
 from herd.core.state.liveness import LivenessTracker
+from herd.core.state.nodes import administration
 
 OLDER_HEARTBEATS_MAX = 1
 """Heartbeats after a change that may be older than it. An agent polls its engines only after its last heartbeat was
@@ -24,6 +26,8 @@ answered, so the second heartbeat after a change was certainly taken after it.""
 
 SILENCE_MIN_S = 0.1
 """Recorded for an engine that still answered when its node sent the last heartbeat."""
+
+NodeChange: TypeAlias = HeartbeatReceived | ModelsChanged | NodeAdministered
 
 
 @dataclass(slots=True)
@@ -52,6 +56,8 @@ class FleetUpdates:
         if known is not None and (known.liveness is Liveness.OFFLINE or self._forecast.residency.is_changing(known)):
             self._fleet.changes.note(known.id)
         windows, was_frozen = _windows_of(known), known is not None and _is_frozen(known.report)
+        if (administered := self._fleet.administrations.get(report.node_id)) is not None:
+            report = replace(report, administration=administered)
         node = self._fleet.apply_heartbeat(self._with_changes(report, known), now)
         if was_frozen and not _is_frozen(report):
             self._liveness.record_return(node, now)
@@ -63,11 +69,28 @@ class FleetUpdates:
         self._liveness.apply_heartbeat(node, now)
         return node
 
-    def apply_changes(self, node_id: NodeId, changes: Mapping[ModelName, ModelInfo | None], now: float) -> Node | None:
-        """Applies what the node's engine has confirmed: the models that it now has, and those that are gone (None).
+    def apply(self, event: NodeChange) -> Node | None:
+        """Applies a heartbeat, or a change between two heartbeats. Returns None if the node is not in the fleet."""
+        if isinstance(event, HeartbeatReceived):
+            return self.apply_heartbeat(event.report, event.at)
+        if isinstance(event, NodeAdministered):
+            return self._administer(event)
+        return self._apply_changes(event.node_id, event.changes, event.at)
 
-        Returns None if the node has left the fleet.
-        """
+    def _administer(self, event: NodeAdministered) -> Node | None:
+        if event.administration is None:
+            self._fleet.administrations.pop(event.node_id, None)
+        else:
+            self._fleet.administrations[event.node_id] = event.administration
+        node = self._fleet.node(event.node_id)
+        if node is not None:
+            self._fleet.replace_report(
+                node, replace(node.report, administration=event.administration or administration.DEFAULT), event.at
+            )
+        return node
+
+    def _apply_changes(self, node_id: NodeId, changes: Mapping[ModelName, ModelInfo | None], now: float) -> Node | None:
+        """Applies what the node's engine has confirmed: the models that it now has, and those that are gone (None)."""
         node = self._fleet.node(node_id)
         if node is None:
             return None
@@ -78,7 +101,7 @@ class FleetUpdates:
             node.loading_until.pop(model, None)
         self._fleet.changes.note(node_id)
         windows = _windows_of(node)
-        self._fleet.replace_models(node, _merged(node.report.models, changes), now)
+        self._fleet.replace_report(node, replace(node.report, models=_merged(node.report.models, changes)), now)
         self._forecast.apply_heartbeat(node, windows, is_new_boot=False)
         return node
 
@@ -87,10 +110,9 @@ class FleetUpdates:
         node = self._fleet.node(event.node_id)
         if node is None:
             return
-        reported_at = node.last_heartbeat_at
-        at_report_s = max(SILENCE_MIN_S, event.silent_s - (event.at - reported_at)) if event.silent_s else 0.0
-        self._fleet.apply_heartbeat(_with_silence(node.report, event.url, at_report_s), event.at)
-        node.last_heartbeat_at = reported_at
+        since_report_s = event.at - node.last_heartbeat_at
+        at_report_s = max(SILENCE_MIN_S, event.silent_s - since_report_s) if event.silent_s else 0.0
+        self._fleet.replace_report(node, _with_silence(node.report, event.url, at_report_s), event.at)
 
     def forget(self, node_id: NodeId) -> None:
         self._changes.pop(node_id, None)

@@ -375,6 +375,5 @@ def record(
 
 
 def _accepts_requests(node: Node, now: float) -> bool:
-    report = node.report
     is_reachable = node.liveness is not Liveness.OFFLINE and node.unreachable_until <= now
-    return is_reachable and not (report.draining or report.paused)
+    return is_reachable and not node.report.is_paused

@@ -70,9 +70,7 @@ class Prewarmer:
 
     def _is_suitable(self, node: Node, model: ModelName) -> bool:
         report, residency = node.report, self._forecast.residency
-        if node.liveness is Liveness.OFFLINE or report.draining or report.paused or node.loading_until:
-            return False
-        if report.capacity is not None and report.capacity.paused:
+        if node.liveness is Liveness.OFFLINE or report.is_paused or node.loading_until:
             return False
         if model in node.loaded or self._queues.of_node(node.id):
             return False

@@ -59,8 +59,8 @@ def _positions_in(queue: Queue, slots: int, typical_s: float | None, now: float)
         request_id: QueuePosition(position, f"a free slot on {queue.node_id}")
         for position, request_id in enumerate(order, 1)
     }
-    running = [_left_s(work, typical_s, now) for work in queue.in_flight.values()]
-    free_in_s = sorted(left_s for left_s in running if left_s is not None)
+    running = [left_s(work, typical_s, now) for work in queue.in_flight.values()]
+    free_in_s = sorted(end_s for end_s in running if end_s is not None)
     if not slots or len(free_in_s) < len(running):
         return positions
     free_in_s += [0.0] * (slots - len(free_in_s))
@@ -74,7 +74,7 @@ def _positions_in(queue: Queue, slots: int, typical_s: float | None, now: float)
     return positions
 
 
-def _left_s(work: Work, typical_s: float | None, now: float) -> float | None:
+def left_s(work: Work, typical_s: float | None, now: float) -> float | None:
     """Expected remaining seconds; None if neither the policy nor earlier requests give an estimate."""
     if not work.service_s and typical_s is None:
         return None

@@ -115,6 +115,9 @@ class TransferQueue:
         of_node = self._unfinished_of(node_id)
         return next((transfer for transfer in of_node if transfer.model == model), None)
 
+    def unfinished_count(self, node_id: NodeId) -> int:
+        return len(self._unfinished_of(node_id))
+
     def _unfinished_of(self, node_id: NodeId) -> list[Transfer]:
         return [
             transfer for transfer in self._all.values() if transfer.node_id == node_id and not transfer.state.is_over
@@ -187,6 +190,7 @@ def sources(fleet: Fleet, target: NodeId, model: ModelName, digest: str) -> list
         and model_info.engine.library_url
         and model_info.digest
         and node.liveness in (Liveness.ONLINE, Liveness.DEGRADED)
+        and not node.report.is_leaving
     ]
     counts: dict[str, int] = {}
     for _, model_info in candidates:
@@ -210,7 +214,7 @@ def versions(fleet: Fleet, model: ModelName) -> dict[str, list[NodeId]]:
 
 def can_download(node: Node) -> bool:
     """Whether the node is online and has an engine that downloads models."""
-    is_online = node.liveness in (Liveness.ONLINE, Liveness.DEGRADED) and not node.report.draining
+    is_online = node.liveness in (Liveness.ONLINE, Liveness.DEGRADED) and not node.report.is_leaving
     return is_online and any(endpoint.abilities.can_pull for endpoint in node.report.engines)
 
 
@@ -221,8 +225,14 @@ def holders(fleet: Fleet, model: ModelName) -> list[NodeId]:
 
 def best_target(fleet: Fleet, model: ModelName, size_bytes: int) -> Node | Refusal:
     """The best node for a new model: with enough disk space, then enough memory, then the fastest memory, then the most
-    memory."""
+    memory. A node that an administrator has paused is only a target if it is named."""
     candidates = [node for node in fleet if can_download(node) and node.model_info(model) is None]
+    paused = [node for node in candidates if not node.report.administration.is_active]
+    candidates = [node for node in candidates if node not in paused]
+    if not candidates and paused:
+        node = paused[0]
+        message = f"no other node can download models, and {node.id} is {node.report.administration.why(node.id)}"
+        return Refusal(503, "no_node", message, retry_after_s=30.0)
     if not candidates:
         return Refusal(503, "no_node", "no online node can download models; see: herd status", retry_after_s=30.0)
     with_disk = [node for node in candidates if disk_problem(node, size_bytes) is None]
@@ -231,7 +241,7 @@ def best_target(fleet: Fleet, model: ModelName, size_bytes: int) -> Node | Refus
 
     def rank(node: Node) -> tuple[bool, float, int, str]:
         report = node.report
-        fits = report.memory_ceiling_bytes > size_bytes * 1.2 and not report.paused
+        fits = report.memory_ceiling_bytes > size_bytes * 1.2 and not report.is_paused
         return fits, report.memory_bandwidth_gbps or 0.0, report.memory_ceiling_bytes, node.id
 
     return max(with_disk, key=rank)

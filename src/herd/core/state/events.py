@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from herd.core.state.fleet import ModelInfo, ModelName, NodeId, Report
+from herd.core.state.nodes.administration import Administration
 from herd.core.state.request import Counters, Failure, Request, RequestId
 
 
@@ -92,6 +93,15 @@ class ModelsChanged:
 
 
 @dataclass(slots=True)
+class NodeAdministered:
+    """An administrator has changed what is set for a node, which may be away; None: nothing is set any more."""
+
+    at: float
+    node_id: NodeId
+    administration: Administration | None
+
+
+@dataclass(slots=True)
 class EngineSilent:
     """An engine of a node without heartbeats has not answered the coordinator for `silent_s`; 0: it answers again."""
 
@@ -143,6 +153,7 @@ Event = (
     | AttemptFailed
     | HeartbeatReceived
     | ModelsChanged
+    | NodeAdministered
     | EngineSilent
     | NodeLeft
     | LatencyRestored

@@ -18,6 +18,13 @@ from herd.core.state.changed_nodes import ChangedNodes
 from herd.core.state.engine_hosts import EngineHosts
 from herd.core.state.loads import remember_unloaded
 from herd.core.state.model_index import ModelIndex
+from herd.core.state.nodes import administration
+from herd.core.state.nodes.administration import Administration
+from herd.core.state.nodes.machine import Capacity as Capacity
+from herd.core.state.nodes.machine import Disk as Disk
+from herd.core.state.nodes.machine import Gpu as Gpu
+from herd.core.state.nodes.machine import Memory as Memory
+from herd.core.state.nodes.machine import Pressure as Pressure
 from herd.core.state.other_names import with_other_names
 from herd.core.state.served_paths import PathsByName
 
@@ -36,14 +43,6 @@ def canonical(name: str) -> ModelName:
     """The canonical name of a model: `m` is `m:latest`, and case does not matter (Ollama's rule)."""
     tail = name.rpartition("/")[2]
     return ModelName((name if ":" in tail else name + ":latest").lower())
-
-
-class Pressure(Enum):
-    """Memory pressure as reported by the operating system."""
-
-    NORMAL = "normal"
-    WARN = "warn"
-    CRITICAL = "critical"
 
 
 class Liveness(Enum):
@@ -148,56 +147,6 @@ class ModelInfo:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Memory:
-    total_bytes: int
-    used_bytes: int
-    available_bytes: int
-    pressure: Pressure = Pressure.NORMAL
-    swap_used_bytes: int = 0
-    swap_total_bytes: int = 0
-    wired_bytes: int = 0
-    compressed_bytes: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Disk:
-    total_bytes: int
-    used_bytes: int
-    available_bytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class Gpu:
-    """One graphics card with memory of its own."""
-
-    name: str
-    memory_total_bytes: int
-    memory_used_bytes: int
-    utilization: float | None = None
-    temperature_c: float | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Capacity:
-    """The memory that models may use now, from an agent that learns in which hours the owner uses the machine.
-
-    `ceiling_bytes` is the memory models may take, `score` 0..1, `trend` is "rising", "stable" or "falling".
-    """
-
-    mode: str
-    ceiling_bytes: int
-    score: float
-    trend: str = "stable"
-    reason: str = ""
-    paused: bool = False
-    override_active: bool = False
-    learning_confidence: float = 0.0
-    days_observed: int = 0
-    week: tuple[float | None, ...] | None = None
-    """Availability of each hour of the week, 0 to 1, from Monday 0:00 in local time; None: not observed."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
     """The content of one heartbeat of a node. It is replaced and never changed."""
 
@@ -224,12 +173,24 @@ class Report:
     connection_failures: int = 0
     clock_s: float | None = field(default=None, compare=False)
     """The node's clock when the heartbeat was sent, in Unix seconds."""
+    administration: Administration = administration.DEFAULT
+    """What the coordinator adds to every report of the node."""
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether it gets no new requests: by its agent, its owner's habits, or an administrator."""
+        by_agent = self.draining or self.paused or (self.capacity is not None and self.capacity.paused)
+        return by_agent or not self.administration.is_active
+
+    @property
+    def is_leaving(self) -> bool:
+        """Whether it will be away soon, so that nothing new may depend on it."""
+        return self.draining or self.administration.duty is administration.Duty.DRAINING
 
     @property
     def is_ready(self) -> bool:
         """Whether the machine itself accepts requests now."""
-        is_paused = self.draining or self.paused or bool(self.capacity and self.capacity.paused)
-        return not is_paused and self.memory.pressure is not Pressure.CRITICAL
+        return not self.is_paused and self.memory.pressure is not Pressure.CRITICAL
 
     @property
     def memory_ceiling_bytes(self) -> int:
@@ -305,6 +266,8 @@ class Fleet:
         self.models = ModelIndex()
         self.aliases: Mapping[ModelName, tuple[ModelName, ...]] = {}
         """Other names of models that lists show, with the models that answer for them."""
+        self.administrations: dict[NodeId, Administration] = {}
+        """Of each node for which an administrator has set something, also of a node that is away."""
 
     def __iter__(self) -> Iterator[Node]:
         return iter(self.nodes.values())
@@ -359,10 +322,10 @@ class Fleet:
         node.report, node.last_heartbeat_at = report, now
         node.free_model_memory_bytes = max(0, report.memory_ceiling_bytes - report.memory_used_bytes)
 
-    def replace_models(self, node: Node, models: Mapping[ModelName, ModelInfo], now: float) -> None:
-        """Replaces the models of the newest report; everything else in it, and its age, stay as they are."""
+    def replace_report(self, node: Node, report: Report, now: float) -> None:
+        """Replaces the newest report by one with what is known since; its age stays as it is."""
         reported_at = node.last_heartbeat_at
-        self.apply_heartbeat(replace(node.report, models=models), now)
+        self.apply_heartbeat(report, now)
         node.last_heartbeat_at = reported_at
 
     def drop_model(self, node: Node, model: ModelName) -> None:

@@ -1,4 +1,4 @@
-"""Rejects a node that is draining or paused."""
+"""Rejects a node that is draining or paused: by an administrator, its agent, or its owner's habits."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from herd.core.state.request import Request
 
 def rejection_reason(request: Request, candidate: Candidate) -> str | None:
     report = candidate.node.report
+    if not report.administration.is_active:
+        return report.administration.why(candidate.node.id)
     if report.draining:
         return "draining: the node accepts no new requests"
     if report.paused:

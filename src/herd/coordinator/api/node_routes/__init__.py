@@ -1,0 +1,1 @@
+"""Serves the routes that act on single nodes."""

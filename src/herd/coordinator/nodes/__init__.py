@@ -1,0 +1,1 @@
+"""Stores and applies what an administrator sets for single nodes."""
