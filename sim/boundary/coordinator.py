@@ -6,6 +6,7 @@ Left out are what no request passes: access control, the dashboard, downloads, b
 from __future__ import annotations
 
 import functools
+import math
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,6 +17,7 @@ from typing import Any, cast
 import herd.dialects
 import herd.engines
 from herd.coordinator.api import views
+from herd.coordinator.auth.access_control import Admission
 from herd.coordinator.build_core import build_dispatcher
 from herd.coordinator.driver import Driver
 from herd.coordinator.proxy.error_answers import ErrorAnswers
@@ -42,6 +44,7 @@ from herd.http1.contract import Exchange
 from herd.http1.places import Places
 from herd.http1.server import SWEEP_EVERY_S, Server
 from herd.trust.allowances import Allowances
+from herd.trust.identity import Identities
 from sim.boundary.network import Peer
 from sim.boundary.virtual_time import Clock, Connect, VirtualLoop
 
@@ -139,6 +142,7 @@ class SimCoordinator:
 
     def _clients(self, wall_s: Callable[[], float]) -> ClientConnections:
         loop, settings = self.loop, self.settings
+        identities = Identities(settings.identity, lambda: b"boundary")
         relay = RelayDependencies(
             driver=self.driver,
             pool=self.pool,
@@ -156,6 +160,7 @@ class SimCoordinator:
                 relay=relay,
                 responses=ResponseRecorder(ResponseStore(settings.responses, loop.time, loop.call_later)),
                 allowances=Allowances(),
+                identities=identities,
                 unix_month=lambda: (wall_s(), "2026-11"),
                 other_routes=lambda exchange: exchange.respond(404, (), b""),
                 models=ModelResolver(settings.aliases, self.driver.fleet),
@@ -163,9 +168,13 @@ class SimCoordinator:
             ),
         )
         render = ErrorAnswers(dialects(), lambda: "refused").render
-        clients = ClientConnections(
-            settings.http, cast("Callable[[Exchange], None]", inference), render, loop, "", Places(settings.http)
-        )
+
+        def admit(exchange: Exchange) -> None:
+            sender = identities.sender({}, None, exchange.client_ip)
+            exchange.admission = Admission(version=0, until=math.inf, refusal=None, sender=sender)
+            inference(exchange)
+
+        clients = ClientConnections(settings.http, admit, render, loop, "", Places(settings.http))
         clients.connections = cast("set[Any]", OrderedSet())
         return clients
 

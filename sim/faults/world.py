@@ -228,6 +228,7 @@ class FaultWorld:
             size_bytes=100,
             requested_name=wanted.model,
             tenant=wanted.tenant,
+            member=f"m{wanted.number % 3}",
             fingerprint=wanted.number + 1 if wanted.is_poison else 0,
         )
         client.is_admitted = True

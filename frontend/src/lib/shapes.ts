@@ -771,6 +771,7 @@ export interface UsageReport {
   by_day: Record<string, unknown>[];
   by_tag: Record<string, unknown>[];
   by_key: Record<string, unknown>[];
+  by_user: Record<string, unknown>[];
   totals: Record<string, unknown>;
 }
 

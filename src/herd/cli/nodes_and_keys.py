@@ -169,6 +169,7 @@ def _limits(key: Json) -> str:
         f"{key['requests_per_minute']}/min" if key["requests_per_minute"] else "",
         f"{key['concurrent_max']} concurrent" if key["concurrent_max"] else "",
         f"{key['tokens_per_month']} tokens/month" if key["tokens_per_month"] else "",
+        "names users" if key.get("names_users") else "",
     ]
     return ", ".join(part for part in limits if part) or "none"
 

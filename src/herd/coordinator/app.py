@@ -98,6 +98,7 @@ from herd.http1.places import Places
 from herd.http1.server import Server
 from herd.trust import pairing
 from herd.trust.allowances import Allowances
+from herd.trust.identity import Identities
 from herd.trust.logins import Logins
 
 log = logging.getLogger("herd")
@@ -125,6 +126,7 @@ class Coordinator:
         self.store = TraceStore(settings.store, self.data_dir, rules=rules(settings), call_soon=loop.call_soon)
         self.credentials = CredentialStore(self.data_dir)
         self.allowances = Allowances()
+        self.identities = Identities(settings.identity, lambda: self.credentials.user_hash_key)
         self.logins = Logins()
 
         # The core, and the connections to the nodes
@@ -241,6 +243,7 @@ class Coordinator:
                 relay=relay,
                 responses=ResponseRecorder(self.responses),
                 allowances=self.allowances,
+                identities=self.identities,
                 unix_month=self.clock.unix_month,
                 other_routes=self.bridge.serve,
                 capture=self.capture.add if settings.capture.is_on else None,
@@ -254,6 +257,7 @@ class Coordinator:
             settings.access,
             AccessDependencies(
                 keyring=lambda: self.credentials.keyring,
+                identities=self.identities,
                 right_of=rights,
                 is_served=rights.is_served,
                 body_max_bytes=settings.http.body_max_bytes,

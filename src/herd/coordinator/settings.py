@@ -32,6 +32,7 @@ from herd.core.state.liveness import LivenessSettings
 from herd.http1.http_settings import HttpSettings
 from herd.http1.tls import TlsSettings
 from herd.logs import LogSettings
+from herd.trust.identity import IdentitySettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +93,7 @@ class Settings:
     completion_time: CompletionTimeSettings = field(default_factory=CompletionTimeSettings)
     weights: Weights = field(default_factory=Weights)
     access: AccessSettings = field(default_factory=AccessSettings)
+    identity: IdentitySettings = field(default_factory=IdentitySettings)
     membership: MembershipSettings = field(default_factory=MembershipSettings)
     tls: TlsSettings = field(default_factory=TlsSettings)
     capture: CaptureSettings = field(default_factory=CaptureSettings)

@@ -64,12 +64,9 @@ def finished_request(row: Row) -> FinishedRequest:
 
 
 def app_of(row: Row) -> str:
-    """The request's first tag, else its key; "" for neither."""
+    """The request's first tag, else its app, else its key; "" for none."""
     tags = row.get("tags")
-    if isinstance(tags, list) and tags:
-        return str(tags[0])
-    key_id = _text(row, "key_id")
-    return app_name((), key_id)
+    return app_name(tags if isinstance(tags, list) else (), _text(row, "app_name"), _text(row, "key_id"))
 
 
 def request_details(rows: Sequence[Row]) -> RequestDetails:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from msgspec import Struct
 
 from herd.core.lifecycle.queue_positions import QueuePosition
@@ -14,7 +16,7 @@ KEY_CHARACTERS_SHOWN = 8
 class ActiveRequest(Struct, frozen=True, kw_only=True):
     """A request that has not ended. `state`: "held" (no node can serve it yet), "pending" (in the queue of `node_id`),
     "dispatched" or "streaming". `position`, `waits_for` and `expected_wait_s` are set while it waits. `app` is its
-    tag or key; "" for none."""
+    tag, app or key; "" for none."""
 
     request_id: str
     model: str
@@ -48,8 +50,8 @@ class FinishedRequest(Struct, frozen=True, kw_only=True):
 
 
 class Traces(Struct, frozen=True):
-    """`GET traces?limit=&node_id=&model=&status=&tag=&since=&until=&before_id=`. `traces` are complete rows of the
-    table `request_traces`, newest first; `next_before_id` is the `before_id` of the next page, None on the last
+    """`GET traces?limit=&node_id=&model=&status=&tag=&user=&since=&until=&before_id=`. `traces` are complete rows of
+    the table `request_traces`, newest first; `next_before_id` is the `before_id` of the next page, None on the last
     page."""
 
     traces: tuple[dict[str, object], ...]
@@ -158,7 +160,7 @@ def active_request(live_request: LiveRequest, queued: QueuePosition | None, now:
     return ActiveRequest(
         request_id=request.id,
         model=live_request.model,
-        app=app_name(request.tags, request.key_id),
+        app=app_name(request.tags, request.app, request.key_id),
         state=live_request.state.value,
         node_id=node_of(live_request),
         age_s=round(now - live_request.arrived_at, 3),
@@ -170,9 +172,15 @@ def active_request(live_request: LiveRequest, queued: QueuePosition | None, now:
     )
 
 
-def app_name(tags: tuple[str, ...], key_id: str) -> str:
-    """The request's first tag, else its key; "" for neither."""
-    return tags[0] if tags else f"key {key_id[:KEY_CHARACTERS_SHOWN]}" if key_id else ""
+def app_name(tags: Sequence[object], app: str, key_id: str) -> str:
+    """The request's first tag, else the app that its headers name, else its key; "" for none.
+
+    A tag for a user names an app only if nothing else does.
+    """
+    tag = str(tags[0]) if tags else ""
+    if tag and not (app and tag.startswith("user:")):
+        return tag
+    return app or (f"key {key_id[:KEY_CHARACTERS_SHOWN]}" if key_id else "")
 
 
 def node_of(live_request: LiveRequest) -> str | None:

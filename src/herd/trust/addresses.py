@@ -64,6 +64,12 @@ def node_address_problem(ip: str, port: int, allowed: tuple[str, ...] = ()) -> s
     return f"{address} is outside the private networks; to allow its network, add it to FLEET_NETWORKS"
 
 
+def is_in_networks(ip: str, networks: tuple[_Network, ...]) -> bool:
+    """Whether this text is an address in one of these networks."""
+    address = parse_address(ip) if networks else None
+    return address is not None and _is_in(address, networks)
+
+
 def parse_networks(texts: tuple[str, ...]) -> tuple[_Network, ...]:
     """Raises `ValueError` if a text is not a network."""
     return tuple(ipaddress.ip_network(text, strict=False) for text in texts)

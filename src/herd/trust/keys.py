@@ -48,6 +48,8 @@ class ApiKey:
     tokens_per_month: int = 0
     expires_at: float = 0.0
     revoked_at: float = 0.0
+    names_users: bool = False
+    """Whether requests with this key may name their user, as those of a chat server do (`identity.py`)."""
 
     def is_valid(self, at: float) -> bool:
         return not self.revoked_at and (not self.expires_at or at < self.expires_at)

@@ -15,6 +15,7 @@ from herd.coordinator.auth.access_control import AccessControl, AccessDependenci
 from herd.coordinator.auth.routes import ApiRoute, Rights
 from herd.errors import Refusal
 from herd.http1.contract import Exchange, Header
+from herd.trust.identity import Identities, IdentitySettings
 from herd.trust.keys import Keyring
 from herd.trust.rights import Right
 
@@ -87,6 +88,7 @@ class Decisions:
         )
         dependencies = AccessDependencies(
             keyring=lambda: Keyring(()),
+            identities=Identities(IdentitySettings(), lambda: b"secret"),
             right_of=rights,
             is_served=rights.is_served,
             body_max_bytes=1000,

@@ -13,9 +13,9 @@ from herd.core.state.request import Outcome, RequestId
 from herd.errors import Refusal
 
 
-def a_busy_world(**holding: float) -> World:
+def a_busy_world(policy: str = "signals", **holding: float) -> World:
     """One node with one slot, which is taken."""
-    world = a_world(holding=HoldingSettings(**holding))  # type: ignore[arg-type]
+    world = a_world(policy, holding=HoldingSettings(**holding))  # type: ignore[arg-type]
     world.receives(a_report("alpha", [a_model_info(loaded=True)]))
     world.arrives("busy", tenant="other")
     return world
@@ -163,3 +163,35 @@ def test_deadline_while_waiting_is_refused_with_reasons_and_retry_after(waits: s
     (refusal,) = refusals(world)
     assert (refusal.status, refusal.code, refusal.retry_after_s) == (504, "deadline_passed", DEFAULT_WAIT_S)
     assert reason in refusal.message
+
+
+def test_a_flood_from_one_user_leaves_turns_and_space_for_the_others_of_its_key() -> None:
+    world = a_busy_world(held_max=16)
+    for number in range(20):
+        world.arrives(f"flood{number}", tenant="key web", member="flood")
+    assert [one.code for one in refusals(world)] == ["tenant_share"] * 8
+    for number in range(2):
+        world.arrives(f"ann{number}", tenant="key web", member="ann")
+    assert len(refusals(world)) == 8
+    for request_id in ("busy", "flood0", "ann0", "flood1"):
+        world.finishes(request_id)
+    assert dispatched(world) == ["busy", "flood0", "ann0", "flood1", "ann1"]
+
+
+def test_a_key_that_invents_users_cannot_fill_the_queue() -> None:
+    world = a_busy_world(held_max=16)
+    for number in range(40):
+        world.arrives(f"x{number}", tenant="key web", member=f"m{number}")
+    assert {one.code for one in refusals(world)} == {"tenant_share"}
+    assert isinstance(world.arrives("quiet", tenant="quiet")[0], Hold)
+
+
+def test_a_tenant_is_charged_for_the_seconds_that_its_requests_really_took() -> None:
+    world = a_busy_world("completion_time")
+    for request_id in ("a1", "a2", "b1", "b2", "b3"):
+        world.arrives(request_id, tenant=request_id[0])
+    world.finishes("busy")
+    world.now += 300.0
+    for request_id in ("a1", "b1", "b2", "b3"):
+        world.finishes(request_id)
+    assert dispatched(world) == ["busy", "a1", "b1", "b2", "b3", "a2"]

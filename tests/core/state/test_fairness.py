@@ -108,3 +108,81 @@ def test_number_of_remembered_tenants_is_bounded() -> None:
 def test_initial_position_counts_a_turn_of_each_other_tenant() -> None:
     line = a_line("a1", "a2", "a3", "a4")
     assert [line.add(RequestId("b1"), "b"), line.add(RequestId("b2"), "b"), line.add(RequestId("a5"), "a")] == [2, 4, 7]
+
+
+def served_by_member(line: FairOrder, members: dict[str, str], count: int) -> list[str]:
+    """As `served`; `members` has the tenant and the member of each request."""
+    found: list[str] = []
+    for _ in range(count):
+        head = line.first()
+        assert head is not None
+        line.remove(head)
+        tenant, member = members[head].split()
+        line.shares.charge(tenant, TURN, member)
+        found.append(head)
+    return found
+
+
+def test_members_share_the_turns_of_their_tenant() -> None:
+    members = {"f1": "web flood", "f2": "web flood", "f3": "web flood", "a1": "web ann", "k1": "key", "k2": "key"}
+    members = {name: of if " " in of else f"{of} -" for name, of in members.items()}
+    line = FairOrder(Shares())
+    for name, of in members.items():
+        line.add(RequestId(name), *of.split())
+    assert served_by_member(line, members, 6) == ["f1", "k1", "a1", "k2", "f2", "f3"]
+
+
+def test_a_tenant_that_invents_members_gets_no_second_share() -> None:
+    for invented in (1, 10, 100):
+        members = {f"x{n}": f"attacker m{n % invented}" for n in range(100)}
+        members |= {f"q{n}": "quiet one" for n in range(100)}
+        line = FairOrder(Shares())
+        for name, of in members.items():
+            line.add(RequestId(name), *of.split())
+        first = served_by_member(line, members, 100)
+        assert sum(name.startswith("q") for name in first) == 50
+
+
+def test_reported_order_is_the_order_of_service_with_members() -> None:
+    for seed in range(200):
+        rng = Random(seed)
+        names = [RequestId(f"{rng.choice('abc')}{rng.choice('xyz')}{number}") for number in range(rng.randint(1, 30))]
+        costs = {name: rng.choice((0.5, 1.0, 4.0)) for name in names}
+        line = FairOrder(Shares())
+        for _ in range(rng.randint(0, 10)):
+            line.shares.charge(rng.choice("abc"), rng.random(), rng.choice("xyz"))
+        for name in names:
+            line.add(name, name[0], name[1])
+        predicted = list(line.sequence(costs.__getitem__))
+        found: list[str] = []
+        while (head := line.first()) is not None:
+            line.remove(head)
+            line.shares.charge(head[0], costs[head], head[1])
+            found.append(head)
+        assert predicted == found, f"seed {seed}"
+
+
+def test_position_counts_turns_of_members_and_tenants() -> None:
+    line = FairOrder(Shares())
+    for name in ("af1", "af2", "af3", "bx1"):
+        line.add(RequestId(name), name[0], name[1])
+    assert line.add(RequestId("aq1"), "a", "q") == 3, "after one of the flood and one of the other tenant"
+
+
+def test_correction_counts_what_was_really_used() -> None:
+    line = a_line("a1", "a2", "b1", "b2", "b3")
+    line.remove(RequestId("a1"))
+    line.shares.charge("a", 1.0)
+    line.shares.correct("a", 2.0)
+    line.remove(RequestId("b1"))
+    line.shares.charge("b", 1.0)
+    assert served(line, 3) == ["b2", "b3", "a2"]
+
+
+def test_number_of_remembered_members_is_bounded() -> None:
+    shares = Shares()
+    for number in range(3 * TENANTS_MAX):
+        shares.charge("t", 1.0, f"m{number}")
+        shares.charge(f"t{number}", 1e9, "m")
+    assert len(shares.members.get("t", ())) <= TENANTS_MAX
+    assert len(shares.members) <= len(shares) + 1

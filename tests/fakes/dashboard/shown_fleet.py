@@ -359,4 +359,6 @@ def _trace(rng: Random, at: float) -> trace_rows.TraceRow:
         truncated=0,
         without_effect=None,
         repairs=None,
+        user_id=None,
+        app_name=None,
     )

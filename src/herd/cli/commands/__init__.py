@@ -379,6 +379,10 @@ def add(
     days: Annotated[
         float, typer.Option(metavar="N", show_default="0", help="Days until the key expires; 0 means never.")
     ] = 0.0,
+    names_users: Annotated[
+        bool,
+        typer.Option("--names-users", help="For a chat server: its requests may name their user (docs/identity.md)."),
+    ] = False,
     json: Json = False,
     url: Url = None,
 ) -> None:
@@ -391,6 +395,7 @@ def add(
         "concurrent_max": at_once,
         "tokens_per_month": tokens_per_month,
         "days": days,
+        "names_users": names_users,
     }
     access.add_key(settings.coordinator(url), options, json)
 

@@ -40,7 +40,8 @@ DAY_S = 86400.0
 
 
 class WantedKey(msgspec.Struct):
-    """A key to create. A limit of 0 means no limit; with `days` = 0 the key does not expire."""
+    """A key to create. A limit of 0 means no limit; with `days` = 0 the key does not expire. With `names_users`
+    the requests of this key may name their user."""
 
     name: str
     scopes: list[Scope] = msgspec.field(default_factory=lambda: [Scope.CHAT])
@@ -49,6 +50,7 @@ class WantedKey(msgspec.Struct):
     concurrent_max: int = 0
     tokens_per_month: int = 0
     days: float = 0.0
+    names_users: bool = False
 
 
 class NameParameter(msgspec.Struct):
@@ -263,4 +265,5 @@ def _with_limits(wanted: WantedKey, key: ApiKey, now: float) -> ApiKey:
         requests_per_minute=wanted.requests_per_minute,
         concurrent_max=wanted.concurrent_max,
         tokens_per_month=wanted.tokens_per_month,
+        names_users=wanted.names_users,
     )

@@ -256,7 +256,7 @@ def _request_event(at: float, one: Event | Command, live_request: LiveRequest | 
             at=at,
             request_id=request.id,
             model=one.model,
-            app=app_name(request.tags, request.key_id),
+            app=app_name(request.tags, request.app, request.key_id),
             node_id=node_id,
             status=one.outcome.value,
             completion_tokens=completion_tokens,
@@ -269,7 +269,7 @@ def _request_event(at: float, one: Event | Command, live_request: LiveRequest | 
             at=at,
             request_id=request.id,
             model=request.model,
-            app=app_name(request.tags, request.key_id),
+            app=app_name(request.tags, request.app, request.key_id),
             node_id="",
         )
     assert isinstance(one, FirstByte | Dispatch | Hold)
@@ -282,12 +282,13 @@ def _of_live_request(
 ) -> RequestEvent:
     if live_request is None:
         return RequestEvent(what=what, at=at, request_id=request_id, model="", app="", node_id=node_id)
+    request = live_request.request
     running_on = live_request.attempt.node_id if live_request.attempt is not None and what == "first" else node_id
     return RequestEvent(
         what=what,
         at=at,
         request_id=request_id,
         model=live_request.model,
-        app=app_name(live_request.request.tags, live_request.request.key_id),
+        app=app_name(request.tags, request.app, request.key_id),
         node_id=running_on,
     )

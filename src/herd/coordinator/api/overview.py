@@ -30,7 +30,7 @@ from herd.trust.rights import Right
 
 TRACES_DEFAULT = 50
 LATEST_SHOWN = 20
-TRACES_QUERY = ("limit", "model", "node_id", "status", "tag", "before_id", "since", "until")
+TRACES_QUERY = ("limit", "model", "node_id", "status", "tag", "user", "before_id", "since", "until")
 NUMBER_MAX = 2**53
 """Largest number in a query: larger ones are not exact in JSON."""
 
@@ -91,6 +91,7 @@ class DashboardApi:
             model=query.get("model"),
             status=query.get("status"),
             tag=query.get("tag"),
+            user=query.get("user"),
             before_id=number(query.get("before_id"), "before_id", None),
             since=number(query.get("since"), "since", None),
             until=number(query.get("until"), "until", None),
@@ -104,7 +105,7 @@ class DashboardApi:
         return await query_response(self._store, partial(_one_request, request_id=request.path_params["request_id"]))
 
     async def usage(self, request: Request) -> Response:
-        """Returns requests and tokens of the last `days` (default 7) by day, node and model, by tag and by key."""
+        """Returns requests and tokens of the last `days` (default 7) by day, node and model, by tag, key and user."""
         days = number(request.query_params.get("days"), "days", 7) or 7
         return await query_response(self._store, partial(usage_report, since=time.time() - days * 86400))
 
@@ -157,6 +158,7 @@ def usage_report(connection: sqlite3.Connection, since: float) -> object:
         "by_day": usage_queries.usage_by_day(connection, since),
         "by_tag": usage_queries.usage_by_tag(connection, since),
         "by_key": usage_queries.usage_by_key(connection, since),
+        "by_user": usage_queries.usage_by_user(connection, since),
         "totals": usage_queries.totals(connection, since),
     }
 

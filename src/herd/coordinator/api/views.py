@@ -7,7 +7,7 @@ from herd.core.lifecycle.dispatcher import Dispatcher
 from herd.core.lifecycle.queue_positions import QueuePosition, compute_positions
 from herd.core.state.fleet import GB, Fleet, Liveness, ModelInfo, ModelName, Node, NodeId
 from herd.core.state.live_request import LiveRequest, RequestState
-from herd.core.state.request import RequestId
+from herd.core.state.request import Request, RequestId
 from herd.dashboard.requests import node_of
 
 Json = dict[str, object]
@@ -268,7 +268,7 @@ def _request_view(live_request: LiveRequest, position: QueuePosition | None, now
         "model": live_request.model,
         "state": live_request.state.value,
         "node_id": node_of(live_request),
-        "tenant": _tenant(live_request.request.tenant),
+        "tenant": _tenant(live_request.request),
         "position": position.position if position is not None else None,
         "waits_for": position.waits_for if position is not None else None,
         "expected_wait_s": round(expected_s, 3) if expected_s is not None else None,
@@ -283,5 +283,11 @@ def _request_view(live_request: LiveRequest, position: QueuePosition | None, now
     }
 
 
-def _tenant(tenant: str) -> str:
-    return f"{tenant[:KEY_CHARACTERS_SHOWN]}…" if tenant.startswith("key ") else tenant
+def _tenant(request: Request) -> str:
+    """The user or app that takes turns, else its key or client machine."""
+    if request.user:
+        return f"user {request.user}"
+    tenant = request.tenant
+    if tenant.startswith("key "):
+        return f"{tenant[:KEY_CHARACTERS_SHOWN]}…"
+    return f"app {request.member}" if request.member else tenant

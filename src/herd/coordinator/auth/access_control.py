@@ -20,6 +20,7 @@ from herd.http1 import content_coding
 from herd.http1.contract import Exchange, Header
 from herd.trust.addresses import zone_of
 from herd.trust.browsers import AllowedNames, Effect, content_refusal, host_refusal, machine_refusal, origin_refusal
+from herd.trust.identity import UNKNOWN, USED_HEADERS, Identities, Sender
 from herd.trust.keys import ApiKey, Keyring, configured_key, has_key_prefix
 from herd.trust.logins import OPENED_BY_LINK
 from herd.trust.proxies import is_added_by_proxies
@@ -37,6 +38,7 @@ _USED_HEADERS = (
     _BROWSER
     | {TIMEOUT_HEADER, b"host", b"authorization", b"x-api-key", b"content-type"}
     | {_ASKED_METHOD, _ASKED_HEADERS, _ASKED_NETWORK}
+    | USED_HEADERS
 )
 
 
@@ -95,6 +97,7 @@ class Admission:
     """Whether this client may cause downloads of models."""
     content_coding: str = ""
     """How the client compressed the bodies of these requests; "" for bodies as they are."""
+    sender: Sender = UNKNOWN
 
 
 def timeout_of(admission: object | None) -> float | None:
@@ -111,9 +114,15 @@ def key_of(admission: object | None) -> ApiKey | None:
     return admission.key if isinstance(admission, Admission) else None
 
 
+def sender_of(admission: object | None) -> Sender:
+    """Who sent an allowed request."""
+    return admission.sender if isinstance(admission, Admission) else UNKNOWN
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AccessDependencies:
     keyring: Callable[[], Keyring]
+    identities: Identities
     right_of: Callable[[str, str], Right]
     """The right that a method and path need."""
     is_served: Callable[[str], bool]
@@ -139,6 +148,7 @@ class AccessControl:
         self._settings = settings
         self._names = AllowedNames.of(settings.allowed_hosts, settings.allowed_origins, dependencies.machine_name)
         self._keyring = dependencies.keyring
+        self._identities = dependencies.identities
         self._right_of = dependencies.right_of
         self._is_served = dependencies.is_served
         self._body_max_bytes = dependencies.body_max_bytes
@@ -260,6 +270,7 @@ class AccessControl:
             timeout_s=timeout_s,
             may_pull_models=may_pull_models,
             content_coding=content_coding.content_coding(exchange.headers),
+            sender=self._identities.sender(values, key, exchange.client_ip) if refusal is None else UNKNOWN,
         )
 
     def _key(self, path: str, texts: list[str], keyring: Keyring, now: float) -> tuple[ApiKey | None, Refusal | None]:

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from herd.coordinator.auth.access_control import key_of, timeout_of
+from herd.coordinator.auth.access_control import key_of, sender_of, timeout_of
 from herd.coordinator.driver import Driver
 from herd.coordinator.proxy.auto_pull import AutoPull, AutoPullCallbacks
 from herd.coordinator.proxy.memory_requests import MemoryRequests
@@ -30,6 +30,7 @@ from herd.http1.contract import Exchange, Header
 from herd.protocols.conversation import ParsedRequest, Route
 from herd.protocols.openai.responses_history import RESPONSES
 from herd.trust.allowances import Allowances
+from herd.trust.identity import Identities
 from herd.trust.keys import ApiKey
 
 LISTINGS_CACHED_MAX = 64
@@ -38,8 +39,7 @@ TAG_CHARACTERS_MAX = 64
 NODE_CHARACTERS_MAX = 256
 _TRUE = (b"true", b"1", b"yes", b"on")
 _FALSE = (b"false", b"0", b"no", b"off")
-PRODUCT_BYTES_MAX = 32
-"""How much of a User-Agent is used to distinguish two programs on one machine."""
+_USER_TAG = "user:"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +83,7 @@ class InferenceDependencies:
     relay: RelayDependencies
     responses: ResponseRecorder
     allowances: Allowances
+    identities: Identities
     unix_month: Callable[[], tuple[float, str]]
     """The unix time in seconds and its calendar month, for the budgets of API keys."""
     other_routes: Callable[[Exchange], None]
@@ -107,6 +108,7 @@ class InferenceApi:
         self._poison_requests = dependencies.driver.dispatcher.poisons
         self._relay_dependencies = dependencies.relay
         self._allowances = dependencies.allowances
+        self._identities = dependencies.identities
         self._unix_month = dependencies.unix_month
         self._other_routes = dependencies.other_routes
         self._capture = dependencies.capture
@@ -221,6 +223,10 @@ class InferenceApi:
         request_id: RequestId,
     ) -> Request:
         owner, tags = key.id if key is not None else "", self._tags(exchange, parsed)
+        sender = sender_of(exchange.admission)
+        user = sender.user
+        if sender.is_trusted and not user:
+            user = self._identities.user_in_body(parsed.body)
         timeout_s = timeout_of(exchange.admission)
         deadline_at = exchange.received_at + timeout_s if timeout_s is not None else None
         fingerprint = hash(parsed.body) if self._poison_requests else 0
@@ -243,7 +249,10 @@ class InferenceApi:
             alias_of=models.alias_of,
             prefix=self._prefix(parsed, owner) if self._hashes_prefixes else (),
             key_id=owner,
-            tenant=_tenant(exchange, tags, owner),
+            tenant=sender.tenant,
+            member=user or _app_tag(tags) or sender.program,
+            user=user,
+            app=sender.app,
             fingerprint=fingerprint,
             only_node=_only_node(exchange),
             window_tokens=parsed.window_tokens,
@@ -261,15 +270,16 @@ class InferenceApi:
         is_responses = parsed.route.path == RESPONSES
         return (responses_prefix_hashes if is_responses else prefix_hashes)(parsed.body, owner)
 
-    @staticmethod
-    def _tags(exchange: Exchange, parsed: ParsedRequest) -> tuple[str, ...]:
+    def _tags(self, exchange: Exchange, parsed: ParsedRequest) -> tuple[str, ...]:
         header = exchange.header(b"x-herd-tags")
         if header is None and not parsed.user:
             return parsed.tags
         header_tags = header.decode("ascii", "replace").split(",") if header else []
         tags = [*parsed.tags, *(name.strip()[:TAG_CHARACTERS_MAX] for name in header_tags)]
         if parsed.user:
-            tags.append(f"user:{parsed.user[:TAG_CHARACTERS_MAX]}")
+            # An e-mail address is a person's name, also where the client may not name its users.
+            name = self._identities.label(parsed.user) if "@" in parsed.user else parsed.user
+            tags.append(f"{_USER_TAG}{name[:TAG_CHARACTERS_MAX]}")
         return tuple(dict.fromkeys(tag for tag in tags if tag))[:TAGS_MAX]
 
     def _answer_from_memory(
@@ -319,19 +329,9 @@ class InferenceApi:
         return response
 
 
-def _tenant(exchange: Exchange, tags: tuple[str, ...], key_id: str) -> str:
-    """The user whose fair share of the queue the request counts against: API key, else tag, else address and program.
-
-    Tags and the program's name are not verified. A client that varies them gets several shares; API keys prevent that.
-    An address appears only as a number that has a meaning inside this process alone.
-    """
-    if key_id:
-        return f"key {key_id}"
-    if tags:
-        return f"app {tags[0]}"
-    agent = exchange.header(b"user-agent")
-    product = agent[:PRODUCT_BYTES_MAX].split(b"/", 1)[0].decode("ascii", "replace") if agent else ""
-    return f"client {hash(exchange.client_ip) & 0xFFFFFF:06x} {product}".rstrip()
+def _app_tag(tags: tuple[str, ...]) -> str:
+    """The tag that names the app. Tags are not verified: an app that varies them divides its own tenant's turns."""
+    return tags[0] if tags and not tags[0].startswith(_USER_TAG) else ""
 
 
 def _only_node(exchange: Exchange) -> str:

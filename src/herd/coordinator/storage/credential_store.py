@@ -6,6 +6,7 @@ damaged file here makes the start fail instead. Every change replaces a file ato
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from pathlib import Path
 from typing import TypeVar
@@ -69,6 +70,11 @@ class CredentialStore:
     @property
     def fleet_id(self) -> str:
         return pairing.fleet_id(self.public)
+
+    @property
+    def user_hash_key(self) -> bytes:
+        """The key of the hashes that stand for users' names. It lasts as long as the fleet's identity."""
+        return hashlib.sha256(b"names of users" + self.private).digest()
 
     def open(self, identity: bytes, local_code: bytes) -> None:
         """Reads all files; a missing identity or local code is created from these random bytes.

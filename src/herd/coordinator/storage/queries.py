@@ -42,6 +42,9 @@ RECENT_IDS = """SELECT id FROM request_traces INDEXED BY idx_traces_filters
       AND (:tag IS NULL OR (INSTR(tags, :tag_text) AND EXISTS (
         SELECT 1 FROM json_each(CASE WHEN json_valid(tags) THEN tags END) WHERE value = :tag)))
     ORDER BY timestamp DESC, id DESC LIMIT :limit"""
+RECENT_IDS_OF_USER = RECENT_IDS.replace("idx_traces_filters", "idx_traces_users").replace(
+    "WHERE", "WHERE user_id = :user AND", 1
+)
 TRACE = "SELECT * FROM request_traces WHERE id = ?"
 
 ENDED_TRACES = """SELECT * FROM request_traces WHERE status <> 'retried' AND COALESCE(kind, '') <> 'info'
@@ -70,6 +73,7 @@ class TraceFilter:
     model: str | None = None
     status: str | None = None
     tag: str | None = None
+    user: str | None = None
     since: float | None = None
     until: float | None = None
     before_id: int | None = None
@@ -86,13 +90,14 @@ def recent_traces(connection: sqlite3.Connection, limit: int = 50, wanted: Trace
         "model": wanted.model,
         "status": wanted.status,
         "tag": wanted.tag,
+        "user": wanted.user,
         "tag_text": _plain_start(wanted.tag or ""),
         "since": wanted.since,
         "until": wanted.until,
         "before_id": wanted.before_id,
         "limit": max(0, min(limit, TRACES_MAX)),
     }
-    ids = connection.execute(RECENT_IDS, bound).fetchall()
+    ids = connection.execute(RECENT_IDS if wanted.user is None else RECENT_IDS_OF_USER, bound).fetchall()
     return [_decoded(row) for found in ids for row in rows_of(connection.execute(TRACE, found))]
 
 

@@ -5,7 +5,8 @@ traces. Step 3: decision rules and learned estimates. Step 4: the audit, and the
 per minute and per hour, and the history of nodes. Step 6: changed settings. Step 7: whether a prompt was truncated.
 Step 8: fields of a request without effect. Step 9: what was repaired in tool calls. Step 10: how far the
 journal of a run was written to the traces. Step 11: indexes for pages of the dashboard. Step 12: sums by
-node and model, app, tag and key, and an index for filtered lists. Each step only adds tables,
+node and model, app, tag and key, and an index for filtered lists. Step 13: the user and the app of a request, and sums
+by user. Each step only adds tables,
 columns and indexes: ollama-herd can still open the file.
 """
 
@@ -18,7 +19,7 @@ from herd.coordinator.storage import node_history, setting_changes
 from herd.coordinator.storage.journal import progress
 from herd.coordinator.storage.rollups import earlier, tables
 
-SCHEMA_VERSION = 12
+SCHEMA_VERSION = 13
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,6 +223,19 @@ STEPS = (
             "CREATE INDEX IF NOT EXISTS idx_audit_at ON audit(at)",
         ),
         set_version="PRAGMA user_version = 12",
+    ),
+    MigrationStep(
+        version=13,
+        tables=tables.TABLES,
+        columns=(
+            "ALTER TABLE request_traces ADD COLUMN user_id TEXT",
+            "ALTER TABLE request_traces ADD COLUMN app_name TEXT",
+        ),
+        indexes=(
+            "CREATE INDEX IF NOT EXISTS idx_traces_users ON request_traces(user_id, timestamp) "
+            "WHERE user_id IS NOT NULL",
+        ),
+        set_version="PRAGMA user_version = 13",
     ),
 )
 

@@ -65,6 +65,8 @@ class TraceRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     truncated: int | None
     without_effect: str | None
     repairs: str | None
+    user_id: str | None
+    app_name: str | None
 
 
 INSERT_TRACE = """INSERT INTO request_traces (
@@ -72,9 +74,9 @@ INSERT_TRACE = """INSERT INTO request_traces (
     prompt_tokens, completion_tokens, retry_count, fallback_used, excluded_nodes, client_ip, original_format,
     error_message, timestamp, tags, finish_reason, estimated_tokens, kind, stream, attempt, attempt_ms, held_ms,
     cached_tokens, load_ms, prefill_ms, decode_ms, size_bytes, failure, policy, candidates, key_id, truncated,
-    without_effect, repairs
+    without_effect, repairs, user_id, app_name
 ) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?,
-    ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
+    ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
 
 ROWS_PER_INSERT = 16
 """Traces in one statement. For each statement the writer's thread releases the interpreter and must acquire it again,
@@ -145,6 +147,8 @@ def trace_row(record: Record, wall_at: float, candidates_max: int, rules: str = 
         truncated=int(attempt.is_truncated) if attempt is not None and record.outcome is Outcome.COMPLETED else None,
         without_effect=_json(list(attempt.without_effect)) if attempt is not None and attempt.without_effect else None,
         repairs=_text(attempt.repairs) if attempt is not None and attempt.repairs else None,
+        user_id=_text(request.user) or None,
+        app_name=_text(request.app) or None,
     )
 
 

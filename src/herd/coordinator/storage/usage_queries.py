@@ -1,4 +1,4 @@
-"""Queries who used the fleet how much: by day, node and model, by tag, and by key.
+"""Queries who used the fleet how much: by day, node and model, by tag, by key, and by user.
 
 Every function takes a read-only connection first; its `since` is unix time, rounded down to the full hour. All read the
 sums and the traces that are not summed up yet, so the results include the newest trace, and also traces that are
@@ -11,7 +11,7 @@ import sqlite3
 
 from herd.coordinator.storage.queries import Row, rows_of
 from herd.coordinator.storage.rollups.reading import pieces, sums_and_new_traces_of
-from herd.coordinator.storage.rollups.tables import DAY_S, HOUR_S, KEY, TAG, USAGE
+from herd.coordinator.storage.rollups.tables import DAY_S, HOUR_S, KEY, TAG, USAGE, USER
 
 GROUPS_MAX = 5000
 
@@ -31,6 +31,13 @@ BY_TAG = f"""SELECT a AS tag, {_COUNTS}, {_TIMES}, {_TOKENS}, MAX(last_at) AS la
 BY_KEY = f"""SELECT a AS key_id, {_COUNTS}, {_TOKENS}, MAX(last_at) AS last_seen
     FROM {sums_and_new_traces_of(KEY, (*_COUNTED, "last_at"))}
     GROUP BY a ORDER BY request_count DESC, key_id LIMIT :most"""  # noqa: S608
+BY_USER = f"""SELECT a AS user_kind, b AS user, {_COUNTS}, {_TOKENS}, SUM(busy_ms) / 1000.0 AS gpu_s,
+        MAX(last_at) AS last_seen
+    FROM {sums_and_new_traces_of(USER, (*_COUNTED, "busy_ms", "last_at"))}
+    GROUP BY 1, 2 ORDER BY gpu_s DESC, a, b LIMIT :most"""  # noqa: S608
+USED_BY_USER = f"""SELECT b, SUM(ended_tokens), SUM(busy_ms) / 1000.0
+    FROM {sums_and_new_traces_of(USER, ("ended_tokens", "busy_ms"))}
+    WHERE a = 'user' GROUP BY b LIMIT :most"""  # noqa: S608
 TOKENS_BY_KEY = f"""SELECT a, SUM(ended_tokens) FROM {sums_and_new_traces_of(KEY, ("ended_tokens",))}
     GROUP BY a LIMIT :most"""  # noqa: S608
 BY_TAG_AND_DAY = f"""SELECT a AS tag, bucket / {DAY_S} * {DAY_S} AS day_bucket, SUM(requests) AS request_count,
@@ -63,6 +70,18 @@ def usage_by_tag(connection: sqlite3.Connection, since: float = 0.0, smallest_s:
 def usage_by_key(connection: sqlite3.Connection, since: float = 0.0) -> list[Row]:
     """Usage per key id, busiest first. Requests without a key are not counted."""
     return _groups(connection, BY_KEY, since, HOUR_S)
+
+
+def usage_by_user(connection: sqlite3.Connection, since: float = 0.0) -> list[Row]:
+    """Usage per user, most GPU seconds first: `user_kind` "user" for one that a trusted client names, else "key", or
+    "address". GPU seconds are the time that attempts occupied a node, failed ones included."""
+    return _groups(connection, BY_USER, since, HOUR_S)
+
+
+def used_by_user(connection: sqlite3.Connection, since: float) -> dict[str, tuple[int, float]]:
+    """Tokens and GPU seconds of each named user since a unix time."""
+    found = connection.execute(USED_BY_USER, {**pieces(HOUR_S, since), "most": GROUPS_MAX})
+    return {str(user): (int(tokens), float(gpu_s)) for user, tokens, gpu_s in found}
 
 
 def tokens_by_key(connection: sqlite3.Connection, since: float) -> dict[str, int]:

@@ -1,7 +1,8 @@
 """Selects the headers that are forwarded to nodes, and writes the headers of answers to clients.
 
-A node gets the client's end-to-end headers, without hop-by-hop headers, credentials, herd's own headers, `Origin` and
-`Referer`: an engine needs none of them, and a node must not see a key that was sent to the coordinator. The client gets
+A node gets the client's end-to-end headers, without hop-by-hop headers, credentials, herd's own headers, `Origin`,
+`Referer` and the names of users: an engine needs none of them, and a node must not see a key that was sent to the
+coordinator. The client gets
 the answer's content type and the `X-Fleet-` headers.
 """
 
@@ -16,6 +17,7 @@ from herd.core.state.commands import Dispatch
 from herd.core.state.request import RequestId
 from herd.errors import Refusal
 from herd.http1.contract import Header
+from herd.trust.identity import DROPPED_HEADERS
 
 OWN_LINES: Final = b"Content-Type: application/json\r\nAccept-Encoding: identity\r\n"
 """In every request to a node: the body is JSON, whatever the client declared, and the answer is uncompressed."""
@@ -47,6 +49,7 @@ _DROPPED: Final = frozenset(
             b"x-fleet-no-fallback",
         ),
         *(b"origin", b"referer"),
+        *DROPPED_HEADERS,
     }
 )
 _UNQUOTED: Final = " !\"#$&'()*+,-./:;<=>?@[\\]^_`{|}~"

@@ -317,7 +317,7 @@ class Dispatcher:
                     del out[before:]
                     holding.move_to_front(request_id)
                     break
-                holding.charge_turn(live_request.request.tenant)
+                holding.charge_turn(live_request.request)
 
     def _handle_restored_latency(self, event: LatencyRestored, _out: list[Command]) -> None:
         self.latencies.observe(event.node_id, canonical(event.model), event.latency_s)

@@ -11,7 +11,7 @@ from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field
 
 from herd.core.state.fairness import TURN, FairOrder, Shares
-from herd.core.state.request import RequestId
+from herd.core.state.request import Request, RequestId
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,14 +69,14 @@ class Holding:
     def __contains__(self, request_id: RequestId) -> bool:
         return request_id in self._class_of
 
-    def add(self, request_id: RequestId, tenant: str, conditions: Hashable) -> int:
+    def add(self, request: Request, conditions: Hashable) -> int:
         """Adds the request, and returns its position in its class from 1."""
-        assert request_id not in self._class_of
+        assert request.id not in self._class_of
         order = self._classes.get(conditions)
         if order is None:
             order = self._classes[conditions] = FairOrder(self._shares)
-        self._class_of[request_id] = conditions
-        return order.add(request_id, tenant)
+        self._class_of[request.id] = conditions
+        return order.add(request.id, request.tenant, request.member)
 
     def remove(self, request_id: RequestId) -> None:
         conditions = self._class_of.pop(request_id, None)
@@ -90,9 +90,9 @@ class Holding:
     def move_to_front(self, request_id: RequestId) -> None:
         self._classes[self._class_of[request_id]].move_to_front(request_id)
 
-    def charge_turn(self, tenant: str) -> None:
-        """Charges the tenant for a turn, because one of its requests is no longer held."""
-        self._shares.charge(tenant, TURN)
+    def charge_turn(self, request: Request) -> None:
+        """Charges the tenant for a turn, because this request is no longer held."""
+        self._shares.charge(request.tenant, TURN, request.member)
 
     def heads(self) -> list[tuple[Hashable, RequestId]]:
         """The first request of each class, in the order in which the classes were created."""

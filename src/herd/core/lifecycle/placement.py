@@ -281,7 +281,7 @@ class Placement:
     def leave(self, live_request: LiveRequest, now: float, out: list[Command]) -> None:
         """Takes the request out of its queue or slot, and gives a slot that became free to the next request."""
         self.retrying.discard(live_request.request.id)
-        queue = self._waiting.leave(live_request)
+        queue = self._waiting.leave(live_request, now)
         if queue is None:
             return
         self._forecast.record_end(queue, now)

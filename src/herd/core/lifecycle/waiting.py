@@ -1,14 +1,16 @@
 """Stores where each live request is: running or queued on a node, or held for any node; and limits how many may wait.
 
 Only this class moves a request between the queues and the held requests, so that a request is never in two of them, and
-the waiting bytes are counted correctly. A tenant (an API key, else an app, else a client machine) may use only a share
-of the limits, so that a flood from one tenant leaves space for others.
+the waiting bytes are counted correctly. A tenant (an API key, else a client machine) may use only a share of the
+limits, so that a flood from one tenant leaves space for others. Beyond its share a tenant may use half of the rest for
+those of its members that use little, so that a flood from one member leaves space for the others, too.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 
 from herd.core.lifecycle.holding import Holding, HoldingSettings
 from herd.core.lifecycle.wait_estimate import WaitEstimate
@@ -26,6 +28,8 @@ class _TenantUsage:
 
     requests: int = 0
     size_bytes: int = 0
+    by_member: Counter[str] = field(default_factory=Counter)
+    """The requests of each member."""
 
 
 class Waiting:
@@ -58,6 +62,8 @@ class Waiting:
         share = settings.tenant_share
         if len(self._usage_by_tenant) == 1:
             share = (1.0 + share) / 2.0  # a single tenant may use more, but must leave space for the next one
+        if 2 * own.by_member[live_request.request.member] < own.requests:
+            share = (1.0 + share) / 2.0  # space for members beside the one that floods
         requests_max = max(1, math.ceil(share * settings.held_max))
         if own.requests < requests_max and own.size_bytes + size_bytes <= share * settings.held_max_bytes:
             return None
@@ -75,11 +81,7 @@ class Waiting:
         service_s = load_s + prefill_s + decode_s
         queue = live_request.queue = self.queues.queue(node_id, model)
         self.wait_estimate.record_start(now, is_contended=len(self) > 0)
-        queue.start(
-            live_request.request.id,
-            live_request.request.tenant,
-            Work(service_s, now, now + service_s, now + load_s, prefill_s),
-        )
+        queue.start(live_request.request, Work(service_s, now, now + service_s, now + load_s, prefill_s))
         return queue
 
     def enqueue(self, live_request: LiveRequest, node_id: NodeId, model: ModelName) -> int:
@@ -88,9 +90,7 @@ class Waiting:
         live_request.queue = self.queues.queue(node_id, model)
         self._queued += 1
         self._count(live_request)
-        return live_request.queue.enqueue(
-            live_request.request.id, live_request.request.tenant, Work(sum(_service_s(live_request, node_id)))
-        )
+        return live_request.queue.enqueue(live_request.request, Work(sum(_service_s(live_request, node_id))))
 
     def hold(self, live_request: LiveRequest) -> int:
         """Holds the request for any node, and returns its position from 1 among requests with the same conditions."""
@@ -109,10 +109,13 @@ class Waiting:
             (live_request.request.wanted_window_tokens or 0).bit_length(),
             live_request.needs_budget,
         )
-        return self.holding.add(live_request.request.id, live_request.request.tenant, conditions)
+        return self.holding.add(live_request.request, conditions)
 
-    def leave(self, live_request: LiveRequest) -> Queue | None:
-        """Removes the request. Returns the queue it was in, which may have a free slot now."""
+    def leave(self, live_request: LiveRequest, now: float | None = None) -> Queue | None:
+        """Removes the request. Returns the queue it was in, which may have a free slot now.
+
+        `now` is the time, if the request may have been running.
+        """
         request_id = live_request.request.id
         if request_id in self.holding:
             self.holding.remove(request_id)
@@ -123,7 +126,7 @@ class Waiting:
         if request_id in queue.pending:
             self._queued -= 1
             self._uncount(live_request)
-        queue.leave(request_id)
+        queue.leave(live_request.request, now)
         self.queues.remove_if_idle(queue)
         return queue
 
@@ -136,12 +139,16 @@ class Waiting:
         live_request.has_waited = True
         own = self._usage_by_tenant.setdefault(live_request.request.tenant, _TenantUsage())
         own.requests += 1
+        own.by_member[live_request.request.member] += 1
         own.size_bytes += live_request.request.size_bytes
         self._bytes += live_request.request.size_bytes
 
     def _uncount(self, live_request: LiveRequest) -> None:
         own = self._usage_by_tenant[live_request.request.tenant]
         own.requests -= 1
+        own.by_member[live_request.request.member] -= 1
+        if not own.by_member[live_request.request.member]:
+            del own.by_member[live_request.request.member]
         own.size_bytes -= live_request.request.size_bytes
         self._bytes -= live_request.request.size_bytes
         if not own.requests:

@@ -1,7 +1,7 @@
 """Stores which requests run and which wait, for each node and model.
 
 The number of running requests is the size of a map, so it cannot drift. Among the requests that wait for one node,
-tenants take turns by the seconds that their requests are expected to occupy the node.
+tenants take turns by the seconds that their requests occupy the node: the expected ones until they have ended.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from herd.core.state.changed_nodes import ChangedNodes
 from herd.core.state.fairness import TURN, FairOrder, Shares
 from herd.core.state.fleet import ModelName, NodeId
-from herd.core.state.request import RequestId
+from herd.core.state.request import Request, RequestId
 
 
 @dataclass(slots=True, eq=False)
@@ -27,6 +27,8 @@ class Work:
     """When its model should be loaded."""
     prefill_s: float = 0.0
     """Expected prefill time, during which no other prompt of the model is processed; 0 after the first token."""
+    charged_s: float = 0.0
+    """The expected seconds that its tenant was charged; 0 if it was charged a turn, or nothing waited."""
 
 
 @dataclass(slots=True, eq=False)
@@ -45,20 +47,21 @@ class Queue:
     changes: ChangedNodes = field(default_factory=ChangedNodes)
     """Where the queue notes that its requests changed."""
 
-    def start(self, request_id: RequestId, tenant: str, work: Work) -> None:
-        """Lets the request occupy a slot, and charges its tenant for a turn."""
-        self.in_flight[request_id] = work
+    def start(self, request: Request, work: Work) -> None:
+        """Lets the request occupy a slot, and charges its tenant for the expected time."""
+        self.in_flight[request.id] = work
         self.changes.note(self.node_id)
         if self.order is not None:
-            self.order.shares.charge(tenant, work.service_s or TURN)
+            work.charged_s = work.service_s
+            self.order.shares.charge(request.tenant, work.service_s or TURN, request.member)
 
-    def enqueue(self, request_id: RequestId, tenant: str, work: Work) -> int:
+    def enqueue(self, request: Request, work: Work) -> int:
         """Queues the request for a slot, and returns its position from 1."""
         if self.order is None:
             self.order = FairOrder(Shares())
-        self.pending[request_id] = work
+        self.pending[request.id] = work
         self.changes.note(self.node_id)
-        return self.order.add(request_id, tenant)
+        return self.order.add(request.id, request.tenant, request.member)
 
     def next(self) -> RequestId | None:
         """The request that gets the next slot."""
@@ -74,11 +77,15 @@ class Queue:
     def is_idle(self) -> bool:
         return not self.in_flight and not self.pending
 
-    def leave(self, request_id: RequestId) -> None:
+    def leave(self, request: Request, now: float | None) -> None:
+        """Removes the request. If it was running until `now`, its tenant is charged for the time it really took."""
         self.changes.note(self.node_id)
-        self.in_flight.pop(request_id, None)
-        if self.pending.pop(request_id, None) is not None and self.order is not None:
-            self.order.remove(request_id)
+        work = self.in_flight.pop(request.id, None)
+        if work is not None and work.charged_s and self.order is not None and now is not None:
+            difference_s = now - work.started_at - work.charged_s
+            self.order.shares.correct(request.tenant, difference_s, request.member)
+        if self.pending.pop(request.id, None) is not None and self.order is not None:
+            self.order.remove(request.id)
 
 
 class Queues:

@@ -52,8 +52,13 @@ class Request:
     key_id: str = ""
     """The id of its API key; empty without a key."""
     tenant: str = ""
-    """The tenant for turns and shares: a key, else an app, else a client machine; empty if tenants are not
-    distinguished."""
+    """The tenant for turns and shares: a key, else a client machine; empty if tenants are not distinguished."""
+    member: str = ""
+    """Who shares the tenant's turns: a user, else an app; empty if nobody is distinguished."""
+    user: str = ""
+    """The user that a trusted client names, as it is stored; empty if none is named."""
+    app: str = ""
+    """The app that the client's headers name; empty if they name none."""
     fingerprint: int = 0
     """A salted hash of its body, computed only while a body is suspected of crashing nodes; else 0."""
     only_node: str = ""

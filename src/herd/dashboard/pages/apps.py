@@ -1,6 +1,6 @@
 """Builds the answers of the apps page: how much each app uses the fleet, and how long its requests wait.
 
-The app of a request is its first tag, else its API key, else its client address.
+The app of a request is its first tag, else what its headers name, else its API key, else its client address.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from herd.text import duration, number
 
 
 class AppLine(Struct, frozen=True, kw_only=True):
-    """`kind`: "tag", "user" (a tag `user:NAME`), "key", or "unlabelled" (then `app` is "Unknown app (ADDRESS)").
+    """`kind`: "tag", "client" (an app that its headers name), "user" (a tag `user:NAME`), "key", or "unlabelled"
+    (then `app` is "Unknown app (ADDRESS)").
     `busy_s` is the compute time that the app used, `share` its share of all compute time, 0..1. `dialects` counts
     the requests of each client API."""
 
@@ -72,11 +73,13 @@ class AppsDaily(Struct, frozen=True):
 
 
 class UsageReport(Struct, frozen=True):
-    """`GET usage?days=`: rows by day, node and model, by tag, and by key, with the field names of ollama-herd."""
+    """`GET usage?days=`: rows by day, node and model, by tag, and by key, with the field names of ollama-herd; and by
+    user (`user_kind`: "user", "key" or "address") with `gpu_s`, the seconds of nodes that were used."""
 
     by_day: tuple[dict[str, object], ...]
     by_tag: tuple[dict[str, object], ...]
     by_key: tuple[dict[str, object], ...]
+    by_user: tuple[dict[str, object], ...]
     totals: dict[str, object]
 
 
@@ -139,14 +142,6 @@ def label(kind: str, app: str) -> str:
     if kind == "unlabelled":
         return f"Unknown app ({app})" if app else "Unknown app"
     return f"key {app}" if kind == "key" else "other apps" if kind == "other" else app
-
-
-def app_of(tags: Sequence[object], key_id: str | None, client_ip: str | None) -> tuple[str, str]:
-    """Kind and app of a request, as in the roll-ups."""
-    if tags:
-        tag = str(tags[0])
-        return ("user" if tag.startswith("user:") else "tag"), tag
-    return ("key", key_id) if key_id else ("unlabelled", client_ip or "")
 
 
 def summary(apps: Sequence[AppLine]) -> str:

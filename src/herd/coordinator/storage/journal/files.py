@@ -54,6 +54,8 @@ class Admission(msgspec.Struct, array_like=True, frozen=True, kw_only=True):
     key_id: str
     prompt_tokens: int
     size_bytes: int
+    user: str = ""
+    app: str = ""
 
 
 class EndedAttempt(msgspec.Struct, array_like=True, frozen=True, kw_only=True):
@@ -135,6 +137,8 @@ class Journal:
             request.key_id,
             request.prompt_tokens,
             request.size_bytes,
+            request.user,
+            request.app,
         )
         self._running[request.id] = values
         self._admissions.append(values)

@@ -77,6 +77,8 @@ def _request(admission: Admission) -> Request:
         key_id=admission.key_id,
         prompt_tokens=admission.prompt_tokens,
         size_bytes=admission.size_bytes,
+        user=admission.user,
+        app=admission.app,
     )
 
 

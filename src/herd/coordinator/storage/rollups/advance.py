@@ -16,7 +16,7 @@ ROWS_PER_STEP = 5_000
 """Traces summed up in one transaction: about 100 ms."""
 
 BEHIND = "SELECT 1 FROM request_traces WHERE id > (SELECT trace_id FROM sum_progress) LIMIT 1"
-_GROUPED = ("bucket", "node_id", "model", "app_kind", "app", "tags", "key_id", "dialect")
+_GROUPED = ("bucket", "node_id", "model", "app_kind", "app", "user_kind", "user", "tags", "key_id", "dialect")
 _CONDITIONS = ("original_model", "request_kind", "status", "fallback_used", "is_moved")
 """The columns that `Kind.where` uses, with as few different values as these conditions need."""
 _GROUP = ", ".join((*_GROUPED, *_CONDITIONS))
@@ -75,7 +75,7 @@ def add_sums(kind: Kind, size: int, source: str, where: str, columns: tuple[str,
     """The statement that adds these columns of a table with combined rows to the sums of one kind and bucket size."""
     values = ", ".join(f"{COLUMN_OF[name].combined_by}({name})" for name in columns)
     return f"""INSERT INTO sums (kind, size, subject, bucket, {", ".join(columns)})
-        SELECT {kind.number}, {size}, COALESCE(s.id, {kind.number}), bucket / {size} * {size}, {values}
+        SELECT {kind.number}, {size}, COALESCE(s.id, {kind.beyond_limit}), bucket / {size} * {size}, {values}
         FROM {_with_subject(kind, source)} WHERE {where} GROUP BY 3, 4
         ON CONFLICT (kind, size, subject, bucket) DO UPDATE SET
             {", ".join(COLUMN_OF[name].added() for name in columns)}"""  # noqa: S608
@@ -85,7 +85,8 @@ def add_bins(kind: Kind, size: int, source: str, where: str) -> str:
     """The same for histograms."""
     measures = ", ".join(str(int(measure)) for measure in kind.measures)
     return f"""INSERT INTO sum_bins
-        SELECT {kind.number}, {size}, COALESCE(s.id, {kind.number}), bucket / {size} * {size}, measure, bin, SUM(count)
+        SELECT {kind.number}, {size}, COALESCE(s.id, {kind.beyond_limit}), bucket / {size} * {size}, measure, bin,
+            SUM(count)
         FROM {_with_subject(kind, source)} WHERE {where} AND measure IN ({measures}) GROUP BY 3, 4, 5, 6
         ON CONFLICT (kind, size, subject, bucket, measure, bin)
         DO UPDATE SET count = count + excluded.count"""  # noqa: S608

@@ -5,10 +5,15 @@ from __future__ import annotations
 from herd.coordinator.storage.rollups.tables import COLUMN_OF, MINUTE_S, Kind
 
 APP_COLUMNS = """
-    CASE WHEN first_tag LIKE 'user:%' THEN 'user' WHEN first_tag IS NOT NULL THEN 'tag'
-        WHEN key_id IS NOT NULL THEN 'key' ELSE 'unlabelled' END AS app_kind,
-    COALESCE(CAST(first_tag AS TEXT), key_id, client_ip, '') AS app"""
-"""The app of a request is its first tag, else its key, else the client's address."""
+    CASE WHEN first_tag LIKE 'user:%' AND app_name IS NULL THEN 'user'
+        WHEN first_tag IS NOT NULL AND first_tag NOT LIKE 'user:%' THEN 'tag'
+        WHEN app_name IS NOT NULL THEN 'client' WHEN key_id IS NOT NULL THEN 'key' ELSE 'unlabelled' END AS app_kind,
+    COALESCE(CASE WHEN first_tag LIKE 'user:%' THEN app_name END, CAST(first_tag AS TEXT), app_name, key_id, client_ip,
+        '') AS app,
+    CASE WHEN user_id IS NOT NULL THEN 'user' WHEN key_id IS NOT NULL THEN 'key' ELSE 'address' END AS user_kind,
+    COALESCE(user_id, key_id, client_ip, '') AS user"""
+"""The app of a request is its first tag, else what its headers name, else its key, else the client's address; a tag for
+a user counts last of all names. The user is the one that a trusted client names, else the key, else the address."""
 
 SELECT = f"""SELECT id, CAST(timestamp / {MINUTE_S} AS INTEGER) * {MINUTE_S} AS bucket, node_id, model, {APP_COLUMNS},
         CASE WHEN json_valid(tags) THEN tags END AS tags, key_id, COALESCE(original_format, '') AS dialect,
@@ -26,7 +31,20 @@ SELECT = f"""SELECT id, CAST(timestamp / {MINUTE_S} AS INTEGER) * {MINUTE_S} AS 
         FROM request_traces NOT INDEXED
         WHERE id > (SELECT trace_id FROM sum_progress))"""  # noqa: S608 - only constants
 NAMES = (
-    *("id", "bucket", "node_id", "model", "app_kind", "app", "tags", "key_id", "dialect", "original_model"),
+    *(
+        "id",
+        "bucket",
+        "node_id",
+        "model",
+        "app_kind",
+        "app",
+        "user_kind",
+        "user",
+        "tags",
+        "key_id",
+        "dialect",
+        "original_model",
+    ),
     *("request_kind", "status", "timestamp", "fallback_used", "finish_reason", "prompt_tokens", "completion_tokens"),
     *("estimated_tokens", "latency_ms", "ttft_ms", "held_ms", "attempt_ms", "load_ms", "prefill_ms", "decode_ms"),
     *("failure", "error_message", "link_ms"),

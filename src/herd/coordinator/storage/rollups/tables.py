@@ -1,6 +1,6 @@
 """Defines the tables of sums: which kinds of subjects are summed, and which values.
 
-    sum_subjects    what is summed: a pair of node and model, an app, a tag, a key
+    sum_subjects    what is summed: a pair of node and model, an app, a tag, a key, a user
     sums            per kind, bucket size, subject and bucket (its first second, unix time): counts and sums
     sum_bins        the same with a measure: the count of each bin of `rollup_edges`
     sum_progress    the id of the newest trace that is summed up
@@ -105,6 +105,9 @@ _USAGE_COLUMNS = (
 )
 
 
+USER_NUMBER = 10
+
+
 class Kind(NamedTuple):
     """One kind of subjects. `subject` has up to three names, in columns of `fresh.SELECT`; `where` says which traces
     count, `measures` which histograms exist, `other` the names of the subjects beyond the limit. `each` is joined to
@@ -119,6 +122,11 @@ class Kind(NamedTuple):
     measures: tuple[Measure, ...] = ()
     other: tuple[str, ...] = ("", "", "")
     each: str = ""
+
+    @property
+    def beyond_limit(self) -> int:
+        """The id of the subject for everything beyond the limit; ids from 1 to 9 were reserved in schema 12."""
+        return self.number if self.number < USER_NUMBER else -self.number
 
     @property
     def names(self) -> str:
@@ -144,19 +152,21 @@ TAG = Kind(
     each=", json_each(tags) AS each_tag",
 )
 KEY = Kind(9, ("key_id",), f"{_ENDED} AND key_id IS NOT NULL", _USAGE_COLUMNS, _LONG_SIZES, other=(OTHER, "", ""))
-KINDS = (ALL, PAIR, APP, APP_MODEL, APP_DIALECT, FALLBACK, USAGE, TAG, KEY)
+USER = Kind(
+    USER_NUMBER, ("user_kind", "user"), "true", (*_USAGE_COLUMNS, "busy_ms"), _LONG_SIZES, other=("other", "", "")
+)
+KINDS = (ALL, PAIR, APP, APP_MODEL, APP_DIALECT, FALLBACK, USAGE, TAG, KEY, USER)
 EARLIER_KINDS = (ALL, PAIR, APP, APP_MODEL)
 """The kinds that can be made of the roll-ups of schema 5 to 11."""
 
 _DEFINED = ", ".join(f"{one.name} {one.type} NOT NULL DEFAULT 0" for one in COLUMNS)
-# The subject with the number of its kind is that of everything beyond the limit.
 TABLES = (
     """CREATE TABLE IF NOT EXISTS sum_subjects (
         id INTEGER PRIMARY KEY, kind INTEGER NOT NULL, a TEXT NOT NULL, b TEXT NOT NULL, c TEXT NOT NULL,
         UNIQUE (kind, a, b, c)
     )""",
     *(
-        f"INSERT OR IGNORE INTO sum_subjects VALUES ({one.number}, {one.number}, "  # noqa: S608
+        f"INSERT OR IGNORE INTO sum_subjects VALUES ({one.beyond_limit}, {one.number}, "  # noqa: S608
         f"'{one.other[0]}', '{one.other[1]}', '{one.other[2]}')"
         for one in KINDS
     ),

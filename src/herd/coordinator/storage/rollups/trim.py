@@ -26,7 +26,8 @@ _DELETE_OLD = (
     _OLD.format(table="sum_bins", more=", measure, bin", ages=_AGES),
 )
 _SIZES = f"({MINUTE_S}, {HOUR_S}, {DAY_S})"
-_DELETE_UNUSED = f"""DELETE FROM sum_subjects WHERE id > MAX(?, {KINDS[-1].number}) AND id <= ? AND NOT EXISTS (
+_RESERVED_MAX = max(kind.beyond_limit for kind in KINDS)
+_DELETE_UNUSED = f"""DELETE FROM sum_subjects WHERE id > MAX(?, {_RESERVED_MAX}) AND id <= ? AND NOT EXISTS (
     SELECT 1 FROM sums r WHERE r.kind = sum_subjects.kind AND r.size IN {_SIZES}
         AND r.subject = sum_subjects.id)"""  # noqa: S608 - only constants
 

@@ -1,0 +1,133 @@
+"""Tests users of a chat server that share one key: turns, usage, and that no name is stored or forwarded."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from access_fixtures import CHAT, a_key, ask
+from fakes.faults import Gate
+from fakes.fleet import Fleet, running_fleet, settings_for_tests
+from fakes.ollama.server import FakeModel, FakeOllama, FakeSettings
+from herd.coordinator.api.overview import usage_report
+from herd.trust.identity import IdentitySettings
+
+USERS = tuple(f"person{number}@example.org" for number in range(12))
+
+
+@contextmanager
+def one_slot_fleet(**identity: Any) -> Iterator[tuple[FakeOllama, Fleet]]:
+    settings = replace(settings_for_tests(), identity=IdentitySettings(**identity))
+    node = FakeOllama([FakeModel(name="m", answer_tokens=2)], FakeSettings(num_parallel=1))
+    with node, running_fleet({"alpha": node}, settings=settings) as fleet:
+        yield node, fleet
+
+
+def open_webui(user: str) -> dict[str, str]:
+    """The headers that Open WebUI sends with ENABLE_FORWARD_USER_INFO_HEADERS=true."""
+    return {
+        "X-OpenWebUI-User-Name": "Person%20Example",
+        "X-OpenWebUI-User-Id": f"id-of-{user}",
+        "X-OpenWebUI-User-Email": user,
+        "X-OpenWebUI-User-Role": "user",
+        "User-Agent": "Python/3.11 aiohttp/3.12.15",
+    }
+
+
+def stored(fleet: Fleet) -> None:
+    """Returns when every trace is in the database."""
+    fleet.settle()
+    assert fleet.coordinator.store.flush()
+
+
+def usage(fleet: Fleet) -> dict[str, Any]:
+    stored(fleet)
+    report: Any = fleet.coordinator.store.read(usage_report, 0.0)
+    return {row["user"]: row for row in report["by_user"] if row["user_kind"] == "user"}
+
+
+def test_twelve_users_of_one_key_take_turns_and_are_counted() -> None:
+    with one_slot_fleet() as (node, fleet):
+        key = a_key(fleet, names_users=True)
+        admin = a_key(fleet, scopes=["admin"])
+        gate = Gate(at="request")
+        node.fail(gate)
+        order: list[str] = []
+        threads = []
+        core = fleet.coordinator.driver.dispatcher
+
+        def one_chat(user: str) -> None:
+            assert ask(fleet, "POST", "/api/chat", CHAT, **key, **open_webui(user))[0] == 200
+            order.append(user)
+
+        for number, user in enumerate([USERS[0]] * 6 + list(USERS[1:])):
+            thread = threading.Thread(target=one_chat, args=(user,))
+            thread.start()
+            threads.append(thread)
+            while fleet.on_loop(lambda: len(core.live_requests)) <= number:
+                pass
+        view = ask(fleet, "GET", "/fleet/queue", **admin)[1]["requests"]
+        assert len({one["tenant"] for one in view}) == 12
+        assert all(one["tenant"].startswith("user u-") for one in view)
+        gate.release()
+        for thread in threads:
+            thread.join()
+        flood = [number for number, user in enumerate(order) if user == USERS[0]]
+        assert max(n for n, user in enumerate(order) if user != USERS[0]) < flood[3], "the others wait for a few of it"
+        counted = usage(fleet)
+        assert sorted(row["request_count"] for row in counted.values()) == [1] * 11 + [6]
+        assert all(row["gpu_s"] > 0 and row["total_completion_tokens"] for row in counted.values())
+        heads = str([one.headers for one in node.inference]).lower()
+        assert "person" not in heads and "x-openwebui" not in heads
+        files = b"".join(path.read_bytes() for path in fleet.data_dir.rglob("*") if path.is_file())
+        assert b"person0" not in files and b"example.org" not in files and b"Person%20" not in files
+
+
+@pytest.mark.parametrize(
+    ("identity", "wanted_key", "is_known"),
+    [
+        ({}, {}, False),
+        ({}, {"names_users": True}, True),
+        ({"trusted": ("127.0.0.0/8",)}, None, True),
+        ({"trusted": ("192.0.2.0/24",)}, None, False),
+    ],
+)
+def test_users_count_only_from_trusted_keys_and_addresses(
+    identity: dict[str, Any], wanted_key: dict[str, Any] | None, is_known: bool
+) -> None:
+    with one_slot_fleet(**identity, shows_names=True) as (_, fleet):
+        key = a_key(fleet, **wanted_key) if wanted_key is not None else {}
+        ask(fleet, "POST", "/api/chat", CHAT, **key, **open_webui(USERS[0]))
+        body = {**CHAT, "metadata": {"user_id": "user_d_account_acc_session_1"}}
+        ask(fleet, "POST", "/v1/chat/completions", {**CHAT, "safety_identifier": "s-7"}, **key)
+        ask(fleet, "POST", "/v1/messages", {**body, "max_tokens": 9}, **key)
+        ask(fleet, "POST", "/v1/chat/completions", {**body, "user": "bob"}, **key)
+        assert set(usage(fleet)) == ({USERS[0], "s-7", "acc", "bob"} if is_known else set())
+
+
+def test_an_e_mail_address_in_the_body_is_a_hash_in_every_tag() -> None:
+    with one_slot_fleet() as (_, fleet):
+        ask(fleet, "POST", "/v1/chat/completions", {**CHAT, "user": USERS[3]})
+        stored(fleet)
+        [trace] = fleet.get("/dashboard/api/traces")["traces"]
+        assert trace["tags"][0].startswith("user:u-") and trace["user_id"] is None
+
+
+def test_traces_have_the_app_and_can_be_filtered_by_user() -> None:
+    with one_slot_fleet(trusted=("127.0.0.1/32",), shows_names=True) as (_, fleet):
+        for user in USERS[:2]:
+            ask(fleet, "POST", "/api/chat", CHAT, **open_webui(user))
+        ask(fleet, "POST", "/api/chat", CHAT, **{"User-Agent": "claude-cli/2.0.14 (external, cli)"})
+        stored(fleet)
+        [trace] = fleet.get(f"/dashboard/api/traces?user={USERS[1]}")["traces"]
+        assert (trace["user_id"], trace["app_name"]) == (USERS[1], "Open WebUI")
+        assert {one["app_name"] for one in fleet.get("/dashboard/api/traces")["traces"]} == {
+            "Open WebUI",
+            "Claude Code",
+        }
+        assert {one["kind"] for one in fleet.get("/dashboard/api/apps?range=1h")["apps"]} == {"client"}
