@@ -250,6 +250,17 @@ def engines() -> str:
         "`herd-node` detects engines on their default ports; `--engine` and `--engine-url` name another one. "
         "`--engine embedded` starts the agent's own llama.cpp with a small model that is installed as a package.",
         table(("engine", "description"), rows),
+        "## Engines with an API key",
+        "Set the key on the engine's machine: `FLEET_NODE_ENGINE_KEY=KEY herd-node`, or its file in "
+        "`FLEET_NODE_ENGINE_KEY_FILE`, which is read again when it changes. The agent sends the key only to engines "
+        "that require one, and adds it to the coordinator's requests on that machine; the coordinator never has it. If "
+        "an engine answers 401, `herd health` names the machine and the setting.",
+        "## Several engines",
+        "`FLEET_NODE_ENGINES` lists the engines of a machine instead of detecting them. An entry is a URL, with the "
+        "kind of the table before it (`KIND=URL`), and with a key of its own after it: `;key=KEY` or `;key_file=FILE`.",
+        "```\n"
+        "FLEET_NODE_ENGINES=ollama=http://127.0.0.1:11434,vllm=http://127.0.0.1:8000;key_file=/etc/vllm.key herd-node\n"
+        "```",
     )
 
 

@@ -29,6 +29,7 @@ from herd.agent.availability import AvailabilityLearner, UsageSample, decode, en
 from herd.agent.coordinator_link import CoordinatorLink, HeartbeatReply, LinkSettings
 from herd.agent.embedded import Embedded, EmbeddedSettings
 from herd.agent.engine_forwarder import ForwarderSettings
+from herd.agent.engine_list import EngineKeySettings
 from herd.agent.engine_watch import EngineWatch
 from herd.agent.forwarders import EngineForwarders, is_this_machine
 from herd.agent.hardware import bandwidth_gbps
@@ -107,6 +108,7 @@ class Settings:
     agent: AgentSettings = field(default_factory=AgentSettings)
     log: LogSettings = field(default_factory=LogSettings)
     engines: EngineSettings = field(default_factory=EngineSettings)
+    engine_keys: EngineKeySettings = field(default_factory=EngineKeySettings)
     embedded: EmbeddedSettings = field(default_factory=EmbeddedSettings)
     link: LinkSettings = field(default_factory=LinkSettings)
     join: JoinSettings = field(default_factory=JoinSettings)
@@ -131,7 +133,8 @@ class Agent:
             secrets.token_bytes(pairing.KEY_BYTES),
         )
         self.link = CoordinatorLink(settings.link, rng, self._identity)
-        self.engines = Engines(discover(herd.engines, Engine, "ENGINE"), settings.engines)
+        known = discover(herd.engines, Engine, "ENGINE")
+        self.engines = Engines(known, settings.engines, keys=settings.engine_keys)
         self.embedded = Embedded(settings.embedded, self._set_embedded_url)
         self._sensors = discover(herd.agent.sensors, Sensor, "SENSOR")
         self._sensor_paths = SensorPaths()
@@ -218,13 +221,28 @@ class Agent:
 
     async def _endpoints(self, local_engines: list[LocalEngine]) -> list[tuple[LocalEngine, EngineEndpoint]]:
         """Each engine with the endpoint that the coordinator uses: the engine itself or its forwarder."""
-        urls = {local.url: local.url for local in local_engines}
+        urls = {local.url: local.url for local in local_engines if not local.key}
         if self.settings.agent.uses_forwarders:
-            urls = await self._forwarders.urls([local.url for local in local_engines], self.link.url)
+            keys = {local.url: local.key for local in local_engines if local.key}
+            urls = await self._forwarders.urls([local.url for local in local_engines], self.link.url, keys)
         endpoints = [
             (local, self.engines.endpoint(local, urls[local.url])) for local in local_engines if local.url in urls
         ]
         return [(local, await self._with_registry(local, endpoint)) for local, endpoint in endpoints]
+
+    def _unusable(self, local_engines: list[LocalEngine]) -> list[EngineEndpoint]:
+        """Engines that are announced only so that the coordinator's health page says what to do about them."""
+        without_forwarder = [
+            EngineEndpoint(
+                local.engine.kind,
+                local.url,
+                problem=f"{local.engine.title} requires an API key, and without forwarder no request can have it",
+                remedy="Set FLEET_NODE_RELAY=true on this machine and restart herd-node.",
+            )
+            for local in local_engines
+            if local.key and not self.settings.agent.uses_forwarders
+        ]
+        return [*self.engines.refused, *without_forwarder]
 
     async def _with_registry(self, local: LocalEngine, endpoint: EngineEndpoint) -> EngineEndpoint:
         """Adds the URL of the model registry if the engine is an Ollama of this machine."""
@@ -278,7 +296,7 @@ class Agent:
             boot_id=self.boot_id,
             memory=memory,  # type: ignore[arg-type]
             models=models,
-            engines=tuple(endpoint for _, endpoint in endpoints),
+            engines=(*(endpoint for _, endpoint in endpoints), *self._unusable(local_engines)),
             agent_version=__version__,
             connection_failures=self.engines.failures,
             draining=self._is_draining,

@@ -1,7 +1,8 @@
 """Forwards TCP connections from the coordinator to an engine that listens only on this machine.
 
 So Ollama does not have to be exposed to the network: the agent listens on the network, accepts connections from the
-coordinator's address and from this machine, and copies bytes in both directions without reading them.
+coordinator's address and from this machine, and copies bytes in both directions without reading them. To an engine that
+requires an API key, it adds the key to each request (`keyed_requests.py`), and then admits only the coordinator.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from urllib.parse import urlsplit
 
 from herd.addresses import is_loopback, plain_address
 from herd.agent.forwarder_certificate import TlsIdentity
+from herd.agent.keyed_requests import KeyedRequests
+from herd.errors import HerdError
 
 log = logging.getLogger("herd.agent.engine_forwarder")
 
@@ -58,6 +61,7 @@ class EngineForwarder:
         self._target = (parts.hostname or "127.0.0.1", parts.port or 80)
         self._settings = settings
         self._allowed: frozenset[str] = frozenset()
+        self._key = ""
         self._server: asyncio.Server | None = None
         self._open: set[_Connection] = set()
         self._connecting: set[asyncio.Task[None]] = set()
@@ -95,8 +99,22 @@ class EngineForwarder:
             if side.is_client and not self.admits(side.peer_ip):
                 side.abort()
 
+    def use_key(self, key: str) -> None:
+        """The engine requires this key; connections that were opened with another one are closed."""
+        if key == self._key:
+            return
+        self._key = key
+        for side in list(self._open):
+            side.abort()
+
+    def keyed_requests(self) -> KeyedRequests | None:
+        return KeyedRequests(self._key) if self._key else None
+
     def admits(self, ip: str) -> bool:
-        return ip in self._allowed or is_loopback(ip)
+        """With a key, other programs of this machine have to use the engine's own port and their own key."""
+        if not self._key:
+            return ip in self._allowed or is_loopback(ip)
+        return ip in self._allowed or (is_loopback(ip) and any(map(is_loopback, self._allowed)))
 
     def close(self) -> None:
         if self._server is not None:
@@ -159,6 +177,7 @@ class _Connection(asyncio.Protocol):
         self._other = other
         self._buffered: list[bytes] = []
         """Bytes from the client before the engine is connected: uvloop starts to read even if reading is paused."""
+        self._keyed = forwarder.keyed_requests() if other is None else None
         self.needs_proof = False
         """Whether the client still has to send its proof; the bytes so far are in `_buffered`."""
         self.has_ended = False
@@ -200,7 +219,7 @@ class _Connection(asyncio.Protocol):
             self._forwarder.reject(self)
             return
         self.needs_proof = False
-        self._buffered = [received[PROOF_BYTES:]]
+        self._buffered = [self._with_key(received[PROOF_BYTES:])]
         if self.transport is not None:
             self.transport.pause_reading()
         self._forwarder.connect_to_engine(self)
@@ -212,11 +231,26 @@ class _Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self.needs_proof:
             self._read_proof(data)
-        elif self._other is not None and self._other.transport is not None:
+            return
+        data = self._with_key(data)
+        if not data:
+            return
+        if self._other is not None and self._other.transport is not None:
             self._other.transport.write(data)
         elif self.is_client and self.transport is not None:
             self._buffered.append(data)
             self.transport.pause_reading()
+
+    def _with_key(self, data: bytes) -> bytes:
+        """The bytes from the client, with the engine's key in each request."""
+        if self._keyed is None:
+            return data
+        try:
+            return self._keyed.feed(data)
+        except HerdError as error:
+            log.warning("a connection to an engine with a key was closed: %s", error)
+            self.abort()
+            return b""
 
     def eof_received(self) -> bool:
         """Half-closes the other connection too; it may still send. When both have ended, both are closed."""

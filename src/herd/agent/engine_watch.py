@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable
 
+from herd.agent.engine_list import authorization
 from herd.agent.engine_silence import PROBE_EVERY_S
 from herd.agent.inventory import Engines, LocalEngine
 from herd.http1.client import request
@@ -54,7 +55,9 @@ class EngineWatch:
         sent = local.engine.sign_of_life()
         has_answer = False
         try:
-            response = await request(sent.method, local.url + sent.path, sent.body, PROBE_MAX_S)
+            response = await request(
+                sent.method, local.url + sent.path, sent.body, PROBE_MAX_S, authorization(local.key)
+            )
             has_answer = not response.problem.startswith(REFUSED)
         finally:
             local.silence.probe_ended(has_answer)

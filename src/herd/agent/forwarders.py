@@ -1,7 +1,7 @@
 """Decides for each engine whether the coordinator reaches it directly or through a forwarder.
 
 The coordinator connects only to the address that this machine has towards it. An engine that listens on that address is
-reached directly; every other engine (loopback only, or on another machine) gets a forwarder.
+reached directly; every other engine (loopback only, on another machine, or with an API key) gets a forwarder.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from urllib.parse import urlsplit
 
 from herd.addresses import host_and_port
@@ -19,6 +20,7 @@ from herd.agent.forwarder_certificate import TlsIdentity
 log = logging.getLogger("herd.agent.forwarders")
 
 PROBE_S = 1.0
+NO_KEYS: Mapping[str, str] = MappingProxyType({})
 
 
 class EngineForwarders:
@@ -31,8 +33,13 @@ class EngineForwarders:
         self._is_warned = False
         self._forwarders: dict[str, tuple[EngineForwarder, int]] = {}
 
-    async def urls(self, engines: Sequence[str], coordinator_url: str) -> dict[str, str]:
-        """The URL to announce for each engine's URL. An engine whose forwarder cannot listen is left out."""
+    async def urls(
+        self, engines: Sequence[str], coordinator_url: str, keys: Mapping[str, str] = NO_KEYS
+    ) -> dict[str, str]:
+        """The URL to announce for each engine's URL. An engine whose forwarder cannot listen is left out.
+
+        `keys` has the API keys of the engines that require one, by URL.
+        """
         self._close_unneeded(engines)
         if self._identity is not None and not self._identity.proof():
             if not self._is_warned:
@@ -47,7 +54,7 @@ class EngineForwarders:
         host = urlsplit(coordinator_url).hostname or ""
         addresses = await _addresses_of(host)
         here = own_address_towards(addresses[0] if addresses else host)
-        found = {url: await self._url(url, here, frozenset(addresses)) for url in engines}
+        found = {url: await self._url(url, here, frozenset(addresses), keys.get(url, "")) for url in engines}
         return {url: announced for url, announced in found.items() if announced}
 
     def close(self) -> None:
@@ -55,9 +62,10 @@ class EngineForwarders:
             forwarder.close()
         self._forwarders.clear()
 
-    async def _url(self, engine_url: str, here: str, coordinator: frozenset[str]) -> str:
+    async def _url(self, engine_url: str, here: str, coordinator: frozenset[str], key: str) -> str:
         port = urlsplit(engine_url).port or 80
-        if self._identity is None and engine_url not in self._forwarders and await _answers(here, port, engine_url):
+        needs_forwarder = key or self._identity is not None or engine_url in self._forwarders
+        if not needs_forwarder and await _answers(here, port, engine_url):
             return f"http://{host_and_port(here, port)}"
         known = self._forwarders.get(engine_url)
         if known is None:
@@ -68,6 +76,7 @@ class EngineForwarders:
                 log.warning("the forwarder to the engine cannot listen: %s", error, extra={"engine": engine_url})
                 return ""
             log.info("forwarder to the engine started", extra={"engine": engine_url, "port": known[1]})
+        known[0].use_key(key)
         known[0].allow(coordinator)
         address = host_and_port(here, known[1])
         return f"http://{address}" if self._identity is None else f"https://{address}#{self._identity.pin}"

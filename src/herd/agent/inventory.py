@@ -1,7 +1,8 @@
 """Finds the engines of this machine and polls their models and slots for the heartbeat.
 
 It never loads a model. A hung engine must not delay the heartbeat: each request has a short timeout, and the last
-complete inventory is reported until the engine answers again or has missed too many polls.
+complete inventory is reported until the engine answers again or has missed too many polls. An engine that answers 401
+is asked again with the key of the settings, and reported as unusable if that does not help.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from urllib.parse import urlsplit
 
+from herd.agent.engine_list import EngineKeys, EngineKeySettings, InvalidEntry, ListedEngine, authorization, read_entry
 from herd.agent.engine_silence import EngineSilence
 from herd.agent.ollama_environment import OllamaSetup, read_setup
 from herd.bounded import BoundedDict
@@ -36,7 +39,9 @@ DETAILS_MAX = 1024
 """Maximum number of models whose details are cached; the oldest is requested again when needed."""
 OLLAMA = "ollama"
 EMBEDDED = "embedded"
+REMEDY_MAX = 240
 AUTO = "auto"
+UNAUTHORIZED = (401, 403)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +85,16 @@ class EngineSettings:
             "max": 60.0,
         },
     )
+    engines: tuple[str, ...] = field(
+        default=(),
+        repr=False,
+        metadata={
+            "env": "FLEET_NODE_ENGINES",
+            "help": "The engines of this machine instead of detection, e.g. ollama=http://127.0.0.1:11434,"
+            "ollama=http://127.0.0.1:11436,vllm=http://127.0.0.1:8000;key_file=/path.",
+            "secret": True,
+        },
+    )
 
 
 @dataclass(slots=True)
@@ -91,17 +106,37 @@ class LocalEngine:
     last: Inventory | None = None
     misses: int = 0
     silence: EngineSilence = field(default_factory=EngineSilence)
+    key: str = field(default="", repr=False)
+    """The API key that it requires; empty if it requires none."""
+
+
+@dataclass(frozen=True, slots=True)
+class RefusedEngine:
+    """An engine that answered 401 or 403, with the key of the settings or because they have none."""
+
+    engine: Engine
+    url: str
+    status: int
+    had_key: bool
 
 
 class Engines:
     """The engines of this machine."""
 
     def __init__(
-        self, known: Sequence[Engine], settings: EngineSettings, read_setup: Callable[[], OllamaSetup] = read_setup
+        self,
+        known: Sequence[Engine],
+        settings: EngineSettings,
+        read_setup: Callable[[], OllamaSetup] = read_setup,
+        keys: EngineKeySettings | None = None,
     ) -> None:
         self._known = {engine.kind: engine for engine in sorted(known, key=lambda engine: engine.is_generic)}
         self._settings = settings
+        self._listed, self._list_problem = _read_list(settings.engines)
+        self._keys = EngineKeys(keys or EngineKeySettings(), self._listed)
+        self._logged_key_problem = ""
         self._found: dict[str, LocalEngine] = {}
+        self._refused: dict[str, RefusedEngine] = {}
         self._started_here: set[str] = set()
         self._polls = 0
         self._read_setup = read_setup
@@ -115,10 +150,13 @@ class Engines:
     @property
     def problem(self) -> str:
         """Why the settings are invalid; empty if they are valid."""
-        kind = self._settings.engine
-        if kind in (AUTO, EMBEDDED) or kind in self._known:
+        if self._list_problem or self._keys.invalid:
+            return self._list_problem or self._keys.invalid
+        kinds = [self._settings.engine, *(one.kind for one in self._listed if one.kind)]
+        unknown = next((kind for kind in kinds if kind not in (AUTO, EMBEDDED) and kind not in self._known), "")
+        if not unknown:
             return ""
-        return f"unknown engine {kind!r}; valid are {', '.join([AUTO, EMBEDDED, *sorted(self._known)])}"
+        return f"unknown engine {unknown!r}; valid are {', '.join([AUTO, EMBEDDED, *sorted(self._known)])}"
 
     def add(self, kind: str, url: str) -> None:
         """Adds an engine that the agent started itself. It is not probed and is never removed by missed polls."""
@@ -136,6 +174,7 @@ class Engines:
     async def poll(self) -> list[LocalEngine]:
         """Polls every engine; returns those that have reported an inventory."""
         if not self._found or self._polls % SEARCH_EVERY == 0:
+            await self._read_keys()
             await self._search()
         self._polls += 1
         polled = list(self._found.values())
@@ -149,6 +188,26 @@ class Engines:
         if any(local.engine.kind == OLLAMA for local in answering):
             await self._update_setup()
         return answering
+
+    @property
+    def refused(self) -> list[EngineEndpoint]:
+        """The engines that require a key that the settings do not have, with what to do about it."""
+        return [self._refused_endpoint(refused) for refused in self._refused.values()]
+
+    def _refused_endpoint(self, refused: RefusedEngine) -> EngineEndpoint:
+        port = urlsplit(refused.url).port
+        setting = self._keys.setting_of(refused.url)
+        if refused.had_key:
+            problem = (
+                f"{refused.engine.title} on port {port} refuses the API key of the agent (status {refused.status})"
+            )
+            remedy = f"Correct {setting} on this machine, and restart herd-node if it is not in a file."
+        else:
+            problem = f"{refused.engine.title} on port {port} requires an API key (status {refused.status})"
+            remedy = f"Set {setting} on this machine to the engine's key, and restart herd-node."
+        return EngineEndpoint(
+            refused.engine.kind, refused.url, problem=problem, remedy=self._keys.problem[:REMEDY_MAX] or remedy
+        )
 
     def endpoint(self, local: LocalEngine, url: str) -> EngineEndpoint:
         """The engine with the URL at which the coordinator reaches it."""
@@ -187,6 +246,12 @@ class Engines:
         settings = self._settings
         if settings.engine == EMBEDDED:
             return []
+        if self._listed:
+            return [
+                (engine, one.url)
+                for one in self._listed
+                for engine in ([self._known[one.kind]] if one.kind in self._known else self._known.values())
+            ]
         if settings.engine in self._known:
             engine = self._known[settings.engine]
             configured = settings.engine_url or (settings.ollama_host if engine.kind == OLLAMA else "")
@@ -202,12 +267,62 @@ class Engines:
 
     async def _search(self) -> None:
         candidates = [(engine, url) for engine, url in self._candidates() if url not in self._found]
-        responses = await asyncio.gather(*(self._send(url, engine.probe()) for engine, url in candidates))
-        is_configured = self._settings.engine != AUTO
-        for (engine, url), response in zip(candidates, responses, strict=True):
-            if url not in self._found and (engine.recognizes(response) or (is_configured and response.status)):
-                self._found[url] = LocalEngine(engine, url)
-                log.info("engine found", extra={"engine": engine.kind, "url": url})
+        answers = await asyncio.gather(*(self._probe(engine, url) for engine, url in candidates))
+        refused: dict[str, RefusedEngine] = {}
+        for (engine, url), (response, key) in zip(candidates, answers, strict=True):
+            if url in self._found:
+                continue
+            if response.status in UNAUTHORIZED:
+                if self._is_engines_refusal(engine, url, response):
+                    refused.setdefault(url, RefusedEngine(engine, url, response.status, bool(key)))
+            elif engine.recognizes(response) or (self._is_configured(engine, url) and response.status):
+                self._found[url] = LocalEngine(engine, url, key=key)
+                log.info("engine found", extra={"engine": engine.kind, "url": url, "with_key": bool(key)})
+        self._note_refused({url: one for url, one in refused.items() if url not in self._found})
+
+    async def _probe(self, engine: Engine, url: str) -> tuple[EngineResponse, str]:
+        """The answer of whatever listens there, and the key that it was sent: only an engine that requires one."""
+        key = self._keys.key_of(url)
+        needs_key = bool(key) and (engine.guards_only_inference or self._keys.is_own(url))
+        response = await self._send(url, engine.probe(), key if needs_key else "")
+        if key and not needs_key and response.status in UNAUTHORIZED:
+            return await self._send(url, engine.probe(), key), key
+        return response, key if needs_key else ""
+
+    def _is_configured(self, engine: Engine, url: str) -> bool:
+        """Whether the settings say that this kind of engine is at this URL."""
+        return self._settings.engine != AUTO or any(one.kind == engine.kind and one.url == url for one in self._listed)
+
+    def _is_engines_refusal(self, engine: Engine, url: str, response: EngineResponse) -> bool:
+        """Whether a 401 or 403 comes from an engine. On a default port any other program may have sent it."""
+        known = self._refused.get(url)
+        return bool(
+            engine.demands_key(response)
+            or (known is not None and known.engine is engine)
+            or self._is_configured(engine, url)
+            or self._settings.engine_url
+            or any(one.url == url for one in self._listed)
+        )
+
+    def _note_refused(self, refused: dict[str, RefusedEngine]) -> None:
+        for url, one in refused.items():
+            if self._refused.get(url) != one:
+                endpoint = self._refused_endpoint(one)
+                log.warning("%s. %s", endpoint.problem, endpoint.remedy, extra={"engine": one.engine.kind, "url": url})
+        self._refused = refused
+
+    async def _read_keys(self) -> None:
+        """Reads the key files again, so that a changed key needs no restart."""
+        if not self._keys.has_files:
+            return
+        await asyncio.to_thread(self._keys.read)
+        if self._keys.problem != self._logged_key_problem:
+            self._logged_key_problem = self._keys.problem
+            if self._keys.problem:
+                log.warning("%s", self._keys.problem)
+        for local in self._found.values():
+            if local.key:
+                local.key = self._keys.key_of(local.url)
 
     async def _poll(self, local: LocalEngine) -> bool:
         """Updates one engine; returns whether it missed the poll."""
@@ -215,7 +330,11 @@ class Engines:
             # It is frozen, not gone: it stays listed with its last inventory, and the heartbeat is not delayed.
             return True
         requests = local.engine.inventory_requests()
-        responses = tuple(await asyncio.gather(*(self._send(local.url, request) for request in requests)))
+        responses = tuple(await asyncio.gather(*(self._send(local.url, request, local.key) for request in requests)))
+        if any(response.status == 401 for response in responses) or responses[0].status in UNAUTHORIZED:
+            # The key has changed, or has become necessary. The next heartbeat searches it again, with the key.
+            self._refuse(local)
+            return False
         is_complete = all(response.status for response in responses)
         if not is_complete and (local.last is not None or not any(response.status for response in responses)):
             # A partial answer would remove models that exist, so the last complete answer remains.
@@ -225,13 +344,20 @@ class Engines:
         local.last = await self._add_details(local, local.engine.inventory(responses))
         return False
 
+    def _refuse(self, local: LocalEngine) -> None:
+        self._found.pop(local.url, None)
+        self._note_refused(
+            {**self._refused, local.url: RefusedEngine(local.engine, local.url, UNAUTHORIZED[0], bool(local.key))}
+        )
+        self._polls = 0
+
     async def _add_details(self, local: LocalEngine, found: Inventory) -> Inventory:
         """Adds the engine's details about single models. It requests a few in each poll, to keep the poll short."""
         missing = [model for model in found.models if self._key(local, model) not in self._details][:DETAILS_PER_POLL]
         requests = [
             (model, request) for model in missing if (request := local.engine.details_request(model.name)) is not None
         ]
-        responses = await asyncio.gather(*(self._send(local.url, request) for _, request in requests))
+        responses = await asyncio.gather(*(self._send(local.url, request, local.key) for _, request in requests))
         for (model, _), response in zip(requests, responses, strict=True):
             if response.status:
                 self._details[self._key(local, model)] = response
@@ -245,16 +371,28 @@ class Engines:
     def _key(local: LocalEngine, model: ModelInfo) -> tuple[str, str, str]:
         return local.url, model.name, model.digest
 
-    async def _send(self, url: str, engine_request: EngineRequest) -> EngineResponse:
+    async def _send(self, url: str, engine_request: EngineRequest, key: str = "") -> EngineResponse:
         response = await request(
-            engine_request.method, url + engine_request.path, engine_request.body, self._settings.timeout_s
+            engine_request.method,
+            url + engine_request.path,
+            engine_request.body,
+            self._settings.timeout_s,
+            authorization(key),
         )
-        return EngineResponse(response.status, response.body)
+        return EngineResponse(response.status, response.body, response.headers)
 
     async def _update_setup(self) -> None:
         if self._polls >= self._next_setup_poll:
             self._next_setup_poll = self._polls + SETUP_EVERY
             self._setup = await asyncio.to_thread(self._read_setup)
+
+
+def _read_list(entries: Sequence[str]) -> tuple[tuple[ListedEngine, ...], str]:
+    """The listed engines, and what is wrong with the list."""
+    try:
+        return tuple(map(read_entry, entries)), ""
+    except InvalidEntry as error:
+        return (), str(error)
 
 
 def models_at(local: LocalEngine, endpoint: EngineEndpoint) -> list[ModelInfo]:

@@ -189,6 +189,8 @@ def _engines(own: OwnJson, source_ip: str, abilities: Mapping[str, EngineAbiliti
             checks.address(engine.library_url, source_ip) if engine.library_url else "",
             abilities=abilities.get(engine.kind, NO_ABILITIES),
             silent_s=checks.number(engine.silent_s, "herd.engines.silent_s", SILENT_MAX_S),
+            problem=checks.text(engine.problem, "herd.engines.problem"),
+            remedy=checks.text(engine.remedy, "herd.engines.remedy"),
         )
         endpoints.append(endpoint)
         for model in engine.models:

@@ -69,14 +69,16 @@ def _public(report: Report, timestamp: float) -> dict[str, object]:
 def _engine_json(engine: EngineEndpoint, report: Report) -> EngineJson:
     models = [_model_json(model) for model in report.models.values() if model.engine == engine]
     return EngineJson(
-        engine.kind,
-        engine.url,
-        engine.version,
-        engine.slots,
-        engine.models_max,
+        kind=engine.kind,
+        url=engine.url,
+        version=engine.version,
+        slots=engine.slots,
+        models_max=engine.models_max,
         models=models,
         library_url=engine.library_url,
         silent_s=engine.silent_s,
+        problem=engine.problem,
+        remedy=engine.remedy,
     )
 
 

@@ -42,7 +42,7 @@ class ModelJson(_Struct, kw_only=True):
     loaded: LoadedJson | None = None
 
 
-class EngineJson(_Struct):
+class EngineJson(_Struct, kw_only=True):
     kind: str
     url: str
     version: str = ""
@@ -51,6 +51,8 @@ class EngineJson(_Struct):
     models: list[ModelJson] = []
     library_url: str = ""
     silent_s: float = 0.0
+    problem: str = ""
+    remedy: str = ""
 
 
 class GpuJson(_Struct):

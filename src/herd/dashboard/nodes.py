@@ -155,7 +155,7 @@ def slots_of(node: Node) -> int:
         for name, loaded in node.loaded.items()
         if not loaded.is_other_name and (model_info := node.model_info(name)) is not None
     )
-    return of_loaded or max((endpoint.slots for endpoint in node.report.engines), default=0)
+    return of_loaded or max((endpoint.slots for endpoint in node.report.engines if not endpoint.problem), default=0)
 
 
 def state_of(node: Node, running: int, slots: int, now: float) -> tuple[str, str]:
@@ -192,13 +192,15 @@ def _problem(node: Node, heartbeat_age: str, now: float) -> str:
         return f"no heartbeat for {heartbeat_age}"
     if now < node.unreachable_until:
         return f"connections fail; next attempt in {duration((node.unreachable_until - now) * 1000)}"
-    if now < node.unauthorized_until:
+    if any(now < until for until in node.unauthorized_until.values()):
         return (
-            "answers 401 or 403: check the engine's API key or allow-list; if the node was re-installed, pair it again"
+            "an engine answers 401 or 403: set FLEET_NODE_ENGINE_KEY on that machine, or check the engine's allow-list"
         )
     if report.memory.pressure is Pressure.CRITICAL:
         return "critically low on memory"
-    return "no inference engine responds" if not report.engines else ""
+    if any(not endpoint.problem for endpoint in report.engines):
+        return ""
+    return next((endpoint.problem for endpoint in report.engines), "no inference engine responds")
 
 
 def _memory(node: Node) -> MemoryBar:

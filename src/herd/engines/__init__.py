@@ -88,6 +88,8 @@ class Engine(ABC):
     answers_while_busy: bool = False
     """Whether the server answers `sign_of_life` at once while it loads a model, reads a prompt or generates: then no
     answer for seconds means that it is frozen."""
+    guards_only_inference: bool = False
+    """Whether a server with an API key lists its models without one, and refuses inference only."""
     stops_repetition: bool = False
     """Whether the engine ends an answer in which a token repeats without its last part (`ollama/repetition.py`)."""
     error_status_assumed: int = 500
@@ -123,6 +125,10 @@ class Engine(ABC):
     @abstractmethod
     def recognizes(self, response: EngineResponse) -> bool:
         """Whether the response to `probe` came from this kind of engine."""
+
+    def demands_key(self, response: EngineResponse) -> bool:  # noqa: ARG002 - for engines that override it
+        """Whether the response to `probe`, with status 401 or 403, certainly came from this kind of engine."""
+        return False
 
     @abstractmethod
     def inventory_requests(self) -> tuple[EngineRequest, ...]:

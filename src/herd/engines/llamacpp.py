@@ -104,6 +104,10 @@ class LlamaCpp(OpenAICompatible):
         """While llama.cpp loads its model, it answers every request with 503 and this message, which is also unique."""
         return _props(response) is not None or (response.status == 503 and b"Loading model" in response.body)
 
+    def demands_key(self, response: EngineResponse) -> bool:
+        """With `--api-key`, /props and inference need the key; the list of models does not (b11549)."""
+        return b"Invalid API Key" in response.body and b"authentication_error" in response.body
+
     def inventory_requests(self) -> tuple[EngineRequest, ...]:
         """/slots is optional: it can be disabled (501), and a router does not have it (400)."""
         return (EngineRequest("GET", "/v1/models"), EngineRequest("GET", "/props"), EngineRequest("GET", "/slots"))

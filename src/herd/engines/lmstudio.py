@@ -62,6 +62,10 @@ class LmStudio(OpenAICompatible):
         """Only LM Studio has this path. Without any model, LM Studio answers with an empty list."""
         return model_list.is_list(response.status, response.body)
 
+    def demands_key(self, response: EngineResponse) -> bool:
+        """The answer of 0.4 with "Require Authentication"."""
+        return b"LM Studio API token" in response.body
+
     def inventory_requests(self) -> tuple[EngineRequest, ...]:
         return (EngineRequest("GET", "/api/v0/models"),)
 

@@ -54,6 +54,10 @@ class VLlm(OpenAICompatible):
     def recognizes(self, response: EngineResponse) -> bool:
         return any(entry.owned_by == "vllm" for entry in model_list.entries(response.status, response.body))
 
+    def demands_key(self, response: EngineResponse) -> bool:
+        """With `--api-key`, everything below /v1 answers this. SGLang has copied it, and has another port."""
+        return response.body.replace(b" ", b"") == b'{"error":"Unauthorized"}'
+
     def count_request(self, model: str, text: str) -> EngineRequest | None:
         body = {"model": model, "prompt": text, "add_special_tokens": False}
         return EngineRequest("POST", "/tokenize", msgspec.json.encode(body))

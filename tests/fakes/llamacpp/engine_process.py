@@ -25,6 +25,8 @@ def serve(path: str, wanted: dict[str, object]) -> xllamacpp.Server:
     params.endpoint_metrics = True
     params.endpoint_props = True
     params.embedding = bool(wanted["embedding"])
+    if wanted["api_key"]:
+        params.api_keys = [str(wanted["api_key"])]
     params.verbosity = 0
     # One thread each, because dozens of busy-waiting engines on two cores would starve each other.
     params.cpuparams.n_threads = 1

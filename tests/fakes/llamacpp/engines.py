@@ -30,6 +30,8 @@ class EngineSettings:
     context_tokens: int = 4096
     """The context window of each slot."""
     embedding: bool = False
+    api_key: str = ""
+    """The key that it requires, as with `llama-server --api-key`."""
 
 
 class LlamaEngine:

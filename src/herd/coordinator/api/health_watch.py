@@ -143,7 +143,7 @@ class HealthWatch:
             silent_s=max(0.0, now - node.last_heartbeat_at),
             returns=node.returns,
             is_reachable=node.unreachable_until <= now,
-            is_authorized=node.unauthorized_until <= now,
+            is_authorized=all(until <= now for until in node.unauthorized_until.values()),
             running=sum(len(queue.in_flight) for queue in queues),
             pending=sum(len(queue.pending) for queue in queues),
             clock_ahead_s=report.clock_s - heartbeat_at

@@ -171,6 +171,7 @@ def node_view(node: Node, dispatcher: Dispatcher, now: float, models: object) ->
                 "models_max": e.models_max,
                 "silent_s": round(e.silent_s, 1),
                 "problem": e.problem,
+                "remedy": e.remedy,
             }
             for e in report.engines
         ],

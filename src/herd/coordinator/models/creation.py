@@ -139,7 +139,7 @@ class ModelCreation:
     def _endpoint(self, node: Node) -> EngineEndpoint | None:
         if not transfer_queue.can_download(node):
             return None
-        return next((one for one in node.report.engines if one.abilities.serves_ollama_api), None)
+        return next((one for one in node.report.engines if one.abilities.serves_ollama_api and not one.problem), None)
 
     def _best(self, size_bytes: int) -> Node:
         """The node with enough disk space that runs large models best. Raises `OperationFailed`."""

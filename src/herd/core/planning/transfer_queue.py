@@ -215,7 +215,7 @@ def versions(fleet: Fleet, model: ModelName) -> dict[str, list[NodeId]]:
 def can_download(node: Node) -> bool:
     """Whether the node is online and has an engine that downloads models."""
     is_online = node.liveness in (Liveness.ONLINE, Liveness.DEGRADED) and not node.report.is_leaving
-    return is_online and any(endpoint.abilities.can_pull for endpoint in node.report.engines)
+    return is_online and any(endpoint.abilities.can_pull and not endpoint.problem for endpoint in node.report.engines)
 
 
 def holders(fleet: Fleet, model: ModelName) -> list[NodeId]:

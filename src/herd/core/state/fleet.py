@@ -86,6 +86,8 @@ class EngineState:
     """Seconds since which it accepts connections but answers nothing, by its agent; 0 if it answers or is unknown."""
     problem: str = field(default="", compare=False)
     """Why the coordinator cannot use it; empty if it can."""
+    remedy: str = field(default="", compare=False)
+    """What to do about `problem`, if its agent knows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,8 +225,8 @@ class Node:
     connect_failures: int = 0
     refused_at: float = -math.inf
     """When the node last refused a connection."""
-    unauthorized_until: float = 0.0
-    """The engine rejected the coordinator's key: no request is sent until then."""
+    unauthorized_until: dict[str, float] = field(default_factory=dict)
+    """Engines, by URL, that answered 401 or 403: no request is sent to them until then."""
     returned_at: float = -math.inf
     """When its heartbeats last returned after it had counted as offline."""
     returns: int = 0

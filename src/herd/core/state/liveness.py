@@ -124,7 +124,8 @@ class LivenessTracker:
 
     def clear_failures(self, node: Node) -> None:
         """Clears all failures of a node that has restarted."""
-        node.unreachable_until, node.connect_failures, node.unauthorized_until = 0.0, 0, 0.0
+        node.unreachable_until, node.connect_failures = 0.0, 0
+        node.unauthorized_until.clear()
         for pair in [p for p in self._records if p[0] == node.id]:
             del self._records[pair]
 
@@ -149,7 +150,9 @@ class LivenessTracker:
         if failure.kind is FailureKind.CONNECT:
             self._count_refused_connection(node, now)
         elif failure.kind is FailureKind.UNAUTHORIZED:
-            node.unauthorized_until = now + UNAUTHORIZED_S
+            model_info = node.model_info(model)
+            if model_info is not None:
+                node.unauthorized_until[model_info.engine.url] = now + UNAUTHORIZED_S
         else:
             self._count_failure(node.id, model, now)
 

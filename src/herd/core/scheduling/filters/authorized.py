@@ -8,9 +8,11 @@ from herd.core.state.request import Request
 
 
 def rejection_reason(request: Request, candidate: Candidate) -> str | None:
-    node = candidate.node
-    if node.unauthorized_until > candidate.at:
-        wait_s = node.unauthorized_until - candidate.at
+    refused = candidate.node.unauthorized_until
+    if not refused:
+        return None
+    wait_s = refused.get(candidate.model_info.engine.url, 0.0) - candidate.at
+    if wait_s > 0.0:
         return f"its engine answered 401 or 403: check the engine's API key or allow-list; next try in {wait_s:.0f} s"
     return None
 

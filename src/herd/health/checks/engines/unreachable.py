@@ -30,10 +30,11 @@ def find(snapshot: Snapshot) -> Iterator[Finding]:
         yield Finding(
             severity=Severity.CRITICAL,
             title=f"{names(node.id for node in unauthorized)}: requests are answered with 401 or 403",
-            cause="Possible causes: a wrong API key of the engine, its allow-list, or a node that was re-installed.",
+            cause="The engine of that machine requires an API key that its agent does not send, or has an allow-list.",
             evidence=tuple(Evidence(node.id, "answers 401 or 403") for node in unauthorized),
-            remedy="Check the engine's API key or allow-list; if the node was re-installed, pair it again.",
-            commands=anywhere("herd nodes invite"),
+            remedy=f"On {names(node.id for node in unauthorized)}, set the engine's key and restart herd-node; "
+            "if the machine was re-installed, pair it again.",
+            commands=(*anywhere("herd nodes invite"), *anywhere("FLEET_NODE_ENGINE_KEY=KEY herd-node")),
             nodes=tuple(node.id for node in unauthorized),
             key="key",
         )
