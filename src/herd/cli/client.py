@@ -34,6 +34,10 @@ class NotReached(CliError):
     """No coordinator answers at this URL: nothing does, or another program."""
 
 
+class KeyNeeded(CliError):
+    """The coordinator refused the request because of its API key, or because there was none (status 401)."""
+
+
 @dataclass(frozen=True, slots=True)
 class CoordinatorClient:
     """One coordinator by its URL, e.g. http://localhost:11435; created by `coordinator_at`."""
@@ -151,15 +155,16 @@ def _refused(url: str, path: str, response: http.client.HTTPResponse) -> CliErro
     message, headers = _error_message(response), _headers(response)
     if message is None:
         return _not_a_coordinator(url)
+    kind = KeyNeeded if response.status == 401 else CliError
     if request_id := headers.get("x-fleet-request"):
         return CliError(message, f"for the routing decision run: herd why {request_id}")
     if ": herd " in message:
         # The message already names the next command.
-        return CliError(message)
+        return kind(message)
     if message == "invalid model name":
         return CliError(message, "a name has the form [HOST/][NAMESPACE/]MODEL[:TAG], without spaces, e.g. qwen3:8b")
     if response.status == 401:
-        return CliError(message, f"run the command with an API key: {KEY_VARIABLE}=KEY herd ...")
+        return kind(message, f"run the command with an API key: {KEY_VARIABLE}=KEY herd ...")
     if path.startswith("/fleet/nodes"):
         return CliError(message, "list paired and pending nodes with: herd nodes")
     if path.startswith("/fleet/keys"):

@@ -79,12 +79,12 @@ class Stage:
 
     def direct(self, agent: Agent, kind: str) -> Played:
         engine = self.engine(kind, True)
-        return self._play(agent, engine, engine.url)
+        return self.play(agent, engine, engine.url)
 
     def through_herd(self, agent: Agent, kind: str) -> Played:
-        return self._play(agent, self.engine(kind, False), self.fleet(kind).url)
+        return self.play(agent, self.engine(kind, False), self.fleet(kind).url)
 
-    def _play(self, agent: Agent, engine: EngineProcess, url: str) -> Played:
+    def play(self, agent: Agent, engine: EngineProcess, url: str) -> Played:
         self.runs += 1
         task = Task(self.folder / f"task {self.runs}")
         task.prepare()

@@ -11,10 +11,10 @@ from herd import __version__
 from herd.cli import aliases as alias_command
 from herd.cli import bench as bench_command
 from herd.cli import chat as chat_command
+from herd.cli import client_commands, model_commands, settings
 from herd.cli import diagnose as diagnose_command
 from herd.cli import doctor as doctor_command
 from herd.cli import health as health_command
-from herd.cli import model_commands, settings
 from herd.cli import models as models_command
 from herd.cli import nodes_and_keys as access
 from herd.cli import recommend as recommend_command
@@ -451,5 +451,5 @@ def remove_alias(name: AliasName, json: Json = False, url: Url = None) -> None:
     alias_command.remove(settings.coordinator(url), name, json)
 
 
-for _command in model_commands.COMMANDS:
+for _command in (*model_commands.COMMANDS, *client_commands.COMMANDS):
     app.command()(_command)

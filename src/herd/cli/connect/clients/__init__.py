@@ -1,0 +1,1 @@
+"""The clients that herd can configure, one file each."""
