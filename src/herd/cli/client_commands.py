@@ -17,7 +17,7 @@ def connect(
         typer.Argument(metavar="CLIENT", help="The client, e.g. claude, codex or env; without it, lists all."),
     ] = None,
     write: Annotated[
-        bool, typer.Option("--write", help="Write the client's files; everything else in them is kept.")
+        bool, typer.Option("--write", help="Write the client's files; everything else in them stays.")
     ] = False,
     undo: Annotated[bool, typer.Option("--undo", help="Restore the files as they were before --write.")] = False,
     force: Annotated[
@@ -43,7 +43,7 @@ def connect(
         model=model,
         context_tokens=context,
         key=key,
-        shell=shell,
+        syntax=shell,
         writes=write,
         undoes=undo,
         is_forced=force,

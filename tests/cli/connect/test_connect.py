@@ -141,7 +141,7 @@ def test_what_herd_created_is_removed(fleet: Fleet, tmp_path: Path) -> None:
     assert not (tmp_path / ".config").exists()
 
 
-def test_a_file_that_somebody_has_changed_is_restored_only_on_request(fleet: Fleet, tmp_path: Path) -> None:
+def test_a_changed_file_is_restored_only_on_request(fleet: Fleet, tmp_path: Path) -> None:
     path = tmp_path / ".codex/config.toml"
     path.parent.mkdir()
     path.write_text("# before\n")
@@ -184,7 +184,7 @@ def test_a_link_to_a_file_stays_a_link(tmp_path: Path) -> None:
     assert link.is_symlink() and real.read_text() == "old"
 
 
-def test_a_damaged_record_is_no_record(tmp_path: Path) -> None:
+def test_a_damaged_record_is_ignored(tmp_path: Path) -> None:
     record = record_path(tmp_path, "claude")
     record.parent.mkdir(parents=True)
     for text in ("", "[]", '{"files": [1]}', '{"files": [], "more": 1}'):

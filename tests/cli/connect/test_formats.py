@@ -268,7 +268,7 @@ def test_an_env_file_keeps_its_other_lines() -> None:
     assert edited == "# mine\nA=2\nB='x y'\n\nOLD=\nC=http://h:1\n"
 
 
-def test_a_file_that_is_no_env_file_is_refused() -> None:
+def test_a_file_of_another_kind_is_refused() -> None:
     with pytest.raises(Unreadable, match="line 2"):
         shell_lines.with_variables("A=1\nif true; then\n", {"A": "2"})
 

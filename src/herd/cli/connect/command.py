@@ -11,6 +11,7 @@ import urllib.parse
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from rich.text import Text
 
@@ -25,7 +26,7 @@ from herd.cli.terminal import console, error_console, printable, show, wrapped
 from herd.discover import discover
 from herd.trust.keys import NAME_MAX_CHARS
 
-CLIENTS = {client.name: client for client in discover(clients, Client, "CLIENT")}
+CLIENTS = MappingProxyType({client.name: client for client in discover(clients, Client, "CLIENT")})
 PLACEHOLDER = "YOUR_KEY"
 COLUMNS = (Column("client", 9, min_width=14), Column("program", 8), Column("configuration", 7), Column("for", 6))
 KEYS = "/fleet/keys"
@@ -38,7 +39,7 @@ class Options:
     model: str | None = None
     context_tokens: int | None = None
     key: str = ""
-    shell: str = ""
+    syntax: str = ""
     writes: bool = False
     undoes: bool = False
     is_forced: bool = False
@@ -64,7 +65,7 @@ def connect(coordinator: CoordinatorClient, name: str, options: Options, as_json
     client = CLIENTS.get(name)
     if client is None:
         raise CliError(f"unknown client {name!r}", f"one of: {', '.join(CLIENTS)}")
-    place = this_place(options.shell)
+    place = this_place(options.syntax)
     if options.undoes:
         _undo(coordinator, client, options, as_json)
     elif options.writes:

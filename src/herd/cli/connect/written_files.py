@@ -1,7 +1,7 @@
 """Writes clients' files with a backup, and restores them (`herd connect NAME --undo`).
 
 A record per client in the data folder has, for each file, where its backup is, whether herd created it, and the hash of
-what herd wrote: a file that somebody has changed since is restored only on request.
+what herd wrote: a file that was changed since is restored only on request.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class WrittenFile:
     digest: str
     folders: tuple[str, ...] = ()
     is_edited: bool = False
-    """Whether somebody has changed it between two times that herd wrote it."""
+    """Whether it was changed between two times that herd wrote it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

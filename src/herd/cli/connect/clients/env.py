@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
+
 from herd.cli.connect import Client, ConfigFile, Connection, Place
 from herd.cli.connect.formats import shell_lines
 
-ENDINGS = {"fish": "fish", "powershell": "ps1"}
+ENDINGS = MappingProxyType({"fish": "fish", "powershell": "ps1"})
 
 
 def variables(connection: Connection) -> dict[str, str]:

@@ -16,9 +16,7 @@ Scalar = str | int | bool
 Table = tuple[str, ...]
 _HEADER = re.compile(r"^\s*\[")
 _ENTRY = re.compile(r"^\s*([A-Za-z0-9_-]+|\"[^\"]*\"|'[^']*')\s*=")
-_SIMPLE_LINE = re.compile(
-    r"""^(?P<head>\s*[^=]+=\s*)(?:"(?:[^"\\]|\\.)*"|'[^']*'|[^"'#\[{\s][^#\n]*?)(?P<tail>\s*(?:\#.*)?)$"""
-)
+_SIMPLE_LINE = re.compile(r"""^(\s*[^=]+=\s*)(?:"(?:[^"\\]|\\.)*"|'[^']*'|[^"'#\[{\s][^#\n]*?)(\s*(?:\#.*)?)$""")
 
 
 def with_values(text: str, values: Mapping[tuple[Table, str], Scalar]) -> str:
@@ -62,7 +60,7 @@ def _set(lines: list[str], table: Table, key: str, line: str) -> None:
     for number in entries:
         if _key_of(lines[number]) == key:
             simple = _SIMPLE_LINE.match(lines[number])
-            lines[number] = line + (simple["tail"] if simple is not None else "")
+            lines[number] = line + (simple[2] if simple is not None else "")
             return
     if table:
         lines.insert(entries[-1] + 1 if entries else start, line)
