@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from fidelity.corpus import ENDPOINTS, Endpoint
 from herd.dialects import Dialect
 from herd.dialects.anthropic import DIALECT as ANTHROPIC
 from herd.dialects.ollama import DIALECT as OLLAMA
@@ -14,6 +15,7 @@ from herd.dialects.openai import DIALECT as OPENAI
 from herd.errors import BadRequest
 from herd.protocols.conversation import ParsedRequest
 
+DIALECTS = (ANTHROPIC, OLLAMA, OPENAI)
 HI = [{"role": "user", "content": "hi"}]
 BASES: dict[str, tuple[Dialect, dict[str, Any]]] = {
     "/v1/chat/completions": (OPENAI, {"messages": HI}),
@@ -95,6 +97,59 @@ def test_a_translation_refuses_what_it_cannot_read_and_names_it(path: str, field
     dialect, _ = BASES[path]
     with pytest.raises(BadRequest, match=named):
         dialect.read_conversation(parse(path, **fields))
+
+
+WRONG = (True, 7, 1.5, "words", [], [None], [7], {}, {"x": 1})
+OTHER_WORDS = ("[] is too short - 'messages'", "input is required:", '(must be "high"')
+"""Errors without "not": Ollama's own texts, and one for a request with nothing in it."""
+
+
+@pytest.mark.parametrize("endpoint", ENDPOINTS, ids=lambda endpoint: endpoint.path)
+def test_an_error_names_the_field_and_what_was_found_and_expected(endpoint: Endpoint) -> None:
+    dialect, route = next((one, route) for one in DIALECTS for route in one.routes if route.path == endpoint.path)
+    found = []
+    for name in sorted({*endpoint.base, *endpoint.values, "stream", "model"}):
+        for value in WRONG:
+            body = json.dumps({"model": "m", **endpoint.base, name: value}).encode()
+            try:
+                dialect.read_conversation(dialect.parse(route, body))
+            except BadRequest as error:
+                text = error.refusal.message
+                if name not in text or not any(words in text for words in (" not ", *OTHER_WORDS)):
+                    found.append(f"{name} = {value!r}: {text}")
+    assert not found
+
+
+@pytest.mark.parametrize(
+    ("path", "fields", "text"),
+    [
+        ("/v1/chat/completions", {"tool_choice": 5}, "not a whole number"),
+        ("/v1/chat/completions", {"tool_choice": "words"}, 'not "words"'),
+        ("/v1/chat/completions", {"response_format": "json"}, 'must be an object with a type, not "json"'),
+        ("/v1/chat/completions", {"temperature": "hot"}, "temperature must be a number, not a string"),
+        ("/v1/chat/completions", {"max_tokens": "7"}, "max_tokens must be a number, not a string"),
+        ("/v1/completions", {"prompt": [None]}, r"prompt\[0\] must be a text or token ids, not null"),
+        ("/v1/completions", {"prompt": []}, "not an empty list"),
+        ("/v1/embeddings", {"input": [True]}, r"input\[0\] must be a text or token ids, not true or false"),
+        ("/v1/responses", {"previous_response_id": 5}, "previous_response_id must be a string, not a whole number"),
+        ("/v1/responses", {"tools": ["f"]}, r"tools\[0\] must be an object, not a string"),
+        ("/v1/responses", {"tools": [{"type": 7}]}, r"tools\[0\].type must be a string, not a whole number"),
+        ("/v1/responses", {"input": [7]}, r"input\[0\] must be an object, not a whole number"),
+        ("/v1/messages", {"max_tokens": -1}, "must be positive, not -1"),
+        ("/api/embed", {"input": 7}, "input must be a text, or a list of texts, not a whole number"),
+        ("/api/embed", {"input": {}}, "not an object"),
+        ("/api/embed", {"input": [7]}, r"input\[0\] must be a text, not a whole number"),
+    ],
+)
+def test_an_error_says_what_was_found(path: str, fields: dict[str, Any], text: str) -> None:
+    dialect, _ = BASES[path]
+    with pytest.raises(BadRequest, match=text):
+        dialect.read_conversation(parse(path, **fields))
+
+
+@pytest.mark.parametrize("prompt", [[1], [1, 2], [[1, 2], [3]], ["a", "b"]])
+def test_several_prompts_and_token_ids_are_unsupported_and_no_error(prompt: list[Any]) -> None:
+    assert OPENAI.read_conversation(parse("/v1/completions", prompt=prompt)).unsupported == ["prompt"]
 
 
 @pytest.mark.parametrize(("sent", "wanted"), [(-1, (False, None)), (0, (False, None)), (2, (True, 2))])

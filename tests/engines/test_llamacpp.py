@@ -386,6 +386,7 @@ def test_efforts_that_servers_do_not_know_map_to_the_nearest(effort: str, sent: 
         ({"modalities": {"vision": False}}, {"vision"}),
         ({"modalities": {"vision": True}, "chat_template_caps": {"supports_tools": True}}, set()),
         ({"chat_template_caps": {"supports_tools": False}}, {"tools"}),
+        ({"chat_template_caps": {"supports_tools": True, "supports_tool_calls": False}}, {"tool_calls"}),
     ],
 )
 def test_only_what_the_server_denies_is_lacking(props: dict[str, Any], lacks: set[str]) -> None:

@@ -164,11 +164,15 @@ def ready_made(cache: Path) -> Path | None:
 
 def built(cache: Path) -> Path | None:
     """The binary built from source, or None if it does not run either."""
-    pip_install(TO_BUILD, cache / "built", BUILD_ENVIRONMENT)
-    for script in sorted((cache / "built" / "bin").glob("llama-cpp-server*")):
-        # On its first run the package's start script recreates the links between its shared libraries.
-        subprocess.run([sys.executable, str(script), "--info"], capture_output=True, check=False)
-    binary = find_binary(cache / "built")
+    folder = cache / "built"
+    if find_binary(folder) is None:
+        pip_install(TO_BUILD, folder, BUILD_ENVIRONMENT)
+    for script in sorted((folder / "bin").glob("llama-cpp-server*")):
+        # On its first run the package's start script recreates the links between its shared libraries. It imports the
+        # package, which is in this folder alone.
+        environment = {**os.environ, "PYTHONPATH": str(folder)}
+        subprocess.run([sys.executable, str(script), "--info"], env=environment, capture_output=True, check=False)
+    binary = find_binary(folder)
     return binary if binary is not None and runs_here(binary) else None
 
 

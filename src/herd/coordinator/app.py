@@ -208,7 +208,8 @@ class Coordinator:
         settings, loop, driver = self.settings, self.loop, self.driver
         self.errors = ErrorAnswers(self.dialects, new_request_id())
         routes = self._routes()
-        application = Starlette(routes=routes, exception_handlers={404: self.errors.not_found})
+        errors = {404: self.errors.not_found, 405: self.errors.wrong_method}
+        application = Starlette(routes=routes, exception_handlers=errors)
         listen_address = (settings.general.host, settings.general.port)
         self.bridge = Bridge(application, self.errors.render, listen_address, self.live.accept)
         self.wait_comments = WaitComments(

@@ -13,6 +13,7 @@ A dialect does no I/O: it gets and returns bytes and values.
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -30,6 +31,8 @@ from herd.protocols import request_fields
 from herd.protocols.answer_ends import Unterminated
 from herd.protocols.conversation import Conversation, Delta, ParsedRequest, Route
 from herd.protocols.resumption import PartialAnswer, SentStream
+
+_SLASHES = re.compile("//+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,6 +205,11 @@ class Dialect(ABC):
     def memory_answer(self, request: ParsedRequest, timestamp: Timestamp) -> HttpResponse:
         """The response to a request that only loaded or unloaded a model (`request.memory_action`)."""
         raise NotImplementedError
+
+
+def addressed_models(fleet: Fleet, name: str) -> list[ModelInfo]:
+    """What the nodes report about the model that an address names, also if the address has slashes too many."""
+    return reported_models(fleet, name) or reported_models(fleet, _SLASHES.sub("/", name).strip("/ "))
 
 
 def reported_models(fleet: Fleet, name: str) -> list[ModelInfo]:

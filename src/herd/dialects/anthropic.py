@@ -23,10 +23,10 @@ from herd.dialects import (
     HttpResponse,
     Timestamp,
     Writer,
+    addressed_models,
     created_s,
     json_response,
     newest_first,
-    reported_models,
 )
 from herd.errors import Refusal, UnknownModel
 from herd.protocols.answer_ends import decode
@@ -163,7 +163,7 @@ class Anthropic(Dialect):
         if path == MODELS:
             return json_response(model_page([_entry(models) for models in newest_first(fleet)], query))
         name = path.removeprefix(MODELS + "/")
-        models = reported_models(fleet, name)
+        models = addressed_models(fleet, name)
         if not models:
             raise UnknownModel(f"model: {name}")
         return json_response(_entry(models))

@@ -21,11 +21,11 @@ from herd.dialects import (
     HttpResponse,
     Timestamp,
     Writer,
+    addressed_models,
     created_s,
     json_response,
     message_with_request_id,
     newest_first,
-    reported_models,
 )
 from herd.errors import Refusal, UnknownModel
 from herd.protocols.answer_ends import decode
@@ -184,7 +184,7 @@ class OpenAI(Dialect):
         if path == MODELS:
             return json_response({"object": "list", "data": [_entry(models) for models in newest_first(fleet)]})
         name = path.removeprefix(MODELS + "/")
-        models = reported_models(fleet, name)
+        models = addressed_models(fleet, name)
         if not models:
             raise UnknownModel(f"model '{name}' not found")
         return json_response(_entry(models))

@@ -9,7 +9,7 @@ HTTP responses, which others send and receive.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -109,6 +109,17 @@ class Engine(ABC):
     @abstractmethod
     def build_request(self, conversation: Conversation) -> EngineRequest:
         """The HTTP request that sends the conversation to this engine. Raises BadRequest for unsupported features."""
+
+    def older_requests(self, conversation: Conversation) -> tuple[EngineRequest, ...]:  # noqa: ARG002
+        """The requests that ask a version without the path of `build_request` for the same, one after another.
+
+        Empty if no version needs them. Raises BadRequest for what such a version does not support.
+        """
+        return ()
+
+    def joined_answer(self, bodies: Sequence[bytes]) -> bytes:
+        """The one answer to `build_request` that the answers to `older_requests` make."""
+        raise NotImplementedError
 
     @abstractmethod
     def reader(self, conversation: Conversation) -> Reader:

@@ -7,10 +7,12 @@ model name. As a router it lists all its files, loads models on demand, and has 
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from types import MappingProxyType
 
 import msgspec
 
+from herd.core.state.capabilities import TOOL_CALLS
 from herd.core.state.fleet import EngineAbilities, EngineEndpoint, Loaded, ModelInfo
 from herd.core.state.served_paths import EVERY_FIELD, PathsByName, ServedPath
 from herd.engines import NO_RESPONSE, EngineRequest, EngineResponse, Inventory
@@ -24,6 +26,10 @@ _ENDPOINT = EngineEndpoint("llamacpp", "")
 PATHS: PathsByName = MappingProxyType(
     {
         **WITHOUT_FILES,
+        "/v1/chat/completions": replace(
+            WITHOUT_FILES["/v1/chat/completions"], leaves_out=frozenset(("functions", "audio"))
+        ),
+        "/v1/completions": ServedPath(leaves_out=frozenset(("suffix", "echo", "best_of"))),
         "/v1/messages": ServedPath(
             loses=frozenset(
                 ("output_config.format.json_schema", "messages.content.document", "messages.content.search_result")
@@ -46,6 +52,7 @@ class _Modalities(msgspec.Struct):
 
 class _TemplateCapabilities(msgspec.Struct):
     supports_tools: bool = False
+    supports_tool_calls: bool = True
 
 
 class _Props(msgspec.Struct, kw_only=True):
@@ -199,8 +206,11 @@ def _lacks(entry: model_list.Entry, single: _Props | None) -> frozenset[str]:
     lacks = {"vision"} if inputs is not None and "image" not in inputs else set()
     if single is not None and single.modalities is not None and not single.modalities.vision:
         lacks.add("vision")
-    if single is not None and single.chat_template_caps is not None and not single.chat_template_caps.supports_tools:
+    template = single.chat_template_caps if single is not None else None
+    if template is not None and not template.supports_tools:
         lacks.add("tools")
+    if template is not None and not template.supports_tool_calls:
+        lacks.add(TOOL_CALLS)
     return frozenset(lacks)
 
 

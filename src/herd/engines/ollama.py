@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Sequence
 from types import MappingProxyType
 
 import msgspec
@@ -18,7 +19,7 @@ from herd.core.state.served_paths import EVERY_FIELD, PathsByName, ServedPath
 from herd.engines import NO_RESPONSE, Engine, EngineRequest, EngineResponse, Inventory, Reader
 from herd.protocols.answer_ends import decode
 from herd.protocols.conversation import Conversation
-from herd.protocols.ollama import engine_answers, engine_requests, model_list
+from herd.protocols.ollama import engine_answers, engine_requests, model_list, single_embeddings
 
 MODELS_MAX = 512
 """Maximum number of models in an inventory, the same as in a heartbeat."""
@@ -29,7 +30,8 @@ _OPENAI_DEFAULTS = MappingProxyType({"temperature": 1.0, "top_p": 1.0})
 
 PATHS: PathsByName = MappingProxyType(
     {
-        **dict.fromkeys(("/api/chat", "/api/generate", "/api/embed", "/api/embeddings", "/api/show"), EVERY_FIELD),
+        **dict.fromkeys(("/api/chat", "/api/generate", "/api/embeddings", "/api/show"), EVERY_FIELD),
+        "/api/embed": ServedPath(since=(0, 2, 6)),
         "/v1/chat/completions": ServedPath(
             reads=_STREAM
             | _SAMPLING
@@ -103,6 +105,15 @@ class Ollama(Engine):
         """Forced tool choices are left to the model, as in Ollama's own OpenAI-compatible API."""
         path, body = engine_requests.build_request(conversation)
         return EngineRequest("POST", path, body)
+
+    def older_requests(self, conversation: Conversation) -> tuple[EngineRequest, ...]:
+        """Before /api/embed there was /api/embeddings, for one text."""
+        if conversation.kind is not RequestKind.EMBED:
+            return ()
+        return tuple(EngineRequest("POST", "/api/embeddings", body) for body in single_embeddings.bodies(conversation))
+
+    def joined_answer(self, bodies: Sequence[bytes]) -> bytes:
+        return single_embeddings.joined(bodies)
 
     def reader(self, conversation: Conversation) -> Reader:
         return engine_answers.reader(conversation)

@@ -78,7 +78,7 @@ class ParsedRequest:
     is_stored: bool = False
     """Responses API: whether the coordinator keeps the answer for later requests."""
     special_fields: tuple[str, ...] = ()
-    """Fields with a value that only some engines honor, and that the neutral form cannot express."""
+    """Fields with a value that only some engines honor: most of them the neutral form cannot express."""
     translatable_fields: tuple[str, ...] = ()
     """Fields that some engines' own endpoints ignore, although a translation of the request honors them."""
     is_alias: bool = False

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping, Sequence
 from functools import lru_cache
+from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
@@ -37,6 +38,9 @@ TOKENS_MAX = 2**31 - 1
 
 WHOLE_MAX = 2**63 - 1
 """The largest whole number that engines read."""
+
+SHOWN_MAX_CHARS = 32
+"""Most characters of a wrong text that an error shows."""
 
 EMPTY_VALUES = frozenset((b"[]", b'""', b"false"))
 """JSON values that mean the same as no value. A list may also contain white space."""
@@ -94,7 +98,7 @@ def read(body: bytes, decoder: msgspec.json.Decoder[Body]) -> Body:
     except RecursionError:
         raise BadRequest("the body is nested too deeply") from None
     except msgspec.ValidationError as error:
-        raise BadRequest(_describe_mismatch(str(error))) from None
+        raise mismatch(error) from None
     except msgspec.DecodeError as error:
         raise BadRequest(f"the body is not valid JSON: {error}") from None
     except UnicodeDecodeError:
@@ -123,7 +127,7 @@ def flag(name: str, raw: msgspec.Raw, default: bool = False) -> bool:
         return default
     value = bytes(raw)
     if value not in (b"true", b"false"):
-        raise BadRequest(f"{name} must be true or false")
+        raise wrong_type(name, "true or false", readable(raw, _ANY))
     return value == b"true"
 
 
@@ -324,24 +328,51 @@ _STRINGS = msgspec.json.Decoder(list[str] | None)
 _ANY: msgspec.json.Decoder[Any] = msgspec.json.Decoder()
 
 
-def _describe_mismatch(text: str) -> str:
-    """Turns "Expected `array | null`, got `str` - at `$.messages`" into "messages must be a list, not a string"."""
+def mismatch(error: msgspec.ValidationError, where: str = "") -> BadRequest:
+    """Turns "Expected `array | null`, got `str` - at `$.messages`" into "messages must be a list, not a string".
+
+    `where` is the place of the value that was read, if that is a part of the body.
+    """
+    text = str(error)
     at = _PATH.search(text)
-    place = (at["path"] if at else "") or "the body"
-    expected = _EXPECTED.search(text)
+    path = at["path"] if at else ""
+    joined = where + path if not where or path.startswith("[") else f"{where}.{path}".rstrip(".")
+    place, expected = joined or "the body", _EXPECTED.search(text)
     if not expected:
-        return f"{place}: {_PATH.sub('', text)}"
-    wanted = [_type_name(kind) for kind in expected["wanted"].split(" | ") if kind != "null"]
-    return f"{place} must be {' or '.join(wanted)}, not {_type_name(expected['got'])}"
+        return BadRequest(f"{place}: {_PATH.sub('', text)}")
+    kinds = [kind for kind in expected["wanted"].split(" | ") if kind != "null"]
+    wanted = [_TYPE_NAMES.get(kind, kind) for kind in kinds if kind != "int" or "float" not in kinds]
+    return BadRequest(f"{place} must be {' or '.join(wanted)}, not {_TYPE_NAMES.get(expected['got'], expected['got'])}")
 
 
-def _type_name(kind: str) -> str:
-    names = {
+def wrong_type(name: str, wanted: str, found: object) -> BadRequest:
+    """The error for a value of a JSON type, or a text, that the field cannot have."""
+    return BadRequest(f"{name} must be {wanted}, not {shown_value(found)}")
+
+
+def shown_value(value: object) -> str:
+    """A value that a field cannot have, for the error: the type, or a text itself, which is cut."""
+    if isinstance(value, str):
+        return msgspec.json.encode(value[:SHOWN_MAX_CHARS]).decode()
+    return type_name(value)
+
+
+def type_name(value: object) -> str:
+    """The JSON type of a value, for people."""
+    return _TYPE_NAMES["null" if value is None else type(value).__name__]
+
+
+_TYPE_NAMES: Mapping[str, str] = MappingProxyType(
+    {
         "object": "an object",
+        "dict": "an object",
         "array": "a list",
+        "list": "a list",
         "str": "a string",
         "int": "a whole number",
         "float": "a number",
         "bool": "true or false",
+        "null": "null",
     }
-    return names.get(kind, kind)
+)
+"""The names of JSON types for people, by those of msgspec and Python."""

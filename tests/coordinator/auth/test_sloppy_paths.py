@@ -34,6 +34,15 @@ from herd.coordinator.auth.sloppy_paths import served_path
         ("GET", "/models/m"),
         ("GET", "//"),
         ("GET", "/fleet/status/"),
+        *(("GET", path) for path in ("/v1/models/m/", "/v1/models//m", "/v1/models/m//", "/v1/models/m:latest/")),
+        *(("GET", path) for path in ("/v1/models/m%2F", "/v1/models/%20m", "/models//m/", "/v1//models//m")),
+        ("GET", "/v1/chat/completions/models"),
+        ("GET", "/v1/messages/v1/models"),
+        ("GET", "/api/chat/api/tags"),
+        ("POST", "/v1/chat/completions/chat/completions"),
+        ("POST", "/V1/Chat/Completions/v1/chat/completions"),
+        ("POST", "/v1/messages/v1/messages"),
+        ("POST", "/api/chat/api/chat"),
         ("POST", "/v1/v1/chat/completions"),
         ("POST", "/chat/completions"),
         ("POST", "/api/chat/completions"),
@@ -81,12 +90,30 @@ def test_a_slip_in_the_address_needs_the_rights_of_the_right_one(fleet: Fleet) -
         ("/v1", "POST /v1/"),
         ("/v1/", "POST /v1/"),
         ("/api/", "POST /api/"),
+        ("/openai/deployments/m/chat/completions", "POST /v1/chat/completions"),
+        ("/v1/engines/m/completions", "POST /v1/completions"),
+        ("/proxy/v1/messages", "POST /v1/messages"),
     ],
 )
 def test_an_unknown_address_is_answered_with_the_one_it_resembles(fleet: Fleet, path: str, advice: str) -> None:
     got, answer, _ = ask(fleet, "POST", path, {})
     text = answer["error"]["message"] if isinstance(answer, dict) else answer.decode()
     assert got == 404 and f"did you mean {advice}" in text
+
+
+def test_anthropics_clients_find_a_model_at_an_address_with_slashes_too_many(fleet: Fleet) -> None:
+    got, answer, _ = ask(fleet, "GET", "/v1/models//m/", anthropic_version="2023-06-01")
+    assert (got, answer["type"], answer["id"]) == (200, "model", "m:latest")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allow"),
+    [("POST", "/v1/responses/x", "GET"), ("GET", "/api/pull", "POST"), ("POST", "/api/delete", "DELETE")],
+)
+def test_a_wrong_method_is_an_error_in_the_format_of_the_api(fleet: Fleet, method: str, path: str, allow: str) -> None:
+    got, answer, headers = ask(fleet, method, path, None if method == "GET" else {})
+    message = answer["error"]["message"] if path.startswith("/v1") else answer["error"]
+    assert got == 405 and allow in headers["allow"] and f"this path takes {headers['allow']}" in message
 
 
 def test_an_address_that_resembles_none_gets_ollamas_own_text(fleet: Fleet) -> None:
@@ -103,6 +130,7 @@ def test_an_address_that_resembles_none_gets_ollamas_own_text(fleet: Fleet) -> N
         "/" + "x/" * sloppy_paths.SEGMENTS_MAX + "models",
         "/" + "/" * sloppy_paths.PATH_MAX_CHARS + "api/tags",
         "/other/api/tags",
+        "/other/thing/api/tags",
         "/",
         "",
         "*",

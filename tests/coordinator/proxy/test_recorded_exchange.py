@@ -250,6 +250,8 @@ def test_without_keys_another_page_or_address_cannot_read_an_answer() -> None:
     [
         ({"previous_response_id": "resp_x"}, openai.NotFoundError),
         ({"input": [{"type": "item_reference", "id": "msg_x"}]}, openai.NotFoundError),
+        ({"input": [{"id": "msg_x"}]}, openai.NotFoundError),
+        ({"input": [{"id": "msg_x", "type": None}]}, openai.NotFoundError),
         ({"conversation": "conv_1"}, openai.BadRequestError),
     ],
 )
@@ -259,6 +261,49 @@ def test_unknown_reference_is_refused_before_an_engine_is_asked(body: Json, erro
             create: Any = client.responses.create
             create(**({"model": "m", "input": "x"} | body))
         assert not engine.requests
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        *(
+            ({"previous_response_id": value}, f"previous_response_id must be a string, not {name}")
+            for value, name in ((5, "a whole number"), ([], "a list"), ({"id": "resp_1"}, "an object"))
+        ),
+        ({"input": [{"type": "item_reference", "id": 5}]}, r"input\[0\].id must be a string, not a whole number"),
+        ({"input": [{"type": "item_reference"}]}, r"input\[0\].id must be a string, not null"),
+    ],
+)
+def test_a_reference_of_a_wrong_type_is_refused_in_words(body: Json, words: str) -> None:
+    with serving("vllm") as (client, engine, _):
+        with pytest.raises(openai.BadRequestError, match=words):
+            create: Any = client.responses.create
+            create(**({"model": "m", "input": "x"} | body))
+        assert not engine.requests
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("field", "value"), [("input", 7), ("input", {"role": "user"}), ("store", "yes"), ("stream_options", 7)]
+)
+def test_a_wrong_field_beside_an_earlier_answer_is_never_left_out(kind: str, field: str, value: Any) -> None:
+    with serving(kind) as (client, engine, _):
+        first = client.responses.create(model="m", input="one")
+        create: Any = client.responses.create
+        try:
+            create(model="m", previous_response_id=first.id, **({"input": "two"} | {field: value}))
+        except openai.BadRequestError as error:
+            assert field in str(error)
+        else:
+            assert "two" in json.dumps(engine.requests[-1][1]) and "one" in json.dumps(engine.requests[-1][1])
+
+
+def test_a_reference_without_a_type_is_replaced_by_the_item() -> None:
+    with serving("vllm") as (client, engine, _):
+        first = client.responses.create(model="m", input="one")
+        create: Any = client.responses.create
+        create(model="m", input=[{"id": first.output[0].id}, {"role": "user", "content": "two"}])
+        assert engine.requests[-1][1]["input"][0]["content"][0]["text"] == "answer 1"
 
 
 @pytest.mark.parametrize("path", ["/v1/responses/compact", "/v1/responses/input_tokens", "/v1/conversations"])

@@ -213,7 +213,9 @@ def test_a_path_is_missing_only_if_a_translation_asks_another(
     forms = forms_of(path, **body)
     error = b'{"error":{"code":501,"message":"This server does not support embeddings","type":"not_supported_error"}}'
     command = a_dispatch(engine)
-    assert forms.is_path_missing(command, engine, status, error, now=10.0) == is_asked_again
+    outgoing = forms.build(command, engine, now=10.0)
+    assert isinstance(outgoing, Outgoing)
+    assert forms.is_path_missing(command, engine, outgoing, status, error, now=10.0) == is_asked_again
     assert forms.missing_paths.has(command.model_info.engine, path, 11.0) == is_asked_again
 
 

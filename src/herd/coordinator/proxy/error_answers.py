@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
@@ -11,6 +13,8 @@ from herd.coordinator.auth.sloppy_paths import nearest_path
 from herd.dialects import Dialect
 from herd.errors import Refusal
 from herd.http1.contract import Exchange
+
+NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
 
 class ErrorAnswers:
@@ -68,9 +72,25 @@ class ErrorAnswers:
         advice = f"; did you mean {self._methods[nearest]} {nearest}?" if nearest is not None else ""
         if missing is not None:
             advice = f": {dialect.absent[missing]}"
+        if path.startswith("/v1"):
+            return self._in_dialect(dialect, Refusal(404, "not_found", f"path not found{advice}"))
+        return PlainTextResponse(f"404 page not found{advice}", 404, self._id_headers(dialect, self._new_request_id()))
+
+    async def wrong_method(self, request: Request, error: Exception) -> Response:
+        """405 in the dialect's format for the paths of client APIs."""
+        headers = (error.headers if isinstance(error, HTTPException) else None) or {}
+        allow, path = headers.get("Allow", ""), request.url.path
+        if not path.startswith(("/v1/", "/api/")):
+            return PlainTextResponse("405 method not allowed", 405, headers)
+        dialect = self.dialect_of(path, lambda name: request.headers.get(name.decode("ascii")))
+        refusal = Refusal(405, "method_not_allowed", f"method not allowed here; this path takes {allow}")
+        return self._in_dialect(dialect, refusal, headers)
+
+    def _in_dialect(self, dialect: Dialect, refusal: Refusal, more: Mapping[str, str] = NO_HEADERS) -> Response:
         request_id = self._new_request_id()
-        headers = {name.decode("ascii"): value.decode("ascii") for name, value in dialect.id_headers(request_id)}
-        if not path.startswith("/v1"):
-            return PlainTextResponse(f"404 page not found{advice}", 404, headers)
-        answer = dialect.error(Refusal(404, "not_found", f"path not found{advice}"), request_id)
-        return Response(answer.body, answer.status, headers, answer.content_type)
+        answer, headers = dialect.error(refusal, request_id), self._id_headers(dialect, request_id)
+        return Response(answer.body, answer.status, {**headers, **more}, answer.content_type)
+
+    @staticmethod
+    def _id_headers(dialect: Dialect, request_id: str) -> dict[str, str]:
+        return {name.decode("ascii"): value.decode("ascii") for name, value in dialect.id_headers(request_id)}

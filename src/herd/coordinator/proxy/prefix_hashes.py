@@ -46,7 +46,7 @@ def responses_prefix_hashes(body: bytes, owner: str = "") -> tuple[int, ...]:
     if prompt is None:
         return ()
     items = prompt.input
-    text = bytes(items) if is_list(items) else b"[" + b",".join(input_items(items))
+    text = bytes(items) if is_list(items) else b"[" + b",".join(input_items(items) or ())
     return _chain(hash((owner, bytes(prompt.instructions))), text, 0)
 
 

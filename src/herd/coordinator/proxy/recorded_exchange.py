@@ -52,11 +52,16 @@ class ResponseRecorder:
                 "conversation: conversations are not kept here; use previous_response_id, or send the items in input"
             )
         previous = self._previous(owner, history.previous_response_id)
-        items = self._items(owner, history)
-        recorded = RecordedExchange(exchange, self._store, owner, bool(history.stream))
+        sent = responses_history.input_items(history.input)
+        if sent is None and previous is None:
+            return exchange  # the engine, or a translation, refuses the input
+        if sent is None:
+            raise BadRequest("input must be a string or a list of items")
+        items = self._resolved(owner, sent)
+        recorded = RecordedExchange(exchange, self._store, owner, history.stream is True)
         if previous is not None:
             recorded.body = responses_history.with_items(exchange.body, [*previous.history(), *items])
-        elif b'"item_reference"' in exchange.body:
+        elif items != sent:
             recorded.body = responses_history.with_items(exchange.body, items)
         recorded.previous = previous
         if self._store.settings.is_on and history.store is not False:
@@ -72,8 +77,7 @@ class ResponseRecorder:
             raise NotFound(f"previous_response_id {wanted[:80]!r}: {reason}", code="previous_response_not_found")
         return found
 
-    def _items(self, owner: str, history: responses_history.History) -> list[bytes]:
-        items = responses_history.input_items(history.input)
+    def _resolved(self, owner: str, items: Sequence[bytes]) -> list[bytes]:
         resolved, missing = responses_history.resolve_references(
             items, lambda wanted: self._store.find_item(owner, wanted)
         )

@@ -23,6 +23,7 @@ from herd.coordinator.proxy.refused_attempts import JSON_HEADERS, classify_error
 from herd.coordinator.proxy.relay_dependencies import RelayDependencies
 from herd.coordinator.proxy.relaying.asking import AskedResponse
 from herd.coordinator.proxy.relaying.client_answer import ClientAnswer
+from herd.coordinator.proxy.relaying.one_by_one import OneByOne
 from herd.coordinator.proxy.relaying.preparing import Preparation, PreparedAttempt
 from herd.coordinator.proxy.request_forms import NOTHING_SENT
 from herd.coordinator.proxy.thinking_usage import thinking_headers
@@ -180,7 +181,10 @@ class Relay:
 
     def _send_prepared(self, prepared: PreparedAttempt) -> None:
         self._answer = prepared.answer
-        self._send(prepared.request, prepared.lines, self)
+        sink: UpstreamSink = self
+        if prepared.outgoing.is_for_older:
+            sink = OneByOne(self, prepared.outgoing.more, self._engine.joined_answer, self._send)
+        self._send(prepared.request, prepared.lines, sink)
 
     def _send(self, request: EngineRequest, lines: bytes, sink: UpstreamSink) -> None:
         self._step = _SENT
@@ -390,11 +394,11 @@ class Relay:
 
     def _end_refused(self) -> None:
         body = valid_text(b"".join(self._held))
-        command, now, is_passed = self._dispatch, self._dependencies.driver.now(), isinstance(self._answer, PassThrough)
-        if is_passed and self._preparation.forms.is_path_missing(command, self._engine, self._status, body, now):
+        command, now, size_bytes = self._dispatch, self._dependencies.driver.now(), self._client.forwarded_bytes
+        forms, repairs = self._preparation.forms, self._preparation.tool_repairs
+        if not size_bytes and forms.is_path_missing(command, self._engine, self._outgoing, self._status, body, now):
             self.dispatch(command)
             return
-        size_bytes, repairs = self._client.forwarded_bytes, self._preparation.tool_repairs
         if simpler := repairs.simpler_request(self._status, body, self._answer, size_bytes):
             self._status, self._held, self._held_bytes = 0, [], 0
             self._send(*simpler, self)

@@ -16,7 +16,7 @@ from typing import Final
 
 from herd.coordinator.proxy.missing_paths import STATUSES, MissingPaths
 from herd.coordinator.upstream.forwarded_headers import outgoing_headers
-from herd.core.state.capabilities import left_out
+from herd.core.state.capabilities import TOOL_CALLS, left_out
 from herd.core.state.commands import Dispatch
 from herd.core.state.request import Failure, FailureKind
 from herd.core.state.served_paths import ServedPath
@@ -28,6 +28,7 @@ from herd.protocols.apply_options import as_own_endpoint, with_engine_options
 from herd.protocols.conversation import Conversation, ParsedRequest, copied
 from herd.protocols.hosted_tools import HOSTED_ONLY
 from herd.protocols.request_fields import rewrite
+from herd.protocols.texts.tool_history import tool_calls
 
 FIELDS_NAMED_MAX: Final = 16
 """Most fields that a header, an error or a trace names."""
@@ -50,6 +51,10 @@ class Outgoing:
     ignored: tuple[str, ...] = ()
     warning: str = ""
     takes_options: bool = True
+    more: tuple[EngineRequest, ...] = ()
+    """The requests that follow `request`, if an older version of the engine needs several."""
+    is_for_older: bool = False
+    """Whether the requests are those of an older version."""
 
     @property
     def without_effect(self) -> tuple[str, ...]:
@@ -82,17 +87,26 @@ class RequestForms:
             outgoing = self._build(command, engine, now)
         except HerdError as error:
             return _failure(engine, error)
-        dropped = left_out(self.parsed.needs, command.model_info)
-        if dropped and isinstance(outgoing, Outgoing):
-            # A capability that an engine leaves out has the name of the field, in every dialect.
-            return replace(outgoing, ignored=named([*outgoing.ignored, *sorted(dropped)]))
+        if isinstance(outgoing, Outgoing) and (dropped := self._left_out(command, engine, outgoing)):
+            return replace(outgoing, ignored=named([*outgoing.ignored, *dropped]))
         return outgoing
+
+    def _left_out(self, command: Dispatch, engine: Engine, outgoing: Outgoing) -> list[str]:
+        """What the engine will leave out in silence. A capability has the name of the field, in every dialect."""
+        model_info, parsed = command.model_info, self.parsed
+        dropped = sorted(left_out(parsed.needs, model_info))
+        if TOOL_CALLS in model_info.lacks and (calls := tool_calls(parsed.body)):
+            dropped.append(calls)
+        if parsed.special_fields and outgoing.conversation is None:
+            served = engine.served_path(parsed.route.path, model_info.engine.version)
+            dropped += [name for name in parsed.special_fields if served is not None and name in served.leaves_out]
+        return dropped
 
     def _build(self, command: Dispatch, engine: Engine, now: float) -> Outgoing | Failure:
         path, endpoint = self.parsed.route.path, command.model_info.engine
         served = engine.served_path(path, endpoint.version)
         if served is None or self.missing_paths.has(endpoint, path, now):
-            return self._translated(command, engine)
+            return self._translated(command, engine, now)
         has_options = command.options is not None and not command.options.changes_nothing
         fields = self.parsed.translatable_fields
         is_lost = any(name in served.loses for name in fields)
@@ -102,22 +116,25 @@ class RequestForms:
             return self._translated_as_own(command, engine, served)
         return self._unchanged(command)
 
-    def is_path_missing(self, command: Dispatch, engine: Engine, status: int, body: bytes, now: float) -> bool:
-        """Whether an error answer to the client's bytes means that the engine lacks the path, which is remembered."""
-        if status not in STATUSES or b"model" in body or engine.is_model_missing(status, body):
+    def is_path_missing(
+        self, command: Dispatch, engine: Engine, outgoing: Outgoing, status: int, body: bytes, now: float
+    ) -> bool:
+        """Whether an error answer means that the engine lacks the path, and can be asked at another: remembered."""
+        if status not in STATUSES or outgoing.is_for_older or b"model" in body or engine.is_model_missing(status, body):
             return False
-        if self._asks_the_same_path(command, engine):
+        if not self._asks_another_path(command, engine, outgoing):
             return False
-        self.missing_paths.add(command.model_info.engine, self.parsed.route.path, now)
+        self.missing_paths.add(command.model_info.engine, outgoing.request.path, now)
         return True
 
-    def _asks_the_same_path(self, command: Dispatch, engine: Engine) -> bool:
-        """Whether a translation for this engine would ask the path again, and could only get the same error."""
+    def _asks_another_path(self, command: Dispatch, engine: Engine, outgoing: Outgoing) -> bool:
+        """Whether the request can be asked at another path; at the same one it could only get the same error."""
         try:
-            request = engine.build_request(with_engine_options(self._read(command), command.options))
+            conversation = with_engine_options(self._read(command), command.options)
+            path = engine.build_request(conversation).path
+            return path != outgoing.request.path or bool(engine.older_requests(conversation))
         except HerdError:
-            return False
-        return request.path == self.parsed.route.path
+            return True
 
     def _unchanged(self, command: Dispatch, served: ServedPath | None = None, warning: str = "") -> Outgoing:
         """The client's request. `served` is the engine's path if a translation would have kept more of the request."""
@@ -142,13 +159,20 @@ class RequestForms:
             return self._unchanged(command, served, warning)
         return Outgoing(request, conversation, named([*conversation.ignored, *conversation.unsupported]))
 
-    def _translated(self, command: Dispatch, engine: Engine) -> Outgoing | Failure:
-        conversation = self._read(command)
-        request = engine.build_request(with_engine_options(conversation, command.options))
+    def _translated(self, command: Dispatch, engine: Engine, now: float) -> Outgoing | Failure:
+        conversation, endpoint = self._read(command), command.model_info.engine
+        optioned = with_engine_options(conversation, command.options)
+        request = engine.build_request(optioned)
+        older: tuple[EngineRequest, ...] = ()
+        if engine.served_path(request.path, endpoint.version) is None or self.missing_paths.has(
+            endpoint, request.path, now
+        ):
+            older = engine.older_requests(optioned)
         if conversation.unsupported:
             fields = named(conversation.unsupported)
             return Failure(kind=FailureKind.UNSUPPORTED, detail=self._unsupported(fields, engine))
-        return Outgoing(request, conversation, named(conversation.ignored))
+        ignored = named(conversation.ignored)
+        return Outgoing(older[0] if older else request, conversation, ignored, more=older[1:], is_for_older=bool(older))
 
     def _unsupported(self, fields: tuple[str, ...], engine: Engine) -> str:
         able = sorted(

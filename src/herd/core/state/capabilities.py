@@ -11,6 +11,9 @@ from herd.core.state.request import Request, RequestKind
 THINKING = "thinking"
 """Optional: a model without it answers too, so a request is never refused for it."""
 
+TOOL_CALLS = "tool_calls"
+"""A model whose template lacks it leaves earlier calls of tools out of the prompt. No request is refused for it."""
+
 _WORDS: Mapping[str, str] = MappingProxyType(
     {
         "completion": "chat",

@@ -27,6 +27,8 @@ class ServedPath:
     """The top-level fields that its endpoint reads; it ignores all others. None: it reads every field."""
     ignores: frozenset[str] = frozenset()
     """Further fields that its endpoint ignores."""
+    leaves_out: frozenset[str] = frozenset()
+    """Further fields that its endpoint ignores although they change the meaning: herd names them in its answer."""
     refuses: frozenset[str] = frozenset()
     """Fields for which its endpoint answers with an error."""
     loses: frozenset[str] = frozenset()
@@ -41,7 +43,8 @@ class ServedPath:
     def ignores_field(self, name: str) -> bool:
         """Whether the endpoint answers as if the request had no such field."""
         top = _TOP.split(name, maxsplit=1)[0]
-        return (self.reads is not None and top not in self.reads) or _matches(name, self.ignores)
+        is_unread = self.reads is not None and top not in self.reads
+        return is_unread or _matches(name, self.ignores) or _matches(name, self.leaves_out)
 
     def honors(self, name: str) -> bool:
         """Whether the field has its effect there."""

@@ -64,7 +64,8 @@ def parse(route: Route, body: bytes) -> ParsedRequest:
     model = request_fields.model_name(fields.model)
     limit = request_fields.token_limit(fields.max_tokens)
     if route.kind is RequestKind.CHAT and limit is None:
-        raise BadRequest("max_tokens is required and must be positive")
+        found = "" if fields.max_tokens is None else f", not {fields.max_tokens}"
+        raise BadRequest(f"max_tokens is required and must be positive{found}")
     messages = fields.messages
     if not messages:
         raise BadRequest("messages is required and must not be empty")

@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from herd.errors import BadRequest
+from herd.protocols import request_fields
 from herd.protocols.anthropic.content_blocks import Block, name_once, type_name
 from herd.protocols.conversation import Tool
 
@@ -89,7 +90,7 @@ def read_tool_choice(
         return {"type": "function", "function": {"name": name}}
     neutral = {"auto": "auto", "any": "required", "none": "none"}.get(kind) if isinstance(kind, str) else None
     if neutral is None:
-        raise BadRequest("tool_choice: type must be auto, any, none, or tool with a name")
+        raise request_fields.wrong_type("tool_choice.type", "auto, any, none, or tool with a name", kind)
     if neutral == "required" and sent and not tools:
         name_once(ignored, "tool_choice")
         return None

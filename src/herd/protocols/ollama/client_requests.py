@@ -230,6 +230,7 @@ class _CompleteRequest(msgspec.Struct, kw_only=True):
     system: str | None = None
     suffix: str | None = None
     template: str | None = None
+    context: Any = None
     raw: bool | None = None
     images: list[str] | None = None
     input: Any = None
@@ -249,13 +250,16 @@ class _AllOptions(msgspec.Struct):
 
 _COMPLETE_REQUEST = msgspec.json.Decoder(_CompleteRequest)
 _ALL_OPTIONS = msgspec.json.Decoder(_AllOptions)
+_ALL_FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_READ = frozenset((*_CompleteRequest.__struct_fields__, "model", "stream", "fallback_models", "user", "metadata"))
+_ONLY_OLLAMAS = ("context", "template")
+"""What only an Ollama can use: the tokens of an earlier answer, and a template of its own kind."""
 
 
 def read_conversation(request: ParsedRequest) -> Conversation:
     """The complete request in neutral form. Raises BadRequest."""
     complete = request_fields.read(request.body, _COMPLETE_REQUEST)
-    if complete.template:
-        raise BadRequest("template: a prompt template works only on Ollama nodes, and no Ollama node has this model")
+    sent = request_fields.read(request.body, _ALL_FIELDS)
     all_options = request_fields.read(request.body, _ALL_OPTIONS).options or {}
     return Conversation(
         kind=request.route.kind,
@@ -277,6 +281,10 @@ def read_conversation(request: ParsedRequest) -> Conversation:
         top_logprobs=complete.top_logprobs,
         truncate=complete.truncate,
         sampling=_sampling(complete.options or _Sampling(), all_options),
+        ignored=[name for name, raw in sent.items() if name not in _READ and request_fields.has_content(raw)],
+        unsupported=[
+            name for name in _ONLY_OLLAMAS if request_fields.has_content(sent.get(name, request_fields.ABSENT))
+        ],
     )
 
 
@@ -308,9 +316,15 @@ def _inputs(request: ParsedRequest, complete: _CompleteRequest) -> list[str]:
         return []
     if request.route.path == "/api/embeddings":
         return [complete.prompt] if complete.prompt else []
-    given = [complete.input] if isinstance(complete.input, str) else complete.input or []
-    if not isinstance(given, list) or not all(isinstance(text, str) for text in given):
-        raise BadRequest("invalid input type")
+    if complete.input is None:
+        return []
+    given = complete.input if isinstance(complete.input, list) else [complete.input]
+    for at, text in enumerate(given):
+        if not isinstance(text, str):
+            place = (
+                f"input[{at}] must be a text" if given is complete.input else "input must be a text, or a list of texts"
+            )
+            raise BadRequest(f"invalid input type: {place}, not {request_fields.type_name(text)}")
     return given
 
 
@@ -323,7 +337,7 @@ def _format(given: object) -> object:
         return None
     if given == "json" or isinstance(given, dict):
         return given
-    raise BadRequest('format must be "json" or a JSON schema object')
+    raise request_fields.wrong_type("format", '"json" or a JSON schema object', given)
 
 
 def _think(given: bool | str | None) -> bool | str | None:

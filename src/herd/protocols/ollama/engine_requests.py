@@ -23,8 +23,13 @@ def build_request(conversation: Conversation) -> tuple[str, bytes]:
         path, body = "/api/embed", _embed(conversation)
     else:
         raise BadRequest(f"Ollama nodes do not support {conversation.kind.value} requests")
-    options = _options(conversation.sampling)
-    given = {"model": conversation.model, **body, "options": options or None, "keep_alive": conversation.keep_alive}
+    given_options = options(conversation.sampling)
+    given = {
+        "model": conversation.model,
+        **body,
+        "options": given_options or None,
+        "keep_alive": conversation.keep_alive,
+    }
     return path, msgspec.json.encode({name: value for name, value in given.items() if value is not None})
 
 
@@ -101,8 +106,9 @@ def _think(effort: bool | str | None, field_name: str) -> bool | str | None:
     return level
 
 
-def _options(sampling: Sampling) -> dict[str, Any]:
-    options = {
+def options(sampling: Sampling) -> dict[str, Any]:
+    """The field `options`, without absent values."""
+    given = {
         **sampling.extra,
         "num_predict": sampling.output_tokens_max,
         "temperature": sampling.temperature,
@@ -116,4 +122,4 @@ def _options(sampling: Sampling) -> dict[str, Any]:
         "repeat_penalty": sampling.repeat_penalty,
         "num_ctx": sampling.window_tokens,
     }
-    return {name: value for name, value in options.items() if value is not None}
+    return {name: value for name, value in given.items() if value is not None}

@@ -15,7 +15,7 @@ import msgspec
 
 from herd.core.state.request import Counters
 from herd.errors import BadRequest
-from herd.protocols import conversation
+from herd.protocols import conversation, request_fields
 from herd.protocols.openai.files import FILE_TYPES, data_uri, file_text, unread_file
 from herd.protocols.reported_numbers import seconds, token_count
 
@@ -350,16 +350,18 @@ def read_format(response_format: object, unsupported: list[str] | None = None) -
     if kind == "json_schema":
         inner = given.get("json_schema")
         if "json_schema" in given and not isinstance(inner, dict | None):
-            raise BadRequest("response_format: json_schema must be an object")
+            raise request_fields.wrong_type("response_format.json_schema", "an object", inner)
         schema = inner.get("schema") if isinstance(inner, dict) else given.get("schema")
         if isinstance(schema, dict):
             return schema
         if unsupported is None or schema is not None:
-            raise BadRequest("response_format: json_schema.schema must be an object")
+            raise request_fields.wrong_type("response_format.json_schema.schema", "an object", schema)
     if unsupported is not None and isinstance(kind, str):
         unsupported.append(f"response_format.{'json_schema' if kind == 'json_schema' else 'type'}")
         return None
-    raise BadRequest("response_format: type must be text, json_object or json_schema")
+    if not isinstance(response_format, dict):
+        raise request_fields.wrong_type("response_format", "an object with a type", response_format)
+    raise request_fields.wrong_type("response_format.type", "text, json_object or json_schema", kind)
 
 
 def read_tools(tools: Iterable[Tool] | None, unsupported: list[str] | None = None) -> list[conversation.Tool]:
@@ -386,7 +388,7 @@ def read_tool_choice(choice: object, unsupported: list[str] | None = None) -> ob
     if unsupported is not None and isinstance(choice, dict):
         unsupported.append("tool_choice")
         return None
-    raise BadRequest('tool_choice must be "auto", "none", "required" or one function by name')
+    raise request_fields.wrong_type("tool_choice", '"auto", "none", "required" or one function by name', choice)
 
 
 def chosen_tool(choice: object) -> str | None:

@@ -168,7 +168,7 @@ def _needs(route: Route, fields: _RequestFields, has_images: bool, is_hosted: bo
 
 
 def _special_fields(route: Route, fields: _RequestFields, has_images: bool) -> tuple[str, ...]:
-    """The fields that `read_conversation` would name as unsupported and that some engines honor."""
+    """The fields that some engines honor, and that others, or a translation, leave out."""
     given = (
         ("n", fields.n),
         ("best_of", fields.best_of),
@@ -186,12 +186,11 @@ def _special_fields(route: Route, fields: _RequestFields, has_images: bool) -> t
         found.append("response_format.type")
     if route.path == CHAT and fields.tools is not request_fields.ABSENT and has_other_tool(fields.tools):
         found.append("tools[]")
-    if (
-        route.path == COMPLETIONS
-        and request_fields.is_list(fields.prompt)
-        and not _SINGLE_TEXT.fullmatch(fields.prompt)
-    ):
-        found.append("prompt")
+    if route.path == COMPLETIONS:
+        if request_fields.is_list(fields.prompt) and not _SINGLE_TEXT.fullmatch(fields.prompt):
+            found.append("prompt")
+        if fields.suffix is not request_fields.ABSENT and request_fields.has_content(fields.suffix):
+            found.append("suffix")
     if route.path == EMBEDDINGS and request_fields.is_list(fields.input) and _TOKENS.match(fields.input):
         found.append("input")
     if has_images and isinstance(fields, _ChatRequestFields) and _has_remote_image(fields.messages or ()):
@@ -303,7 +302,7 @@ def read_conversation(request: ParsedRequest) -> Conversation:
         prompt=_prompt(complete.prompt, unsupported) if kind is RequestKind.GENERATE else "",
         suffix=complete.suffix or "",
         raw=kind is RequestKind.GENERATE,
-        inputs=_inputs(complete.input, unsupported) if kind is RequestKind.EMBED else [],
+        inputs=_texts("input", complete.input, unsupported) if kind is RequestKind.EMBED else [],
         dimensions=complete.dimensions,
         parallel_tool_calls=complete.parallel_tool_calls,
         tools=chat_json.read_tools(complete.tools, unsupported),
@@ -335,25 +334,31 @@ def _unread_fields(request: ParsedRequest) -> tuple[list[str], list[str]]:
 
 def _prompt(given: object, unsupported: list[str]) -> str:
     """The only prompt. Several prompts, and token ids, are unsupported."""
-    if isinstance(given, list) and len(given) == 1:
-        given = given[0]
-    if isinstance(given, list) and given:
+    texts = _texts("prompt", given, unsupported)
+    if len(texts) > 1:
         unsupported.append("prompt")
-        return ""
-    if isinstance(given, str):
-        return given
-    raise BadRequest("prompt must be a text, a list of texts, or token ids")
+    return texts[0] if texts else ""
 
 
-def _inputs(given: object, unsupported: list[str]) -> list[str]:
-    """The texts. Token ids are unsupported."""
-    texts = [given] if isinstance(given, str) else given
-    if isinstance(texts, list) and texts and all(isinstance(text, str) for text in texts):
+def _texts(name: str, given: object, unsupported: list[str]) -> list[str]:
+    """The texts of a field that is one text, a list of texts, or token ids, which are unsupported."""
+    texts: list[Any] = given if isinstance(given, list) else [given]
+    if texts and all(isinstance(text, str) for text in texts):
         return texts
-    if isinstance(texts, list) and texts and all(isinstance(token, int | list) for token in texts):
-        unsupported.append("input")
-        return []
-    raise BadRequest("input must be a text, a list of texts, or token ids")
+    if not isinstance(given, list) or not given:
+        found = "an empty list" if given == [] else request_fields.type_name(given)
+        raise BadRequest(f"{name} must be a text, a list of texts, or token ids, not {found}")
+    wrong = next((at for at, value in enumerate(given) if not isinstance(value, str) and not _is_tokens(value)), None)
+    if wrong is not None:
+        raise request_fields.wrong_type(f"{name}[{wrong}]", "a text or token ids", given[wrong])
+    unsupported.append(name)
+    return []
+
+
+def _is_tokens(value: object) -> bool:
+    """Whether the value is a token id, or a list of them."""
+    ids = value if isinstance(value, list) else [value]
+    return all(isinstance(number, int) and not isinstance(number, bool) for number in ids)
 
 
 def _think(effort: str | None) -> bool | str | None:

@@ -31,6 +31,15 @@ NEAREST_EFFORTS: Mapping[str, str] = MappingProxyType(
 """The nearest of low, medium and high, which every server knows. vLLM rejects others, and templates ignore them."""
 
 
+RUNNER_OPTIONS = frozenset(
+    (
+        *("num_batch", "num_gpu", "main_gpu", "use_mmap", "num_thread", "draft_num_predict", "numa", "low_vram"),
+        *("f16_kv", "logits_all", "vocab_only", "use_mlock", "embedding_only"),
+    )
+)
+"""Options of Ollama that change its memory and speed, and no answer."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerQuirks:
     """How one server differs from the common protocol.
@@ -138,6 +147,8 @@ def _thinking(conversation: Conversation, quirks: ServerQuirks) -> dict[str, Any
     if isinstance(think, str) and think not in EFFORTS:
         raise BadRequest(f"{conversation.think_field}: unknown thinking effort {think[:EFFORT_MAX_CHARS]!r}")
     wants = think not in (False, "none")
+    if not quirks.has_template_kwargs and not (isinstance(think, str) and wants):
+        conversation.ignore(conversation.think_field)
     think = NEAREST_EFFORTS.get(think, think) if isinstance(think, str) else think
     body: dict[str, Any] = {"reasoning_effort": think} if isinstance(think, str) and wants else {}
     if quirks.has_template_kwargs:
@@ -166,6 +177,11 @@ def _streaming(conversation: Conversation) -> dict[str, Any]:
 
 
 def _options(conversation: Conversation, quirks: ServerQuirks) -> dict[str, Any]:
+    for name in conversation.sampling.extra:
+        if name not in quirks.options and name not in RUNNER_OPTIONS:
+            conversation.ignore(f"options.{name}")
+    if conversation.truncate:
+        conversation.ignore("truncate")
     return _streaming(conversation) | dict(quirks.constants) | _sampling(conversation.sampling, quirks)
 
 

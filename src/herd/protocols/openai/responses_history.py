@@ -6,27 +6,31 @@ and engines find it in their prompt caches.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import msgspec
 
 from herd.protocols.answer_ends import decode
+from herd.protocols.request_fields import is_given, wrong_type
 
 RESPONSES: Final = "/v1/responses"
 
 _ABSENT = msgspec.Raw()
 _REFERENCE: Final = b'"item_reference"'
+_TYPED: Final = re.compile(rb'"(?:type|role)"\s*:\s*"')
+"""Almost every item: then only its bytes are searched, and it is not decoded."""
 
 
 class History(msgspec.Struct, kw_only=True):
     """The fields of a request that concern its history."""
 
     input: msgspec.Raw = _ABSENT
-    previous_response_id: str | None = None
+    previous_response_id: Any = None
     conversation: Any = None
-    store: bool | None = None
-    stream: bool | None = None
+    store: Any = None
+    stream: Any = None
 
 
 class StoredBody(msgspec.Struct):
@@ -46,25 +50,44 @@ class _Reference(msgspec.Struct):
     id: str | None = None
 
 
+class _ReferencingItem(msgspec.Struct):
+    """Any item. One that has neither a type nor a role is a reference too, as the type of references is optional."""
+
+    type: Any = None
+    role: Any = None
+    id: Any = None
+
+    @property
+    def is_one(self) -> bool:
+        return self.type == "item_reference" or (self.type is None and self.role is None and self.id is not None)
+
+
 _HISTORY = msgspec.json.Decoder(History)
 _FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _ITEMS = msgspec.json.Decoder(list[msgspec.Raw])
 _STORED = msgspec.json.Decoder(StoredBody)
 _EVENT = msgspec.json.Decoder(_Event)
 _ITEM_ID = msgspec.json.Decoder(_Reference)
+_REFERENCED = msgspec.json.Decoder(_ReferencingItem)
 
 
 def read_history(body: bytes) -> History | None:
-    """None for a malformed body, which the dialect refuses."""
-    return decode(body, _HISTORY)
+    """None for a body that is not a JSON object, which the dialect refuses. Raises BadRequest for a malformed id."""
+    history = decode(body, _HISTORY)
+    if history is not None and not isinstance(history.previous_response_id, str | None):
+        raise wrong_type("previous_response_id", "a string", history.previous_response_id)
+    return history
 
 
-def input_items(given: msgspec.Raw) -> list[bytes]:
-    """The items of an `input` field; a text is a message of the user."""
+def input_items(given: msgspec.Raw) -> list[bytes] | None:
+    """The items of an `input` field; a text is a message of the user. None if the field has another type."""
+    if not is_given(given):
+        return []
     raw = bytes(given)
     if raw[:1] == b'"':
         return [b'{"type":"message","role":"user","content":' + raw + b"}"]
-    return [bytes(item) for item in decode(raw, _ITEMS) or ()]
+    items = decode(raw, _ITEMS)
+    return None if items is None else [bytes(item) for item in items]
 
 
 def with_items(body: bytes, items: Sequence[bytes]) -> bytes:
@@ -78,13 +101,16 @@ def with_items(body: bytes, items: Sequence[bytes]) -> bytes:
 def resolve_references(items: Sequence[bytes], find: Callable[[str], bytes | None]) -> tuple[list[bytes], str]:
     """The items with each reference replaced by what it refers to; and the first id that was not found, or ""."""
     resolved = []
-    for item in items:
-        reference = decode(item, _ITEM_ID) if _REFERENCE in item else None
-        if reference is not None and reference.type == "item_reference":
-            found = find(reference.id or "")
-            if found is None:
-                return [], reference.id or "an empty id"
-            item = found
+    for position, item in enumerate(items):
+        if _REFERENCE in item or not _TYPED.search(item):
+            reference = decode(item, _REFERENCED)
+            if reference is not None and reference.is_one:
+                if not isinstance(reference.id, str):
+                    raise wrong_type(f"input[{position}].id", "a string", reference.id)
+                found = find(reference.id)
+                if found is None:
+                    return [], reference.id or "an empty id"
+                item = found
         resolved.append(item)
     return resolved, ""
 

@@ -15,6 +15,7 @@ from typing import Any, Final
 import msgspec
 
 from herd.errors import BadRequest
+from herd.protocols import request_fields
 from herd.protocols.conversation import Message, ToolCall
 from herd.protocols.openai.files import FILE_TYPES, data_uri, file_text, unread_file
 from herd.protocols.openai.responses_output import decrypted_reasoning
@@ -109,7 +110,7 @@ def _decode(value: object, where: str) -> Item:
     try:
         return msgspec.convert(value, Item)
     except msgspec.ValidationError as error:
-        raise BadRequest(f"{where} is not an input item: {error}") from None
+        raise request_fields.mismatch(error, where) from None
 
 
 # --- messages and reasoning ---
@@ -118,7 +119,7 @@ def _decode(value: object, where: str) -> Item:
 def _message(read: ReadItems, item: Item, where: str) -> None:
     role = item.role or "user"
     if role not in ROLES:
-        raise BadRequest(f"{where}.role must be one of {', '.join(sorted(ROLES))}")
+        raise request_fields.wrong_type(f"{where}.role", f"one of {', '.join(sorted(ROLES))}", role)
     _check_content(item.content, f"{where}.content")
     text, images = read_content(item.content, f"{where}.content", read)
     if role != "assistant":
@@ -156,7 +157,7 @@ def _texts(parts: object) -> str:
 def _check_content(content: object, where: str) -> None:
     """Raises BadRequest if the content of a message is outside the schema. That of a result may have any type."""
     if not isinstance(content, str | list | None):
-        raise BadRequest(f"{where} must be a text or a list of parts")
+        raise request_fields.wrong_type(where, "a text or a list of parts", content)
     for position, part in enumerate(content if isinstance(content, list) else ()):
         kind, text = (part.get("type"), part.get("text")) if isinstance(part, Mapping) else (part, None)
         if not isinstance(part, Mapping) or not isinstance(kind, str | None) or not isinstance(text, str | None):

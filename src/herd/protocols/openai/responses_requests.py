@@ -64,7 +64,7 @@ class _References(msgspec.Struct, kw_only=True):
     image: Any = None
     max_tool_calls: Any = None
     moderation: Any = None
-    previous_response_id: Any = None
+    previous_response_id: str | None = None
     prompt: Any = None
     truncation: str | None = None
 
@@ -85,6 +85,15 @@ class Request(_References, kw_only=True):
 
 
 REQUEST = msgspec.json.Decoder(Request)
+_FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_KNOWN: Final = frozenset(
+    (
+        *Request.__struct_fields__,
+        *("model", "stream", "stream_options", "store", "metadata", "user", "fallback_models", "safety_identifier"),
+        *("service_tier", "prompt_cache_key", "prompt_cache_options", "prompt_cache_retention"),
+    )
+)
+"""Fields that are read, here or by `parse`, and fields that never change an answer."""
 
 
 def read_conversation(request: ParsedRequest) -> Conversation:
@@ -118,7 +127,7 @@ def read_conversation(request: ParsedRequest) -> Conversation:
             temperature=complete.temperature,
             top_p=complete.top_p,
         ),
-        ignored=[*_ignored_fields(complete), *tools.ignored, *items.ignored],
+        ignored=[*_ignored_fields(complete), *_unknown_fields(request), *tools.ignored, *items.ignored],
         unsupported=unsupported,
     )
 
@@ -157,6 +166,12 @@ def _settings(complete: Request, items: ReadItems) -> tuple[object, str | None]:
 def _member(update: Item, name: str, member: str) -> object:
     value = getattr(update, name)
     return value.get(member) if isinstance(value, Mapping) else None
+
+
+def _unknown_fields(request: ParsedRequest) -> list[str]:
+    """Fields that the API does not have: other servers' own, and those of its other routes."""
+    sent = request_fields.read(request.body, _FIELDS)
+    return [name for name, raw in sent.items() if name not in _KNOWN and request_fields.has_content(raw)]
 
 
 def _ignored_fields(complete: Request) -> list[str]:

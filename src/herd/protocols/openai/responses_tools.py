@@ -16,6 +16,7 @@ from typing import Any, Final
 import msgspec
 
 from herd.errors import BadRequest
+from herd.protocols import request_fields
 from herd.protocols.conversation import Tool, ToolCall
 
 NAME_MAX_CHARS: Final = 64
@@ -128,7 +129,7 @@ def _decode(value: object, path: str) -> ToolJson:
     try:
         return msgspec.convert(value, ToolJson)
     except msgspec.ValidationError as error:
-        raise BadRequest(f"{path} is not a tool: {error}") from None
+        raise request_fields.mismatch(error, path) from None
 
 
 def printable(name: str) -> str:
@@ -233,7 +234,8 @@ def read_tool_choice(choice: object, tools: Tools) -> object:
     if choice in (None, "auto", "none", "required"):
         return choice
     if not isinstance(choice, Mapping) or not isinstance(choice.get("type"), str):
-        raise BadRequest('tool_choice must be "auto", "none", "required" or an object with a type')
+        wanted = '"auto", "none", "required" or an object with a type'
+        raise request_fields.wrong_type("tool_choice", wanted, choice)
     if choice["type"] == "allowed_tools":
         return _allowed_tools(choice, tools)
     name = _chosen_function(choice, tools)
