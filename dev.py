@@ -41,6 +41,11 @@ STAMP: Final = VENV / "herd-dev.json"
 CONSTRAINTS: Final = ROOT / "constraints"
 PROJECT: Final = ROOT / "pyproject.toml"
 
+COMPILED: Final = ROOT / "build/compiled"
+COMPILED_FORM: Final = "--compiled"
+IMPORTED_FIRST: Final = "HERD_DEV_IMPORTED_FIRST"
+"""The variable with the folder from which programs import the package instead of `src`."""
+
 PROGRESS_EVERY_S: Final = 15.0
 TAIL_LINES: Final = 15
 PIN_TOOL: Final = "pip-tools==7.6.2"
@@ -93,7 +98,21 @@ def run(arguments: list[str]) -> int:
 def test(arguments: list[str]) -> int:
     """Runs all tests in several processes, or those that the arguments select in one."""
     prepare("test")
-    return call("-m", "pytest", *(arguments or in_processes()))
+    arguments, folders = chosen_form(arguments)
+    return call("-m", "pytest", *folders, *(arguments or in_processes()))
+
+
+def chosen_form(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """The arguments without `--compiled`, and the options with which pytest imports the compiled form if it was given.
+
+    Every other program that is started later also imports that form.
+    """
+    others = [argument for argument in arguments if argument != COMPILED_FORM]
+    if others == arguments:
+        return others, []
+    step("compiling (minutes, unless these files were compiled before)", [str(PYTHON), "compile_modules.py"])
+    os.environ[IMPORTED_FIRST] = str(COMPILED)
+    return others, ["-o", f"pythonpath={COMPILED.relative_to(ROOT).as_posix()} tests"]
 
 
 def in_processes() -> list[str]:
@@ -134,7 +153,17 @@ def bench(arguments: list[str]) -> int:
     if not arguments or arguments[0] not in found:
         raise Failed(f"name a benchmark: python3 dev.py bench {{{', '.join(found)}}}")
     prepare("test")
-    return call("-m", f"bench.{arguments[0]}", *arguments[1:])
+    others, _ = chosen_form(arguments[1:])
+    return call("-m", f"bench.{arguments[0]}", *others)
+
+
+def wheel(arguments: list[str]) -> int:
+    """Builds a wheel into dist/."""
+    prepare("test")
+    others = [argument for argument in arguments if argument != COMPILED_FORM]
+    if others != arguments:
+        os.environ["HERD_COMPILE"] = "1"
+    return call("-m", "hatchling", "build", "--target", "wheel", *others)
 
 
 def docs(arguments: list[str]) -> int:
@@ -288,13 +317,14 @@ def pins(arguments: list[str]) -> int:
 
 COMMANDS: Final = {
     "run": Command(run, "run the demo: a coordinator and three small nodes with a real model (herd demo)"),
-    "test": Command(test, "run the tests; arguments go to pytest"),
+    "test": Command(test, "run the tests; arguments go to pytest; --compiled tests the compiled form"),
     "lint": Command(lint, "check ruff's rules and the formatting"),
     "format": Command(format_code, "format all Python files"),
     "types": Command(types, "check types: mypy --strict, and the dashboard's TypeScript"),
     "conventions": Command(conventions, "test the project conventions and the documentation (tests/project)"),
     "check": Command(check, "run lint, types and all tests"),
     "bench": Command(bench, "run a benchmark by name, with its arguments; --smoke checks it in seconds"),
+    "wheel": Command(wheel, "build a wheel into dist/; --compiled compiles its modules for this Python and system"),
     "ui": Command(ui, "serve the dashboard's pages with live reload; data from HERD_URL (http://127.0.0.1:11435)"),
     "agents": Command(agents, "install the coding agents that tests/clients runs (about 1.2 GB, in the user's cache)"),
     "screenshots": Command(screenshots, "regenerate the dashboard's screenshots in docs/; arguments select pages"),
@@ -413,8 +443,10 @@ def environment() -> dict[str, str]:
         for key, value in os.environ.items()
         if key not in ("PYTHONHOME", "PYTHONPATH", "PIP_TARGET", "PIP_PREFIX")
     }
+    imported_first = {"PYTHONPATH": os.environ[IMPORTED_FIRST]} if IMPORTED_FIRST in os.environ else {}
     return {
         **variables,
+        **imported_first,
         "PIP_USER": "0",
         "PIP_DISABLE_PIP_VERSION_CHECK": "1",
         "PIP_NO_INPUT": "1",
@@ -492,6 +524,7 @@ def compile_pins(python: Path, folder: Path, name: str, wanted: list[str], versi
             "--quiet",
             "--generate-hashes",
             "--strip-extras",
+            "--allow-unsafe",
             "--no-header",
             "--no-annotate",
             "--no-emit-index-url",

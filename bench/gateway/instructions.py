@@ -24,6 +24,7 @@ from bench.gateway.instruments import HERE, compiler, shared_library
 from bench.gateway.machine import BenchmarkError
 from bench.gateway.offline import Fleet, run
 from bench.gateway.offline_answers import CASES
+from herd.build_form import PURE, build_form
 
 STORED = HERE / "instructions.json"
 GROWTH_MAX = 0.03
@@ -90,8 +91,9 @@ def _lacking() -> str:
 
 
 def _build() -> str:
-    """Every build of Python needs other numbers of instructions for the same work."""
-    return f"Python {platform.python_version()}, {platform.python_compiler()}, {platform.machine()}"
+    """Every build of Python needs other numbers of instructions for the same work, and so does each form of herd."""
+    python = f"Python {platform.python_version()}, {platform.python_compiler()}, {platform.machine()}"
+    return python if build_form() == PURE else f"{python}, {build_form()}"
 
 
 def _stored() -> dict[str, Figures]:

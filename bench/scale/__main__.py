@@ -21,6 +21,7 @@ from pathlib import Path
 
 import psutil
 
+import herd
 from bench.scale import database
 from bench.scale.decisions import decision_ms
 from bench.scale.nodes import bodies, send
@@ -184,7 +185,8 @@ def coordinator(folder: Path) -> Iterator[tuple[psutil.Process, int]]:
     """A coordinator with default settings, open to unpaired nodes."""
     port = free_port()
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("FLEET_")}
-    own = {"FLEET_MDNS": "false", "FLEET_OPEN": "true", "FLEET_ENV_FILE": os.devnull, "PYTHONPATH": str(ROOT / "src")}
+    sources = str(Path(herd.__file__).parents[1])
+    own = {"FLEET_MDNS": "false", "FLEET_OPEN": "true", "FLEET_ENV_FILE": os.devnull, "PYTHONPATH": sources}
     argv = [sys.executable, "-m", "herd", "serve", "--host", "127.0.0.1", "--port", str(port)]
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(

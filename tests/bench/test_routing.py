@@ -12,6 +12,7 @@ from random import Random
 
 import pytest
 
+import herd
 from bench.routing.__main__ import main
 from bench.routing.compare import Table
 from bench.routing.measures import UNANSWERED_S, Row, measured
@@ -22,6 +23,7 @@ from sim.compose import build_world
 from sim.traces import Traces
 
 ROOT = Path(__file__).resolve().parents[2]
+SOURCES = Path(herd.__file__).resolve().parents[1]
 SMALL = ["--scenarios", "S2,S15", "--seeds", "2", "--requests", "60", "--loads", "1.0", "--jobs", "1"]
 POLICY_ARGUMENTS = ["--policies", "completion_time,seven_signals,least_connections,oracle"]
 
@@ -87,12 +89,12 @@ def test_two_processes_with_other_hash_seeds_print_the_same_table(tmp_path: Path
     """All but the measured times. The scenarios include coding agents, churn and a bad network."""
     given = ["--scenarios", "S4,S6,S9b,S12", "--seeds", "1", "--requests", "100", "--loads", "1.0", "--jobs", "1"]
     tables, rows = [], []
-    for hash_seed in ("1", "2"):
+    for hash_seed, sources in (("1", ROOT / "src"), ("2", SOURCES)):
         file = tmp_path / f"{hash_seed}.json"
         environment = {
             **os.environ,
             "PYTHONHASHSEED": hash_seed,
-            "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}",
+            "PYTHONPATH": f"{sources}{os.pathsep}{ROOT}",
             "HERD_TRACES": "",
         }
         ran = subprocess.run(

@@ -14,6 +14,7 @@ from fakes.faults import Gate
 from fakes.fleet import Fleet, running_fleet, settings_for_tests
 from fakes.ollama.server import FakeModel, FakeOllama
 from herd import __version__
+from herd.build_form import build_form
 from herd.core.state.liveness import LivenessSettings
 from terminal import ESCAPE, IS_POSIX, Terminal, command, environment, herd
 
@@ -278,8 +279,9 @@ def test_characters_that_the_console_cannot_show_are_replaced() -> None:
     assert (done.status, done.out) == (0, "naïve ?? ? end\n")
 
 
-def test_both_commands_print_the_same_version() -> None:
-    assert [herd("--version").out, herd("node", "--version").out] == [f"herd {__version__}\n"] * 2
+def test_both_commands_print_the_same_version_and_the_form_that_runs() -> None:
+    expected = f"herd {__version__} ({build_form()})\n"
+    assert [herd("--version").out, herd("node", "--version").out] == [expected] * 2
 
 
 def test_config_shows_the_source_of_a_value(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ SOURCE_ROOTS = {"bench": "bench", "sim": "sim"}
 SUBJECT_IS_ALL = {
     "browser": "the dashboard's pages in a real browser",
     "clients": "the official client libraries against a whole coordinator",
+    "compiled": "compiled modules and the same modules without the compiler",
     "contracts": "every plug-in of a folder against its contract",
     "fakes": "the programs that the other tests use in place of real ones",
     "fidelity": "the same requests directly and through herd",

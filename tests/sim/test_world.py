@@ -11,6 +11,7 @@ from random import Random
 
 import pytest
 
+import herd
 from builders import a_model_info
 from herd.core.state.commands import Dispatch
 from herd.core.state.fleet import NodeId, canonical
@@ -25,6 +26,7 @@ from sim.traces import Traces
 
 REQUESTS = 60
 ROOT = Path(__file__).resolve().parents[2]
+SOURCES = Path(herd.__file__).resolve().parents[1]
 
 
 def scenario(name: str) -> Scenario:
@@ -153,8 +155,8 @@ for scenario in SCENARIOS:
 
 def test_the_same_seed_gives_the_same_run_in_processes_with_different_hash_seeds() -> None:
     outputs = set()
-    for hash_seed in ("1", "2"):
-        environment = {**os.environ, "PYTHONHASHSEED": hash_seed, "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}"}
+    for hash_seed, sources in (("1", ROOT / "src"), ("2", SOURCES)):
+        environment = {**os.environ, "PYTHONHASHSEED": hash_seed, "PYTHONPATH": f"{sources}{os.pathsep}{ROOT}"}
         ran = subprocess.run(
             [sys.executable, "-c", DIGESTS], env=environment, capture_output=True, text=True, check=True
         )

@@ -23,6 +23,7 @@ from pathlib import Path
 from rich.text import Text
 
 from herd import __version__
+from herd.build_form import build_form
 from herd.cli.client import CliError, CoordinatorClient
 from herd.cli.doctor import Setup, examine
 from herd.cli.terminal import console, show
@@ -101,6 +102,7 @@ def _about() -> dict[str, object]:
     packages = {found.name: found.version for found in importlib.metadata.distributions() if found.name}
     return {
         "herd": __version__,
+        "form": build_form(),
         "python": sys.version,
         "platform": platform.platform(),
         "machine": platform.machine(),

@@ -20,6 +20,7 @@ from rich.text import Text
 
 import herd.engines
 from herd import __version__, mdns
+from herd.build_form import build_form
 from herd.cli.client import CliError, CoordinatorClient, Json, NotReached, coordinator_at
 from herd.cli.demo import embedded_requirements
 from herd.cli.models import by_model
@@ -115,7 +116,7 @@ def _this_machine(data_dir: Path) -> Iterator[DoctorFinding]:
     if sys.version_info < PYTHON_MIN:
         yield DoctorFinding(ERROR, "Python", f"{version} is too old", "install Python 3.11 or newer")
     else:
-        yield DoctorFinding(OK, "herd", f"{__version__} on Python {version}")
+        yield DoctorFinding(OK, "herd", f"{__version__} ({build_form()}) on Python {version}")
     folder = next((path for path in (data_dir, *data_dir.parents) if path.exists()), data_dir)
     if not os.access(folder, os.W_OK):
         yield DoctorFinding(

@@ -144,7 +144,7 @@ def _any_of(schema: dict[str, Any], document: _Document, depth: int) -> dict[str
     """Several types, or none: a choice of simple ones. Any value becomes a choice of all types."""
     kind = schema.get("type")
     if isinstance(kind, list):
-        rest = {name: value for name, value in schema.items() if name not in (*_KEPT, "type")}
+        rest = {name: value for name, value in schema.items() if name != "type" and name not in _KEPT}
         named = [{**rest, "type": name} for name in kind if name in _TYPES]
     else:
         named = [c for key in ("anyOf", "oneOf") for c in _listed(schema.get(key))][:CHOICES_MAX]

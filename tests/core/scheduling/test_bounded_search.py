@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from unittest.mock import patch
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -207,6 +208,7 @@ def limits(chance: random.Random) -> Iterator[None]:
         yield
 
 
+@pytest.mark.replaces_methods
 @given(st.integers(0, 2**32))
 @settings(max_examples=60, deadline=None)
 def test_search_with_bounds_chooses_the_node_of_a_full_search(seed: int) -> None:
@@ -279,6 +281,7 @@ def test_retry_beyond_the_budget_finds_a_free_slot_among_nodes_that_were_not_est
         assert decision.pruned and not world.dispatcher.placement._is_over_budget(live_request, decision, world.now)
 
 
+@pytest.mark.replaces_methods
 def test_heartbeats_of_a_large_fleet_search_for_held_requests_only_if_the_node_can_serve_them() -> None:
     """1,000 heartbeats in five seconds must not cause 1,000 searches. The sweep still searches twice a second."""
     world, searches = a_large_fleet(60, lacks=frozenset(("vision",)), draining=True), list[str]()

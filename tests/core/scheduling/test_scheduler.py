@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import herd
 from builders import a_model_info, a_report, a_request, a_world, all_signals
 from herd.core.state.fleet import ModelName
 
@@ -83,14 +84,10 @@ print(hashlib.sha256(text.encode()).hexdigest())
 
 
 def test_equal_input_gives_equal_commands_in_processes_with_other_hash_seeds() -> None:
-    root = Path(__file__).parents[3]
+    root, imported = Path(__file__).parents[3], Path(herd.__file__).parents[1]
     digests = set()
-    for seed in ("1", "2", "3"):
-        env = {
-            **os.environ,
-            "PYTHONHASHSEED": seed,
-            "PYTHONPATH": os.pathsep.join([str(root / "src"), str(root / "tests")]),
-        }
+    for seed, sources in (("1", root / "src"), ("2", imported), ("3", imported)):
+        env = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": os.pathsep.join([str(sources), str(root / "tests")])}
         done = subprocess.run(
             [sys.executable, "-c", DIGEST_PROGRAM], env=env, capture_output=True, text=True, check=True
         )

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from herd import __version__
+from herd.build_form import build_form
 from herd.cli import aliases as alias_command
 from herd.cli import bench as bench_command
 from herd.cli import chat as chat_command
@@ -74,7 +75,7 @@ def _run(program: typer.Typer, name: str) -> None:
 
 def _print_version(is_requested: bool) -> None:
     if is_requested:
-        typer.echo(f"herd {__version__}")
+        typer.echo(f"herd {__version__} ({build_form()})")
         raise typer.Exit
 
 

@@ -6,8 +6,9 @@ a node that was found, or if a filter rejects every copy of the model like its o
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Sequence
-from typing import Protocol, TypeAlias, runtime_checkable
+from typing import ClassVar, TypeAlias
 
 from herd.core.scheduling.candidate_order import Bound, CandidateOrder, CandidateOrders
 from herd.core.scheduling.expected_delays import RequestEstimate
@@ -24,15 +25,16 @@ REJECTED_MAX = 256
 CandidateOf: TypeAlias = "Callable[[Node, ModelName, float], Candidate]"
 
 
-@runtime_checkable
-class BoundedPolicy(Protocol):
+class BoundedPolicy(ABC):
     """A policy that chooses the smallest estimate, and knows bounds of its estimates."""
 
-    name: str
+    name: ClassVar[str]
     bounds: LowerBounds
 
+    @abstractmethod
     def request_estimate(self, request: Request, model: ModelName, now: float) -> RequestEstimate: ...
 
+    @abstractmethod
     def estimate(self, expected: RequestEstimate, candidate: Candidate) -> Scored: ...
 
 

@@ -12,10 +12,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from herd.core.estimates.demand import probability_within
 from herd.core.estimates.forecast import Forecast
 from herd.core.estimates.hardware_priors import Speed
+from herd.core.scheduling.bounded_search import BoundedPolicy
 from herd.core.scheduling.expected_delays import (
     RequestEstimate,
     delay_of_later_requests_s,
@@ -92,11 +94,11 @@ class TimedCandidate(Scored):
         _ = candidate.free_bytes  # computed and cached now, because the node's queues change later
 
     @property
-    def total(self) -> float:  # type: ignore[override]
+    def total(self) -> float:
         return self._scored().total
 
     @property
-    def terms(self) -> dict[str, float]:  # type: ignore[override]
+    def terms(self) -> dict[str, float]:
         return self._scored().terms
 
     def _scored(self) -> Scored:
@@ -106,8 +108,8 @@ class TimedCandidate(Scored):
         return self._points
 
 
-class CompletionTimePolicy:
-    name = "completion_time"
+class CompletionTimePolicy(BoundedPolicy):
+    name: ClassVar[str] = "completion_time"
 
     def __init__(self, forecast: Forecast, signals: SignalPolicy, settings: CompletionTimeSettings) -> None:
         self._forecast = forecast
@@ -240,7 +242,7 @@ class ObservedSignalPolicy:
     With them a replay can tell what `CompletionTimePolicy` would have decided.
     """
 
-    name = "signals"
+    name: ClassVar[str] = "signals"
 
     def __init__(self, times: CompletionTimePolicy, signals: SignalPolicy) -> None:
         self._times = times

@@ -8,7 +8,7 @@ have it, only those are estimated that may be the best.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from herd.core.estimates.latencies import Latencies
 from herd.core.scheduling.bounded_search import BoundedPolicy, BoundedSearch, already_tried, first_rejection
@@ -35,7 +35,8 @@ MODELS_CACHED_MAX = 256
 class Policy(Protocol):
     """Ranks candidates, best first."""
 
-    name: str
+    @property
+    def name(self) -> str: ...
 
     def rank(self, request: Request, candidates: Sequence[Candidate]) -> list[Scored]: ...
 
@@ -44,7 +45,7 @@ class SignalPolicy:
     """Ranks by points, highest first; then by queue length, then by the node's name, so that equal input gives equal
     output."""
 
-    name = "signals"
+    name: ClassVar[str] = "signals"
 
     def __init__(self, signals: Sequence[Signal], weights: Weights) -> None:
         self.weights = weights

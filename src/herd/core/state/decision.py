@@ -77,24 +77,45 @@ class Rejected:
     """Whether waiting can help."""
 
 
-@dataclass(slots=True, eq=False, kw_only=True)
 class Scored:
-    """A node that can serve the request: its points in total and by signal."""
+    """A node that can serve the request: its points in total and by signal, which a subclass may compute later."""
 
-    node_id: NodeId
-    total: float
-    terms: dict[str, float]
-    depth: int = 0
-    expected_s: dict[str, float] = field(default_factory=dict)
-    """Terms of the expected completion time in seconds; empty where they were not estimated."""
-    others_s: float = 0.0
-    """The delay of other requests in seconds, before weighting. The term `harm` is computed from it and from
-    `evicted`."""
-    evicted: Sequence[tuple[float, float]] = ()
-    """The models that would be evicted: seconds until each is probably requested again (0 while it is answering), and
-    seconds to load it again."""
-    candidate: Candidate | None = None
-    """The node at the decision. Only the report, the model info and the plain values stay unchanged afterwards."""
+    __slots__ = ("_terms", "_total", "candidate", "depth", "evicted", "expected_s", "node_id", "others_s")
+
+    def __init__(
+        self,
+        *,
+        node_id: NodeId,
+        total: float = 0.0,
+        terms: dict[str, float] | None = None,
+        depth: int = 0,
+        expected_s: dict[str, float] | None = None,
+        others_s: float = 0.0,
+        evicted: Sequence[tuple[float, float]] = (),
+        candidate: Candidate | None = None,
+    ) -> None:
+        self.node_id = node_id
+        self._total = total
+        self._terms = {} if terms is None else terms
+        self.depth = depth
+        self.expected_s: dict[str, float] = {} if expected_s is None else expected_s
+        """Terms of the expected completion time in seconds; empty where they were not estimated."""
+        self.others_s = others_s
+        """The delay of other requests in seconds, before weighting. The term `harm` is computed from it and from
+        `evicted`."""
+        self.evicted = evicted
+        """The models that would be evicted: seconds until each is probably requested again (0 while it is answering),
+        and seconds to load it again."""
+        self.candidate = candidate
+        """The node at the decision. Only the report, the model info and the plain values stay unchanged afterwards."""
+
+    @property
+    def total(self) -> float:
+        return self._total
+
+    @property
+    def terms(self) -> dict[str, float]:
+        return self._terms
 
 
 @dataclass(slots=True, eq=False, kw_only=True)

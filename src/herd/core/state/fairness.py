@@ -143,7 +143,7 @@ class FairOrder:
                 continue
             request_id, number = _head(lines, self.shares.members.get(tenant))
             if start < least or number < oldest:
-                least, oldest, found = start, number, request_id
+                least, oldest, found = start, float(number), request_id
         return found
 
     def sequence(self, cost: Callable[[RequestId], float]) -> Iterator[RequestId]:

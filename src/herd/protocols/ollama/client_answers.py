@@ -147,7 +147,7 @@ class AnswerWriter:
         return chat_json.line(self._content(calls) | {"done": False} | self._take_logprobs())
 
     def _last_line(self) -> bytes:
-        reason = self._reason if self._reason in ("length", *_LOAD_REASONS) else "stop"
+        reason = self._reason if self._reason == "length" or self._reason in _LOAD_REASONS else "stop"
         content = self._content([] if self._streams else self._take_calls())
         body = (
             content
