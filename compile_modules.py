@@ -1,4 +1,4 @@
-"""Compiles the modules that `compiled.toml` selects, with mypyc. Uncompiled, the same files do the same.
+"""Compiles the modules that `compiled.toml` selects, with mypyc; uncompiled, the same files do the same.
 
 `hatch_build.py` calls it for wheels with HERD_COMPILE=1, and `dev.py` to test and measure the compiled form. It needs
 mypy, setuptools and a C compiler. HERD_COMPILE_LEVEL sets the optimization of the C compiler.

@@ -19,7 +19,7 @@ UNCOMPILED = [name for names in CHOICE["pure"].values() for name in names]
 
 
 def traps(module: Module) -> Iterator[str]:
-    """Constructs that run differently when they are compiled, and that the compiler accepts without a word."""
+    """Constructs that run differently when they are compiled, and that the compiler accepts silently."""
     for node in ast.walk(module.tree):
         if isinstance(node, ast.ClassDef):
             yield from traps_of_class(node)
