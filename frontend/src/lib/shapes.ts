@@ -489,6 +489,7 @@ export interface NodeCard {
   loading: string[];
   lent: SharedCapacity | null;
   availability: (number | null)[] | null;
+  labels: string[];
   duty: string;
   duty_since: number | null;
 }

@@ -40,6 +40,7 @@ from herd.agent.node_identity import JoinSettings, open_identity
 from herd.agent.sensors import Sensor, SensorPaths
 from herd.agent_protocol import heartbeat_encode, heartbeat_json
 from herd.core.state.fleet import GB, EngineEndpoint, Memory, ModelInfo, ModelName, NodeId, Report, canonical
+from herd.core.state.nodes.labels import parse_labels
 from herd.discover import discover
 from herd.engines import Engine
 from herd.files import write_atomically
@@ -99,6 +100,19 @@ class AgentSettings:
             "help": "Forward a port, open to the coordinator only, to an engine on localhost (the forwarder).",
         },
     )
+    labels: tuple[str, ...] = field(
+        default=(),
+        metadata={
+            "env": "FLEET_NODE_LABELS",
+            "help": "Labels of this machine that requests and keys may require, e.g. kids,gpu=big.",
+        },
+    )
+
+    def __post_init__(self) -> None:
+        try:
+            parse_labels(self.labels)
+        except ValueError as error:
+            raise ValueError(f"FLEET_NODE_LABELS: {error}") from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -300,6 +314,7 @@ class Agent:
             agent_version=__version__,
             connection_failures=self.engines.failures,
             draining=self._is_draining,
+            labels=parse_labels(self.settings.agent.labels),
         )
         report = dataclasses.replace(report, **readings)  # type: ignore[arg-type]
         chip = report.gpus[0].name if report.gpus else report.chip

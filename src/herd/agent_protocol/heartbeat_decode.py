@@ -54,11 +54,13 @@ from herd.core.state.fleet import (
     Report,
     canonical,
 )
+from herd.core.state.nodes.labels import parse_labels
 
 CPU_MAX_PCT = 1000.0
 SHARE_SLACK = 1.02
 """How much used or available memory may exceed the total: older agents round and read the values at different times."""
 HOURS_PER_WEEK = 168
+NO_LABELS: frozenset[str] = frozenset()
 SILENT_MAX_S = 1e9
 DRAIN_SIGNAL_MAX_BYTES = 2048
 
@@ -138,6 +140,7 @@ def decode(
         draining=bool(sent.draining),
         paused=own.paused,
         capacity=_capacity(sent.capacity, own.trend, own.week) if sent.capacity else None,
+        labels=_labels(own.labels),
         connection_failures=checks.integer(sent.connection_failures, "connection_failures", 1 << 31),
         clock_s=sent.timestamp if sent.timestamp is not None and math.isfinite(sent.timestamp) else None,
     )
@@ -298,6 +301,13 @@ def _capacity(sent: CapacityJson, trend: str, week: Sequence[float | None]) -> C
         days_observed=checks.integer(sent.days_observed, "capacity.days_observed", 1 << 20),
         week=_week(week),
     )
+
+
+def _labels(sent: list[str]) -> frozenset[str]:
+    try:
+        return parse_labels(sent) if sent else NO_LABELS
+    except ValueError as error:
+        raise BadHeartbeat(f"herd.labels: {error}") from None
 
 
 def _week(sent: Sequence[float | None]) -> tuple[float | None, ...] | None:

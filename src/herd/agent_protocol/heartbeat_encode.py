@@ -36,6 +36,7 @@ def encode(report: Report, timestamp: float) -> bytes:
             "used_bytes": report.memory.used_bytes,
             "available_bytes": report.memory.available_bytes,
         },
+        labels=sorted(report.labels),
         week=list((report.capacity.week if report.capacity else None) or ()),
     )
     body = msgspec.json.encode({**_public(report, timestamp), "herd": own})

@@ -79,6 +79,7 @@ class OwnJson(_Struct, kw_only=True):
     gpus: list[GpuJson] = []
     memory: dict[str, int] = {}
     week: list[float | None] = []
+    labels: list[str] = []
 
 
 class CpuJson(_Struct):

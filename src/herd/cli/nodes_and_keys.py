@@ -18,6 +18,7 @@ from herd.trust.keys import Scope
 NODE_COLUMNS = (
     Column("node", 9, min_width=8),
     Column("state", 8),
+    Column("labels", 6, min_width=8),
     Column("since", 4, is_right=True),
     Column("by", 3),
     Column("fingerprint", 5),
@@ -54,13 +55,13 @@ def nodes(coordinator: CoordinatorClient, as_json: bool) -> None:
 
 
 def node_lines(state: Json, width: int, now: float) -> list[Text]:
-    rows = [_paired_row(one, now) for one in state["paired"]] + [_pending_row(one, now) for one in state["pending"]]
+    lines_of = {one["node_id"]: one for one in state["nodes"]}
     paired = {one["node_id"] for one in state["paired"]}
-    rows += [_unpaired_row(one) for one in state["nodes"] if one["node_id"] not in paired]
-    duties = {one["node_id"]: one["duty"] for one in state["nodes"] if one["duty"] != "active"}
-    for row in rows:
-        if (duty := duties.get(row[0].text)) is not None:
-            row[1] = Cell(duty, "yellow")
+    rows = [
+        *(_paired_row(one, lines_of.get(one["node_id"]), now) for one in state["paired"]),
+        *(_unpaired_row(one) for one in state["nodes"] if one["node_id"] not in paired),
+        *(_pending_row(one, now) for one in state["pending"]),
+    ]
     lines = table(NODE_COLUMNS, rows, width) if rows else wrapped(Text(), NO_NODES, width)
     lines += administered_lines(state["nodes"], width, now)
     if state["pending"]:
@@ -75,12 +76,13 @@ def node_lines(state: Json, width: int, now: float) -> list[Text]:
     return lines
 
 
-def _paired_row(one: Json, now: float) -> list[Cell]:
+def _paired_row(one: Json, line: Json | None, now: float) -> list[Cell]:
     state = Cell("paired", "green") if one["is_known"] else Cell("paired, not seen", "dim")
     since = duration(max(0.0, now - one["paired_at"]) * 1000)
     return [
         Cell(printable(one["node_id"])),
-        state,
+        _duty(line) or state,
+        _labels(line),
         Cell(since),
         Cell(one["how"]),
         Cell(one["fingerprint"], "dim"),
@@ -88,8 +90,17 @@ def _paired_row(one: Json, now: float) -> list[Cell]:
     ]
 
 
-def _unpaired_row(one: Json) -> list[Cell]:
-    return [Cell(printable(one["node_id"])), Cell("not paired", "dim"), *(Cell("") for _ in NODE_COLUMNS[2:])]
+def _unpaired_row(line: Json) -> list[Cell]:
+    state = _duty(line) or Cell("not paired", "dim")
+    return [Cell(printable(line["node_id"])), state, _labels(line), *[Cell("")] * 4]
+
+
+def _duty(line: Json | None) -> Cell | None:
+    return Cell(line["duty"], "yellow") if line is not None and line["duty"] != "active" else None
+
+
+def _labels(line: Json | None) -> Cell:
+    return Cell(printable(", ".join(line["labels"])) if line is not None else "")
 
 
 def _pending_row(one: Json, now: float) -> list[Cell]:
@@ -97,6 +108,7 @@ def _pending_row(one: Json, now: float) -> list[Cell]:
     return [
         Cell(printable(one["name"])),
         Cell("pending", "yellow"),
+        Cell(""),
         Cell(since),
         Cell(""),
         Cell(one["fingerprint"]),
@@ -170,6 +182,7 @@ def _limits(key: Json) -> str:
         f"{key['concurrent_max']} concurrent" if key["concurrent_max"] else "",
         f"{key['tokens_per_month']} tokens/month" if key["tokens_per_month"] else "",
         "names users" if key.get("names_users") else "",
+        f"nodes with {' and '.join(key['labels'])}" if key.get("labels") else "",
     ]
     return ", ".join(part for part in limits if part) or "none"
 

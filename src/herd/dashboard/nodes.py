@@ -99,6 +99,7 @@ class NodeCard(Struct, frozen=True, kw_only=True):
     loading: tuple[str, ...]
     lent: SharedCapacity | None
     availability: tuple[float | None, ...] | None
+    labels: tuple[str, ...]
     duty: str
     duty_since: float | None
 
@@ -143,6 +144,7 @@ def node_card(
         loading=tuple(sorted(node.loading_until)),
         lent=_shared_capacity(report.capacity),
         availability=report.capacity.week if report.capacity else None,
+        labels=tuple(sorted(report.all_labels)),
         duty=report.administration.duty.value,
         duty_since=report.administration.since_unix_s or None,
     )

@@ -43,6 +43,8 @@ class ApiKey:
     created_at: float
     models: tuple[str, ...] = ()
     """Names or patterns (`llama*`) of the models that the key may use; empty for all."""
+    labels: frozenset[str] = frozenset()
+    """Labels that a node must have to serve the key's requests."""
     requests_per_minute: int = 0
     concurrent_max: int = 0
     tokens_per_month: int = 0

@@ -372,6 +372,10 @@ def add(
         list[str] | None,
         typer.Option(metavar="MODEL", help="Only this model, or a pattern such as llama* (repeatable)."),
     ] = None,
+    label: Annotated[
+        list[str] | None,
+        typer.Option(metavar="LABEL", help="Only nodes with this label, from `herd nodes label` (repeatable)."),
+    ] = None,
     per_minute: Annotated[int, typer.Option(metavar="N", help="Maximum requests per minute; 0 means unlimited.")] = 0,
     at_once: Annotated[int, typer.Option(metavar="N", help="Maximum concurrent requests; 0 means unlimited.")] = 0,
     tokens_per_month: Annotated[
@@ -392,6 +396,7 @@ def add(
         "name": name,
         "scopes": scope or ["chat"],
         "models": model or [],
+        "labels": label or [],
         "requests_per_minute": per_minute,
         "concurrent_max": at_once,
         "tokens_per_month": tokens_per_month,

@@ -64,6 +64,20 @@ def drain(
 
 
 @nodes_group.command()
+def label(
+    name: FleetNode,
+    labels: Annotated[
+        list[str] | None, typer.Argument(metavar="LABEL", help="Labels to add: a name, or NAME=VALUE.")
+    ] = None,
+    remove: Annotated[list[str] | None, typer.Option(metavar="LABEL", help="Remove this label (repeatable).")] = None,
+    json: Json = False,
+    url: Url = None,
+) -> None:
+    """Label a node; requests and keys can require labels."""
+    administration.label(settings.coordinator(url), name, labels or [], remove or [], json)
+
+
+@nodes_group.command()
 def resume(name: FleetNode, json: Json = False, url: Url = None) -> None:
     """End a pause or a drain."""
     administration.resume(settings.coordinator(url), name, json)

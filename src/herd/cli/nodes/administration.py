@@ -1,10 +1,10 @@
-"""Pauses, drains and resumes nodes (`herd nodes pause|drain|resume`), and shows how far a drain is."""
+"""Pauses, drains and resumes and labels nodes (`herd nodes pause|drain|resume|label`), and shows how far a drain is."""
 
 from __future__ import annotations
 
 import shlex
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from rich.text import Text
 
@@ -32,6 +32,24 @@ def drain(coordinator: CoordinatorClient, name: str, reason: str, waits: bool, a
 def resume(coordinator: CoordinatorClient, name: str, as_json: bool) -> None:
     _, line = coordinator.post(f"{PATH}/resume", {"name": name})
     show(line, as_json, lambda one: [Text(f"{printable(one['node_id'])} gets requests again.")])
+
+
+def label(
+    coordinator: CoordinatorClient, name: str, added: Sequence[str], removed: Sequence[str], as_json: bool
+) -> None:
+    _, line = coordinator.post(f"{PATH}/label", {"name": name, "labels": list(added), "remove": list(removed)})
+    show(line, as_json, lambda one: label_lines(one, console.width))
+
+
+def label_lines(line: Json, width: int) -> Iterator[Text]:
+    name, labels = printable(line["node_id"]), ", ".join(map(printable, line["labels"]))
+    if not labels:
+        yield Text(f"{name} has no labels.")
+        return
+    yield Text(f"{name} has the labels: {labels}")
+    first = shlex.quote(printable(line["labels"][0]))
+    yield from wrapped(Text(), f"Only for requests with the header X-Herd-Label: {first}, or with a key of:", width)
+    yield Text(f"  herd keys add NAME --label {first}", "bold")
 
 
 def _wait_until_empty(

@@ -26,6 +26,7 @@ from herd.coordinator.storage import audit_log
 from herd.coordinator.storage.writer import TraceStore
 from herd.core.state.events import NodeLeft
 from herd.core.state.fleet import NodeId, canonical
+from herd.core.state.nodes.labels import parse_labels
 from herd.errors import BadRequest, UnknownModel
 from herd.trust import keys, pairing
 from herd.trust.keys import ApiKey, Scope
@@ -46,6 +47,7 @@ class WantedKey(msgspec.Struct):
     name: str
     scopes: list[Scope] = msgspec.field(default_factory=lambda: [Scope.CHAT])
     models: list[str] = msgspec.field(default_factory=list)
+    labels: list[str] = msgspec.field(default_factory=list)
     requests_per_minute: int = 0
     concurrent_max: int = 0
     tokens_per_month: int = 0
@@ -233,7 +235,8 @@ class AccessApi:
 def key_view(key: ApiKey, at: float) -> dict[str, object]:
     """The key without the digest of its secret."""
     fields = {name: value for name, value in dataclasses.asdict(key).items() if name != "digest"}
-    return {**fields, "scopes": sorted(scope.value for scope in key.scopes), "is_valid": key.is_valid(at)}
+    lists = {"scopes": sorted(scope.value for scope in key.scopes), "labels": sorted(key.labels)}
+    return {**fields, **lists, "is_valid": key.is_valid(at)}
 
 
 def _with_limits(wanted: WantedKey, key: ApiKey, now: float) -> ApiKey:
@@ -254,6 +257,10 @@ def _with_limits(wanted: WantedKey, key: ApiKey, now: float) -> ApiKey:
         problems.append(f"days must be from 0 to {DAYS_MAX}")
     if len(wanted.models) > MODELS_MAX:
         problems.append(f"models may have at most {MODELS_MAX} names")
+    try:
+        labels = parse_labels(wanted.labels)
+    except ValueError as error:
+        raise BadRequest(str(error)) from error
     if problems:
         raise BadRequest(f"out of range: {'; '.join(problems)}")
     expires_at = now + wanted.days * DAY_S if wanted.days else 0.0
@@ -261,6 +268,7 @@ def _with_limits(wanted: WantedKey, key: ApiKey, now: float) -> ApiKey:
     return dataclasses.replace(
         key,
         models=models,
+        labels=labels,
         expires_at=expires_at,
         requests_per_minute=wanted.requests_per_minute,
         concurrent_max=wanted.concurrent_max,

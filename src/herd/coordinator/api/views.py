@@ -153,6 +153,7 @@ def node_view(node: Node, dispatcher: Dispatcher, now: float, models: object) ->
         "draining": report.is_leaving,
         "paused": report.is_paused and not report.is_leaving,
         "administration": _administration(node),
+        "labels": sorted(report.all_labels),
         "reachable": node.unreachable_until <= now,
         "requests_active": sum(len(queue.in_flight) for queue in queues_of_model.values()),
         "requests_pending": sum(len(queue.pending) for queue in queues_of_model.values()),

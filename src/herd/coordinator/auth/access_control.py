@@ -15,6 +15,7 @@ from http.cookies import CookieError, SimpleCookie
 
 from herd.coordinator.auth.cors import Preflight, cors_headers
 from herd.coordinator.auth.sloppy_paths import served_path
+from herd.core.state.nodes.labels import parse_labels
 from herd.errors import HerdError, Refusal
 from herd.http1 import content_coding
 from herd.http1.contract import Exchange, Header
@@ -31,12 +32,14 @@ SESSION_COOKIE = "herd_session"
 COOKIE_MAX_CHARS = 4096
 _BROWSER = frozenset({b"origin", b"sec-fetch-site", b"sec-fetch-mode", b"cookie"})
 TIMEOUT_HEADER = b"x-request-timeout"
+LABEL_HEADER = b"x-herd-label"
+NO_LABELS: frozenset[str] = frozenset()
 TIMEOUT_MAX_S = 86400.0
 _ASKED_METHOD, _ASKED_HEADERS = b"access-control-request-method", b"access-control-request-headers"
 _ASKED_NETWORK = b"access-control-request-private-network"
 _USED_HEADERS = (
     _BROWSER
-    | {TIMEOUT_HEADER, b"host", b"authorization", b"x-api-key", b"content-type"}
+    | {TIMEOUT_HEADER, LABEL_HEADER, b"host", b"authorization", b"x-api-key", b"content-type"}
     | {_ASKED_METHOD, _ASKED_HEADERS, _ASKED_NETWORK}
     | USED_HEADERS
 )
@@ -95,6 +98,8 @@ class Admission:
     """The client's timeout for the complete answer, from X-Request-Timeout."""
     may_pull_models: bool = False
     """Whether this client may cause downloads of models."""
+    labels: frozenset[str] = NO_LABELS
+    """Labels that a node must have to serve these requests."""
     content_coding: str = ""
     """How the client compressed the bodies of these requests; "" for bodies as they are."""
     sender: Sender = UNKNOWN
@@ -102,6 +107,10 @@ class Admission:
 
 def timeout_of(admission: object | None) -> float | None:
     return admission.timeout_s if isinstance(admission, Admission) else None
+
+
+def labels_of(admission: object | None) -> frozenset[str]:
+    return admission.labels if isinstance(admission, Admission) else NO_LABELS
 
 
 def may_pull_models(admission: object | None) -> bool:
@@ -261,6 +270,12 @@ class AccessControl:
         if refusal is None and timeout_s is not None and math.isnan(timeout_s):
             message = f"X-Request-Timeout must be a number of seconds above 0 and at most {TIMEOUT_MAX_S:g}"
             refusal = Refusal(400, "invalid_request", message)
+        labels = key.labels if key is not None else NO_LABELS
+        if refusal is None and (named := values.get(LABEL_HEADER, "")):
+            try:
+                labels |= parse_labels(named.split(","))
+            except ValueError as error:
+                refusal = Refusal(400, "invalid_request", f"X-Herd-Label: {error}")
         return Admission(
             version=self._version,
             until=until,
@@ -269,6 +284,7 @@ class AccessControl:
             extra_headers=extra_headers,
             timeout_s=timeout_s,
             may_pull_models=may_pull_models,
+            labels=labels,
             content_coding=content_coding.content_coding(exchange.headers),
             sender=self._identities.sender(values, key, exchange.client_ip) if refusal is None else UNKNOWN,
         )

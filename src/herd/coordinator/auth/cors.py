@@ -17,8 +17,8 @@ REQUESTED_HEADERS_MAX_BYTES = 4096
 """A longer list of requested headers is answered with the usual ones."""
 USUAL_HEADERS = (
     b"Authorization, Content-Type, Accept, User-Agent, X-Api-Key, Api-Key, X-Requested-With, X-Request-Id, "
-    b"X-Request-Timeout, X-Herd-Tags, X-Herd-Node, X-Fleet-No-Fallback, Anthropic-Version, Anthropic-Beta, "
-    b"Anthropic-Dangerous-Direct-Browser-Access, OpenAI-Beta, OpenAI-Organization, OpenAI-Project, "
+    b"X-Request-Timeout, X-Herd-Tags, X-Herd-Node, X-Herd-Label, X-Fleet-No-Fallback, Anthropic-Version, "
+    b"Anthropic-Beta, Anthropic-Dangerous-Direct-Browser-Access, OpenAI-Beta, OpenAI-Organization, OpenAI-Project, "
     b"X-Stainless-Arch, X-Stainless-Async, X-Stainless-Custom-Poll-Interval, X-Stainless-Helper-Method, "
     b"X-Stainless-Lang, X-Stainless-Os, X-Stainless-Package-Version, X-Stainless-Poll-Helper, "
     b"X-Stainless-Retry-Count, X-Stainless-Runtime, X-Stainless-Runtime-Version, X-Stainless-Timeout"

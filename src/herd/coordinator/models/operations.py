@@ -122,11 +122,17 @@ class ModelOperations:
         return found
 
     def freest(self, have: Mapping[NodeId, ModelInfo]) -> NodeId:
-        """The node with the most free memory for models."""
-        return max(
-            have,
-            key=lambda one: (node.free_model_memory_bytes if (node := self._fleet.node(one)) is not None else 0, one),
-        )
+        """The node with the most free memory for models; a paused one only if there is no other."""
+
+        def rank(node_id: NodeId) -> tuple[bool, int, NodeId]:
+            node = self._fleet.node(node_id)
+            return (
+                node is not None and not node.report.is_paused,
+                node.free_model_memory_bytes if node is not None else 0,
+                node_id,
+            )
+
+        return max(have, key=rank)
 
     # --- changes on several nodes ---
 

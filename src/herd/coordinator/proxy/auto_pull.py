@@ -16,10 +16,11 @@ from herd.coordinator.auth.access_control import may_pull_models
 from herd.coordinator.models.transfers import Transfers
 from herd.coordinator.proxy.wait_comments import WaitNotice, wants_comments
 from herd.core.lifecycle.queue_positions import QueuePosition
+from herd.core.planning import transfer_queue
 from herd.core.planning.transfer_queue import Transfer, TransferState
-from herd.core.state.fleet import Fleet
+from herd.core.state.fleet import Fleet, NodeId
 from herd.core.state.request import Request, RequestKind
-from herd.errors import HerdError, Refusal
+from herd.errors import HerdError, Refusal, Unavailable
 from herd.http1.contract import Exchange
 
 log = logging.getLogger("herd.auto_pull")
@@ -108,7 +109,7 @@ class AutoPull:
             return False
         name = request.requested_name or request.model
         try:
-            transfer = self._transfers.add(name, str(request.id))
+            transfer = self._transfers.add(name, str(request.id), self._labelled(request))
         except HerdError as error:
             message = f"model '{name}' not found on any node, and it cannot be downloaded: {error}"
             callbacks.refuse(Refusal(404, error.refusal.code, message), None)
@@ -116,6 +117,15 @@ class AutoPull:
         request.tags = (*request.tags, TAG)
         self._hold(exchange, request, transfer, takes_comments, callbacks)
         return True
+
+    def _labelled(self, request: Request) -> NodeId | None:
+        """The node for a request that requires labels; None: any node. Raises `Unavailable`."""
+        if not request.labels:
+            return None
+        best = transfer_queue.best_target(self._fleet, request.model, 0, request.labels)
+        if isinstance(best, Refusal):
+            raise Unavailable(best.message, best.code)
+        return best.id
 
     def stop(self) -> None:
         for task in list(self._tasks):

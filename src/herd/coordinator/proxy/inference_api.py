@@ -11,10 +11,10 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from herd.coordinator.auth.access_control import key_of, sender_of, timeout_of
+from herd.coordinator.auth.access_control import key_of, labels_of, sender_of, timeout_of
 from herd.coordinator.driver import Driver
 from herd.coordinator.proxy.auto_pull import AutoPull, AutoPullCallbacks
-from herd.coordinator.proxy.memory_requests import MemoryRequests
+from herd.coordinator.proxy.memory_requests import MemoryRequests, WantedNodes
 from herd.coordinator.proxy.prefix_hashes import prefix_hashes, responses_prefix_hashes
 from herd.coordinator.proxy.recorded_exchange import RecordedExchange, ResponseRecorder
 from herd.coordinator.proxy.relay import Relay
@@ -162,7 +162,8 @@ class InferenceApi:
         if parsed.memory_action is not None and self._memory_requests.takes(parsed, models.model):
             if key is not None:
                 self._allowances.finish_request(key.id, 0)
-            self._memory_requests.serve(exchange, dialect, parsed, models.model, _only_node(exchange))
+            wanted = WantedNodes(_only_node(exchange), labels_of(exchange.admission))
+            self._memory_requests.serve(exchange, dialect, parsed, models.model, wanted)
             return
         request = self._request(exchange, dialect, parsed, key, models, request_id)
         request.may_substitute = may_fall_back
@@ -255,6 +256,7 @@ class InferenceApi:
             app=sender.app,
             fingerprint=fingerprint,
             only_node=_only_node(exchange),
+            labels=labels_of(exchange.admission),
             window_tokens=parsed.window_tokens,
             has_runner_options=parsed.has_runner_options,
             wants_thinking=parsed.wants_thinking,

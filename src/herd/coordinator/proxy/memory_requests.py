@@ -9,15 +9,33 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from herd.coordinator.models.operations import ModelOperations, OperationFailed
-from herd.core.state.fleet import Fleet, ModelInfo, ModelName, NodeId
+from herd.core.state.fleet import Fleet, ModelInfo, ModelName, Node, NodeId
+from herd.core.state.nodes.labels import lacking, listed
 from herd.dialects import Dialect, HttpResponse, Timestamp
 from herd.errors import HerdError, Refusal
 from herd.http1.contract import Exchange
 from herd.protocols.conversation import MemoryAction, ParsedRequest
 
 log = logging.getLogger("herd.models")
+
+
+@dataclass(frozen=True, slots=True)
+class WantedNodes:
+    """The node that the client requires, or empty; and the labels that each node must have."""
+
+    only_node: str
+    labels: frozenset[str]
+
+    def includes(self, node: Node | None) -> bool:
+        if node is None:
+            return False
+        return self.only_node in ("", node.id) and not (self.labels and lacking(self.labels, node.report.all_labels))
+
+    def __str__(self) -> str:
+        return f"node {self.only_node}" if self.only_node else f"a node with {listed(self.labels)}"
 
 
 class MemoryRequests:
@@ -43,13 +61,10 @@ class MemoryRequests:
         )
 
     def serve(
-        self, exchange: Exchange, dialect: Dialect, parsed: ParsedRequest, model: ModelName, only_node: str
+        self, exchange: Exchange, dialect: Dialect, parsed: ParsedRequest, model: ModelName, wanted: WantedNodes
     ) -> None:
-        """Starts a task that answers. It continues if the client disconnects, so that all nodes do the same.
-
-        `only_node`: the node that the client requires, or empty.
-        """
-        task = self._loop.create_task(self._answer(exchange, dialect, parsed, model, only_node))
+        """Starts a task that answers. It continues if the client disconnects, so that all nodes do the same."""
+        task = self._loop.create_task(self._answer(exchange, dialect, parsed, model, wanted))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -58,17 +73,15 @@ class MemoryRequests:
             task.cancel()
 
     async def _answer(
-        self, exchange: Exchange, dialect: Dialect, parsed: ParsedRequest, model: ModelName, only_node: str
+        self, exchange: Exchange, dialect: Dialect, parsed: ParsedRequest, model: ModelName, wanted: WantedNodes
     ) -> None:
         try:
             name = model if parsed.is_alias else parsed.model
             have = self._operations.holders(name)
-            if only_node:
-                have = {node_id: model_info for node_id, model_info in have.items() if node_id == only_node}
+            if wanted.only_node or wanted.labels:
+                have = {one: model_info for one, model_info in have.items() if wanted.includes(self._fleet.node(one))}
                 if not have:
-                    raise OperationFailed(
-                        Refusal(404, "model_not_found", f"model '{name}' not found on node {only_node}")
-                    )
+                    raise OperationFailed(Refusal(404, "model_not_found", f"model '{name}' not found on {wanted}"))
             await self._perform(parsed, name, have)
         except HerdError as error:
             response = dialect.error(error.refusal)

@@ -45,6 +45,7 @@ _DROPPED: Final = frozenset(
             b"api-key",
             b"x-herd-tags",
             b"x-herd-node",
+            b"x-herd-label",
             b"x-fleet-waiting",
             b"x-fleet-no-fallback",
         ),

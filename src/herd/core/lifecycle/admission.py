@@ -8,8 +8,9 @@ from herd.core.lifecycle.waiting import Waiting
 from herd.core.state import refusals
 from herd.core.state.capabilities import has_all, missing
 from herd.core.state.decision import Decision
-from herd.core.state.fleet import Fleet, Liveness, ModelName, NodeId
+from herd.core.state.fleet import Fleet, Liveness, ModelName, Node, NodeId
 from herd.core.state.live_request import LiveRequest
+from herd.core.state.nodes.labels import lacking
 from herd.core.state.request import FailureKind, Request
 from herd.core.state.served_paths import honors_all
 from herd.errors import Refusal
@@ -22,16 +23,24 @@ def hold_refusal(
 
     `started_at` is when the coordinator started: until all nodes had time to report, an unknown model may still appear.
     """
+    request = live_request.request
     is_known = any(fleet.knows(model) for model in live_request.models)
     may_appear = now - started_at < waiting.settings.start_grace_s
     if is_known and (refusal := not_supported(live_request.request, live_request.models, fleet)) is not None:
         return refusal
     if not is_known and not may_appear:
         return last_failure(live_request, fleet) or refusals.unknown_model(live_request.request, fleet.model_names)
+    if request.labels and is_known and not can_waiting_help(live_request.decision):
+        return refusals.not_labelled(request, live_request.decision, _labelled(request, fleet))
     is_wait_useless = is_known and not can_waiting_help(live_request.decision)
     if is_wait_useless or _is_inexpressible(live_request, fleet) or now >= live_request.hold_until:
         return last_failure(live_request, fleet) or refusals.unavailable(live_request.request, live_request.decision)
     return waiting.refusal_for(live_request, now)
+
+
+def _labelled(request: Request, fleet: Fleet) -> list[Node]:
+    """The nodes that have every label which the request requires."""
+    return [node for node in fleet if not lacking(request.labels, node.report.all_labels)]
 
 
 def not_supported(request: Request, models: Sequence[ModelName], fleet: Fleet) -> Refusal | None:

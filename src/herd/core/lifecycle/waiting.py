@@ -102,6 +102,7 @@ class Waiting:
             live_request.tried,
             live_request.request.kind,
             live_request.request.only_node,
+            live_request.request.labels,
             live_request.request.continuation_kinds,
             live_request.request.digest,
             live_request.request.path,

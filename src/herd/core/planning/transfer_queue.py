@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from herd.core.state.fleet import Fleet, Liveness, ModelInfo, ModelName, Node, NodeId, canonical
+from herd.core.state.nodes.labels import lacking, listed
 from herd.errors import Refusal
 
 QUEUED_MAX = 3
@@ -223,10 +224,18 @@ def holders(fleet: Fleet, model: ModelName) -> list[NodeId]:
     return sorted(node.id for node in fleet.with_model(model) if can_download(node))
 
 
-def best_target(fleet: Fleet, model: ModelName, size_bytes: int) -> Node | Refusal:
+def best_target(
+    fleet: Fleet, model: ModelName, size_bytes: int, labels: frozenset[str] = frozenset()
+) -> Node | Refusal:
     """The best node for a new model: with enough disk space, then enough memory, then the fastest memory, then the most
-    memory. A node that an administrator has paused is only a target if it is named."""
-    candidates = [node for node in fleet if can_download(node) and node.model_info(model) is None]
+    memory. It must have these labels. A node that an administrator has paused is only a target if it is named."""
+    candidates = [
+        node
+        for node in fleet
+        if can_download(node) and node.model_info(model) is None and not lacking(labels, node.report.all_labels)
+    ]
+    if not candidates and labels:
+        return Refusal(503, "no_node", f"no node with {listed(labels)} can download it now; see: herd nodes")
     paused = [node for node in candidates if not node.report.administration.is_active]
     candidates = [node for node in candidates if node not in paused]
     if not candidates and paused:

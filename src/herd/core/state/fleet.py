@@ -175,6 +175,8 @@ class Report:
     connection_failures: int = 0
     clock_s: float | None = field(default=None, compare=False)
     """The node's clock when the heartbeat was sent, in Unix seconds."""
+    labels: frozenset[str] = frozenset()
+    """Its labels by its agent's settings."""
     administration: Administration = administration.DEFAULT
     """What the coordinator adds to every report of the node."""
 
@@ -183,6 +185,10 @@ class Report:
         """Whether it gets no new requests: by its agent, its owner's habits, or an administrator."""
         by_agent = self.draining or self.paused or (self.capacity is not None and self.capacity.paused)
         return by_agent or not self.administration.is_active
+
+    @property
+    def all_labels(self) -> frozenset[str]:
+        return self.labels | self.administration.labels
 
     @property
     def is_leaving(self) -> bool:

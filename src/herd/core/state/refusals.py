@@ -8,7 +8,8 @@ from difflib import get_close_matches
 from herd.core.state.capabilities import described
 from herd.core.state.decision import Decision
 from herd.core.state.engine_options import EngineOptions
-from herd.core.state.fleet import ModelInfo, ModelName, NodeId, canonical
+from herd.core.state.fleet import Liveness, ModelInfo, ModelName, Node, NodeId, canonical
+from herd.core.state.nodes.labels import listed
 from herd.core.state.request import Failure, FailureKind, Request
 from herd.errors import Refusal
 
@@ -74,6 +75,17 @@ def unavailable(request: Request, decision: Decision | None) -> Refusal:
     """503: the model exists, but no node could serve it in time."""
     requested = request.requested_name or request.model
     return Refusal(503, "unavailable", f"no node can serve '{requested}' now: {reasons(decision)}", retry_after_s=5.0)
+
+
+def not_labelled(request: Request, decision: Decision | None, labelled: list[Node]) -> Refusal:
+    """404: no node with the required labels has the model."""
+    requested, wanted = request.requested_name or request.model, listed(request.labels)
+    names = ", ".join(
+        node.id + (" (offline)" if node.liveness is Liveness.OFFLINE else "") for node in labelled[:REASONS_MAX]
+    )
+    where = f"{wanted} is on {names}" if names else f"no node has {wanted}"
+    message = f"no node with {wanted} has '{requested}': {where}; {reasons(decision)}; see: herd nodes"
+    return Refusal(404, "model_not_found", message)
 
 
 def poisonous(blocked_s: float, is_repeated: bool = False) -> Refusal:

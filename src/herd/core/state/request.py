@@ -63,6 +63,8 @@ class Request:
     """A salted hash of its body, computed only while a body is suspected of crashing nodes; else 0."""
     only_node: str = ""
     """The only node that may answer, if the client names one; else empty."""
+    labels: frozenset[str] = frozenset()
+    """Labels that its node must have: those in its header, and those of its API key."""
     window_tokens: int | None = None
     """The context window in the client's options. `wanted_window_tokens` is larger if the prompt needs more."""
     has_runner_options: bool = False

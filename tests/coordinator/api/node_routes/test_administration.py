@@ -12,39 +12,18 @@ from typing import Any
 
 import pytest
 
+from coordinator.api.node_routes.calls import CHAT, NODES, call, line_of, post
 from fakes.faults import Gate
 from fakes.fleet import Fleet, running_fleet, settings_of_steady_nodes
 from fakes.ollama.server import FakeOllama
 from herd.coordinator.api.recommendations import RecommendationsApi
 from herd.coordinator.nodes.administration import FILE
 
-CHAT = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "stream": False}
-NODES = "/fleet/nodes"
-
-
-def call(fleet: Fleet, method: str, path: str, body: Any = None, **headers: str) -> tuple[int, Any, dict[str, str]]:
-    with closing(http.client.HTTPConnection("127.0.0.1", fleet.port, timeout=60)) as connection:
-        sent = None if body is None else json.dumps(body)
-        named = {name.replace("_", "-"): value for name, value in headers.items()}
-        connection.request(method, path, sent, {"Content-Type": "application/json", **named})
-        response = connection.getresponse()
-        return response.status, json.loads(response.read()), {k.lower(): v for k, v in response.getheaders()}
-
-
-def post(fleet: Fleet, action: str, name: str = "alpha", **more: Any) -> Any:
-    status, answer, _ = call(fleet, "POST", f"{NODES}/{action}", {"name": name, **more})
-    assert status == 200, answer
-    return answer
-
 
 def served_by(fleet: Fleet) -> str:
     status, answer, headers = call(fleet, "POST", "/api/chat", CHAT)
     assert status == 200, answer
     return headers["x-fleet-node"]
-
-
-def line_of(fleet: Fleet, name: str) -> dict[str, Any]:
-    return next(line for line in fleet.get(NODES)["nodes"] if line["node_id"] == name)
 
 
 @pytest.fixture

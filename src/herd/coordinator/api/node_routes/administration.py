@@ -24,6 +24,7 @@ from herd.coordinator.storage.writer import TraceStore
 from herd.core.lifecycle.node_work import work_on
 from herd.core.state.fleet import NodeId
 from herd.core.state.nodes.administration import Administration, Duty
+from herd.core.state.nodes.labels import edited, parse_labels
 from herd.errors import BadRequest, NotFound
 from herd.trust.keys import ApiKey
 from herd.trust.rights import Right
@@ -41,6 +42,14 @@ class WantedDuty(msgspec.Struct):
     reason: str = ""
 
 
+class WantedLabels(msgspec.Struct):
+    """Labels to add to a node, and labels to remove; a new value replaces the old one of the same name."""
+
+    name: str
+    labels: list[str] = msgspec.field(default_factory=list)
+    remove: list[str] = msgspec.field(default_factory=list)
+
+
 class NodeLine(msgspec.Struct, frozen=True, kw_only=True):
     """One node: what is set for it, and what it still does. `status` is that of `/fleet/status`, or "away".
 
@@ -54,6 +63,7 @@ class NodeLine(msgspec.Struct, frozen=True, kw_only=True):
     reason: str
     by: str
     since: float | None
+    labels: list[str]
     running: int
     waiting: int
     transfers: int
@@ -84,6 +94,7 @@ class NodesApi:
             ApiRoute("/fleet/nodes/pause", json_errors(self.pause), "POST", Right.ADMIN, WantedDuty),
             ApiRoute("/fleet/nodes/drain", json_errors(self.drain), "POST", Right.ADMIN, WantedDuty),
             ApiRoute("/fleet/nodes/resume", json_errors(self.resume), "POST", Right.ADMIN, WantedDuty),
+            ApiRoute("/fleet/nodes/label", json_errors(self.label), "POST", Right.ADMIN, WantedLabels),
         ]
 
     async def pause(self, request: Request) -> Response:
@@ -100,6 +111,28 @@ class NodesApi:
     async def resume(self, request: Request) -> Response:
         """Ends a pause or a drain: the node gets requests again."""
         return await self._set_duty(request, Duty.ACTIVE, "resumed a node")
+
+    async def label(self, request: Request) -> Response:
+        """Adds and removes labels of a node: `{"name", "labels", "remove"}`. Requests and keys can require labels."""
+        wanted = await read_body(request, WantedLabels)
+        node_id = self._known(wanted.name)
+        try:
+            added, removed = parse_labels(wanted.labels), parse_labels(wanted.remove)
+            parse_labels(edited(self._administration.of(node_id).labels, added, removed))
+        except ValueError as error:
+            raise BadRequest(str(error)) from error
+        if fixed := sorted(removed & self._own_labels(node_id)):
+            raise BadRequest(f"{fixed[0]} is set on {node_id} itself; remove it there from FLEET_NODE_LABELS")
+
+        def relabelled(known: Administration) -> Administration:
+            return replace(known, labels=edited(known.labels, added, removed))
+
+        return await self._change(request, node_id, relabelled, "labelled a node")
+
+    def _own_labels(self, node_id: NodeId) -> frozenset[str]:
+        """The labels of the agent's settings."""
+        node = self._driver.fleet.node(node_id)
+        return node.report.labels if node is not None else frozenset()
 
     async def _set_duty(self, request: Request, duty: Duty, action: str) -> Response:
         wanted = await read_body(request, WantedDuty)
@@ -157,6 +190,7 @@ class NodesApi:
             reason=administration.reason,
             by=administration.by,
             since=administration.since_unix_s or None,
+            labels=sorted(administration.labels | self._own_labels(node_id)),
             running=work.running,
             waiting=work.waiting,
             transfers=transfers,

@@ -27,6 +27,7 @@ class Administration:
     reason: str = ""
     by: str = ""
     since_unix_s: float = 0.0
+    labels: frozenset[str] = frozenset()
 
     @property
     def is_active(self) -> bool:
