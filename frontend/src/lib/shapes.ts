@@ -490,6 +490,9 @@ export interface NodeCard {
   lent: SharedCapacity | null;
   availability: (number | null)[] | null;
   labels: string[];
+  memory_budget_bytes: number | null;
+  disk_budget_bytes: number | null;
+  models_disk_bytes: number;
   duty: string;
   duty_since: number | null;
 }

@@ -40,6 +40,7 @@ from herd.agent.node_identity import JoinSettings, open_identity
 from herd.agent.sensors import Sensor, SensorPaths
 from herd.agent_protocol import heartbeat_encode, heartbeat_json
 from herd.core.state.fleet import GB, EngineEndpoint, Memory, ModelInfo, ModelName, NodeId, Report, canonical
+from herd.core.state.nodes.budget import Budget, parse_amount
 from herd.core.state.nodes.labels import parse_labels
 from herd.discover import discover
 from herd.engines import Engine
@@ -108,11 +109,32 @@ class AgentSettings:
         },
     )
 
+    memory_budget: str = field(
+        default="",
+        metadata={
+            "env": "FLEET_NODE_MEMORY_BUDGET",
+            "help": "Memory that models may use, e.g. 20GB or 50%; graphics memory if there is any. Empty: no limit.",
+        },
+    )
+    disk_budget: str = field(
+        default="",
+        metadata={
+            "env": "FLEET_NODE_DISK_BUDGET",
+            "help": "Disk space that model files may use, e.g. 200GB or 30%. Empty: no limit.",
+        },
+    )
+
     def __post_init__(self) -> None:
         try:
             parse_labels(self.labels)
         except ValueError as error:
             raise ValueError(f"FLEET_NODE_LABELS: {error}") from error
+        amounts = {"FLEET_NODE_MEMORY_BUDGET": self.memory_budget, "FLEET_NODE_DISK_BUDGET": self.disk_budget}
+        for name, text in amounts.items():
+            try:
+                parse_amount(text, 0)
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}") from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -317,6 +339,11 @@ class Agent:
             labels=parse_labels(self.settings.agent.labels),
         )
         report = dataclasses.replace(report, **readings)  # type: ignore[arg-type]
+        budget = Budget(
+            parse_amount(self.settings.agent.memory_budget, report.gpu_memory_bytes or report.memory.total_bytes),
+            parse_amount(self.settings.agent.disk_budget, report.disk.total_bytes) if report.disk is not None else None,
+        )
+        report = dataclasses.replace(report, own_budget=budget)
         chip = report.gpus[0].name if report.gpus else report.chip
         report = dataclasses.replace(report, memory_bandwidth_gbps=report.memory_bandwidth_gbps or bandwidth_gbps(chip))
         if not self.settings.agent.capacity_learning:

@@ -54,6 +54,7 @@ from herd.core.state.fleet import (
     Report,
     canonical,
 )
+from herd.core.state.nodes.budget import NO_BUDGET, Budget
 from herd.core.state.nodes.labels import parse_labels
 
 CPU_MAX_PCT = 1000.0
@@ -141,6 +142,7 @@ def decode(
         paused=own.paused,
         capacity=_capacity(sent.capacity, own.trend, own.week) if sent.capacity else None,
         labels=_labels(own.labels),
+        own_budget=_budget(own.budget) if own.budget else NO_BUDGET,
         connection_failures=checks.integer(sent.connection_failures, "connection_failures", 1 << 31),
         clock_s=sent.timestamp if sent.timestamp is not None and math.isfinite(sent.timestamp) else None,
     )
@@ -300,6 +302,13 @@ def _capacity(sent: CapacityJson, trend: str, week: Sequence[float | None]) -> C
         learning_confidence=checks.number(sent.learning_confidence, "capacity.learning_confidence", 1.0),
         days_observed=checks.integer(sent.days_observed, "capacity.days_observed", 1 << 20),
         week=_week(week),
+    )
+
+
+def _budget(sent: Mapping[str, int]) -> Budget:
+    return Budget(
+        checks.optional(sent.get("memory_bytes"), "herd.budget.memory_bytes"),
+        checks.optional(sent.get("disk_bytes"), "herd.budget.disk_bytes"),
     )
 
 

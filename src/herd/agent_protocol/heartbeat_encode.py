@@ -16,6 +16,7 @@ from herd.agent_protocol.heartbeat_json import (
     OwnJson,
 )
 from herd.core.state.fleet import GB, Capacity, Disk, EngineEndpoint, Memory, ModelInfo, Report
+from herd.core.state.nodes.budget import Budget
 
 
 def encode(report: Report, timestamp: float) -> bytes:
@@ -37,6 +38,7 @@ def encode(report: Report, timestamp: float) -> bytes:
             "available_bytes": report.memory.available_bytes,
         },
         labels=sorted(report.labels),
+        budget=_budget(report.own_budget),
         week=list((report.capacity.week if report.capacity else None) or ()),
     )
     body = msgspec.json.encode({**_public(report, timestamp), "herd": own})
@@ -44,6 +46,11 @@ def encode(report: Report, timestamp: float) -> bytes:
         return body
     # With hundreds of models the body is too large, so the models are sent only in the object `herd`.
     return msgspec.json.encode({**_public(report, timestamp), "ollama": None, "herd": own})
+
+
+def _budget(budget: Budget) -> dict[str, int]:
+    limits = {"memory_bytes": budget.memory_bytes, "disk_bytes": budget.disk_bytes}
+    return {name: limit for name, limit in limits.items() if limit is not None}
 
 
 def _public(report: Report, timestamp: float) -> dict[str, object]:

@@ -80,6 +80,7 @@ class OwnJson(_Struct, kw_only=True):
     memory: dict[str, int] = {}
     week: list[float | None] = []
     labels: list[str] = []
+    budget: dict[str, int] = {}
 
 
 class CpuJson(_Struct):

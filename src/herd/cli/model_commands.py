@@ -92,10 +92,18 @@ def unload(
     models.place(settings.coordinator(url), "unload", model, node, json)
 
 
-def pin(model: OptionalModel = "", node: Node = "", json: Json = False, url: Url = None) -> None:
+def pin(
+    model: OptionalModel = "",
+    node: Node = "",
+    force: Annotated[
+        bool, typer.Option("--force", help="Also if the node's memory is not enough for all pinned models.")
+    ] = False,
+    json: Json = False,
+    url: Url = None,
+) -> None:
     """Keep a model in memory. Without a model, list the pinned models."""
     if model:
-        models.place(settings.coordinator(url), "pin", model, node, json)
+        models.place(settings.coordinator(url), "pin", model, node, json, force)
     else:
         models.pins(settings.coordinator(url), json)
 

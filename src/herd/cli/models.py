@@ -214,9 +214,12 @@ def spread(coordinator: CoordinatorClient, path: str, model: str, nodes: Sequenc
 # --- memory ---
 
 
-def place(coordinator: CoordinatorClient, verb: str, model: str, node: str, as_json: bool) -> None:
+def place(
+    coordinator: CoordinatorClient, verb: str, model: str, node: str, as_json: bool, is_forced: bool = False
+) -> None:
     """Loads, unloads or pins a model, by `verb`."""
-    _, reply = coordinator.post(f"/fleet/{verb}", {"model": model, "node_id": node})
+    options = {"force": True} if is_forced else {}
+    _, reply = coordinator.post(f"/fleet/{verb}", {"model": model, "node_id": node, **options})
     nodes = reply.get("nodes") or ([reply["node_id"]] if reply.get("node_id") else [])
     where = f" on {', '.join(nodes)}" if nodes else ""
     show(reply, as_json, lambda one: [Text(printable(f"{one['model']} is {one['status']}{where}."))])

@@ -100,6 +100,9 @@ class NodeCard(Struct, frozen=True, kw_only=True):
     lent: SharedCapacity | None
     availability: tuple[float | None, ...] | None
     labels: tuple[str, ...]
+    memory_budget_bytes: int | None
+    disk_budget_bytes: int | None
+    models_disk_bytes: int
     duty: str
     duty_since: float | None
 
@@ -145,6 +148,9 @@ def node_card(
         lent=_shared_capacity(report.capacity),
         availability=report.capacity.week if report.capacity else None,
         labels=tuple(sorted(report.all_labels)),
+        memory_budget_bytes=report.budget.memory_bytes,
+        disk_budget_bytes=report.budget.disk_bytes,
+        models_disk_bytes=report.model_disk_bytes,
         duty=report.administration.duty.value,
         duty_since=report.administration.since_unix_s or None,
     )

@@ -64,6 +64,22 @@ def drain(
 
 
 @nodes_group.command()
+def budget(
+    name: FleetNode,
+    memory: Annotated[
+        str, typer.Option(metavar="AMOUNT", help="Memory for models, e.g. 20GB or 50%; none removes the limit.")
+    ] = "",
+    disk: Annotated[
+        str, typer.Option(metavar="AMOUNT", help="Disk for models, e.g. 200GB or 30%; none removes the limit.")
+    ] = "",
+    json: Json = False,
+    url: Url = None,
+) -> None:
+    """Limit what models may use on a node."""
+    administration.budget(settings.coordinator(url), name, memory, disk, json)
+
+
+@nodes_group.command()
 def label(
     name: FleetNode,
     labels: Annotated[

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from herd.cli.client import CoordinatorClient, Json
 from herd.cli.terminal import console, print_lines, printable, show, wrapped
-from herd.text import duration, number
+from herd.text import duration, gb, number
 
 PATH = "/fleet/nodes"
 POLL_EVERY_S = 1.0
@@ -39,6 +39,17 @@ def label(
 ) -> None:
     _, line = coordinator.post(f"{PATH}/label", {"name": name, "labels": list(added), "remove": list(removed)})
     show(line, as_json, lambda one: label_lines(one, console.width))
+
+
+def budget(coordinator: CoordinatorClient, name: str, memory: str, disk: str, as_json: bool) -> None:
+    _, line = coordinator.post(f"{PATH}/budget", {"name": name, "memory": memory, "disk": disk})
+    show(line, as_json, lambda one: [budget_line(one)])
+
+
+def budget_line(line: Json) -> Text:
+    limits = {"memory": line["memory_budget_bytes"], "disk": line["disk_budget_bytes"]}
+    listed = " and ".join(f"{gb(limit)} of {name}" for name, limit in limits.items() if limit is not None)
+    return Text(f"Models on {printable(line['node_id'])} may use {listed or 'all memory and disk'}.")
 
 
 def label_lines(line: Json, width: int) -> Iterator[Text]:

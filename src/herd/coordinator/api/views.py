@@ -7,6 +7,7 @@ from herd.core.lifecycle.dispatcher import Dispatcher
 from herd.core.lifecycle.queue_positions import QueuePosition, compute_positions
 from herd.core.state.fleet import GB, Fleet, Liveness, ModelInfo, ModelName, Node, NodeId
 from herd.core.state.live_request import LiveRequest, RequestState
+from herd.core.state.nodes.budget import NO_BUDGET
 from herd.core.state.request import Request, RequestId
 from herd.dashboard.requests import node_of
 
@@ -154,6 +155,7 @@ def node_view(node: Node, dispatcher: Dispatcher, now: float, models: object) ->
         "paused": report.is_paused and not report.is_leaving,
         "administration": _administration(node),
         "labels": sorted(report.all_labels),
+        "budget": _budget(node),
         "reachable": node.unreachable_until <= now,
         "requests_active": sum(len(queue.in_flight) for queue in queues_of_model.values()),
         "requests_pending": sum(len(queue.pending) for queue in queues_of_model.values()),
@@ -188,6 +190,14 @@ def _administration(node: Node) -> Json | None:
     if known.is_active:
         return None
     return {"duty": known.duty.value, "reason": known.reason, "by": known.by, "since": known.since_unix_s}
+
+
+def _budget(node: Node) -> Json | None:
+    budget = node.report.budget
+    if budget == NO_BUDGET:
+        return None
+    limits = {"memory_gb": budget.memory_bytes, "disk_gb": budget.disk_bytes}
+    return {name: round(limit / GB, 3) if limit is not None else None for name, limit in limits.items()}
 
 
 def model_view(model_info: ModelInfo) -> Json:

@@ -123,17 +123,21 @@ class PinnedModels:
         room_bytes = self._room_bytes(roomiest)
         if needed_bytes <= room_bytes:
             return ""
+        total_bytes, pinned = roomiest.report.memory_ceiling_bytes, self._pinned_on(roomiest)
+        others = ", ".join(f"{one.name} {_memory_bytes(one) / GB:.1f} GB" for one in pinned) or "none yet"
         return (
             f"{pin.model} needs about {needed_bytes / GB:.1f} GB, and {roomiest.id} has "
-            f"{max(0, room_bytes) / GB:.1f} GB "
-            f"for further pinned models ({PINNED_SHARE_MAX:.0%} of its memory for models); pin a smaller model, unpin "
-            'another one, or pin it nevertheless with "force": true'
+            f"{max(0, room_bytes) / GB:.1f} GB left for pinned models: {PINNED_SHARE_MAX:.0%} of "
+            f"{total_bytes / GB:.1f} GB for models, minus those pinned there ({others}); pin a smaller "
+            'model, unpin another one, or pin it nevertheless: herd pin --force ("force": true)'
         )
 
     def _room_bytes(self, node: Node) -> int:
         """The memory of a node that pinned models may still take."""
-        pinned = [one for pin in self.pins if pin.node_id == node.id and (one := _copy(node, pin.model))]
-        return int(node.report.memory_ceiling_bytes * PINNED_SHARE_MAX) - sum(map(_memory_bytes, pinned))
+        return int(node.report.memory_ceiling_bytes * PINNED_SHARE_MAX) - sum(map(_memory_bytes, self._pinned_on(node)))
+
+    def _pinned_on(self, node: Node) -> list[ModelInfo]:
+        return [one for pin in self.pins if pin.node_id == node.id and (one := _copy(node, pin.model))]
 
     def remove(self, model: ModelName) -> list[PinnedModel]:
         """Removes and returns all pins of this model except those of FLEET_PINNED_MODELS, and unloads it. Raises

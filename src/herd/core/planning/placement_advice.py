@@ -375,6 +375,9 @@ def _models_max(report: Report) -> int | None:
 
 def _has_disk(report: Report, model_info: ModelInfo) -> bool:
     disk = report.disk
+    limit = report.budget.disk_bytes
+    if limit is not None and report.model_disk_bytes + model_info.size_bytes > limit:
+        return False
     return disk is not None and disk.available_bytes - model_info.size_bytes > DISK_RESERVE_SHARE * disk.total_bytes
 
 

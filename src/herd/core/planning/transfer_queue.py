@@ -257,8 +257,14 @@ def best_target(
 
 
 def disk_problem(node: Node, size_bytes: int) -> str | None:
-    """Why the node's disk cannot take this many bytes; None if it can, or if its disk is unknown."""
-    disk = node.report.disk
+    """Why the node's disk or its budget cannot take this many bytes; None if they can, or if its disk is unknown."""
+    disk, limit, used_bytes = node.report.disk, node.report.budget.disk_bytes, node.report.model_disk_bytes
+    if limit is not None and used_bytes + size_bytes > limit:
+        return (
+            f"{node.id} has a budget of {limit / 1e9:.1f} GB of disk for models, of which "
+            f"{used_bytes / 1e9:.1f} GB are used, and the model has {size_bytes / 1e9:.1f} GB; "
+            f"make room with: herd rm MODEL --node {node.id}"
+        )
     if disk is None or size_bytes <= disk.available_bytes * (1.0 - DISK_RESERVE_SHARE):
         return None
     return (

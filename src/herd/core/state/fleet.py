@@ -20,6 +20,7 @@ from herd.core.state.loads import remember_unloaded
 from herd.core.state.model_index import ModelIndex
 from herd.core.state.nodes import administration
 from herd.core.state.nodes.administration import Administration
+from herd.core.state.nodes.budget import NO_BUDGET, Budget
 from herd.core.state.nodes.machine import Capacity as Capacity
 from herd.core.state.nodes.machine import Disk as Disk
 from herd.core.state.nodes.machine import Gpu as Gpu
@@ -177,6 +178,8 @@ class Report:
     """The node's clock when the heartbeat was sent, in Unix seconds."""
     labels: frozenset[str] = frozenset()
     """Its labels by its agent's settings."""
+    own_budget: Budget = NO_BUDGET
+    """What its agent's settings allow for models."""
     administration: Administration = administration.DEFAULT
     """What the coordinator adds to every report of the node."""
 
@@ -202,9 +205,35 @@ class Report:
 
     @property
     def memory_ceiling_bytes(self) -> int:
-        """Memory for models: graphics memory if there is any, else main memory; at most the owner's ceiling."""
+        """Memory for models: graphics memory if there is any, else main memory; at most the owner's ceiling, and the
+        budget."""
+        limit = self.budget.memory_bytes
+        return self._owners_ceiling_bytes if limit is None else min(limit, self._owners_ceiling_bytes)
+
+    @property
+    def _owners_ceiling_bytes(self) -> int:
         physical = self.gpu_memory_bytes or self.memory.total_bytes
         return min(physical, self.capacity.ceiling_bytes) if self.capacity else physical
+
+    @property
+    def budget(self) -> Budget:
+        """What models may use: the smaller of the agent's and the administrator's limits."""
+        return self.own_budget.within(self.administration.budget)
+
+    @property
+    def model_memory_free_bytes(self) -> int:
+        """Memory for further models. Only models count against a budget; below zero if they exceed it."""
+        free = max(0, self._owners_ceiling_bytes - self.memory_used_bytes)
+        limit = self.budget.memory_bytes
+        if limit is None:
+            return free
+        loaded = (info.loaded for info in self.models.values() if info.loaded is not None)
+        return min(free, limit - sum(one.size_bytes for one in loaded if not one.is_other_name))
+
+    @property
+    def model_disk_bytes(self) -> int:
+        """The size of all model files; two names of one file count once."""
+        return sum({info.digest or name: info.size_bytes for name, info in self.models.items()}.values())
 
     @property
     def gpu_memory_bytes(self) -> int:
@@ -241,7 +270,7 @@ class Node:
     untrusted_until: float = 0.0
     """A flapping node gets no requests before this time, nor before three heartbeats in a row."""
     free_model_memory_bytes: int = 0
-    """Free memory for models, by the newest report."""
+    """Free memory for models, by the newest report; below zero if they exceed a budget."""
     sent_models: Mapping[ModelName, ModelInfo] = field(default_factory=dict)
     """The models as the newest heartbeat listed them. While this is the same object, none of them has changed."""
     loaded: dict[ModelName, Loaded] = field(default_factory=dict)
@@ -310,7 +339,7 @@ class Fleet:
             remember_unloaded(node, report, now)
             self.models.remove(node, keep=report.models)
         node.report, node.last_heartbeat_at, node.sent_models = report, now, sent_models
-        node.free_model_memory_bytes = max(0, report.memory_ceiling_bytes - report.memory_used_bytes)
+        node.free_model_memory_bytes = report.model_memory_free_bytes
         node.loaded = {
             name: model_info.loaded for name, model_info in report.models.items() if model_info.loaded is not None
         }
@@ -328,7 +357,7 @@ class Fleet:
         if report.is_ready is not node.report.is_ready:
             self.changes.note(node.id)
         node.report, node.last_heartbeat_at = report, now
-        node.free_model_memory_bytes = max(0, report.memory_ceiling_bytes - report.memory_used_bytes)
+        node.free_model_memory_bytes = report.model_memory_free_bytes
 
     def replace_report(self, node: Node, report: Report, now: float) -> None:
         """Replaces the newest report by one with what is known since; its age stays as it is."""

@@ -24,6 +24,7 @@ from herd.coordinator.storage.writer import TraceStore
 from herd.core.lifecycle.node_work import work_on
 from herd.core.state.fleet import NodeId
 from herd.core.state.nodes.administration import Administration, Duty
+from herd.core.state.nodes.budget import Budget, parse_amount
 from herd.core.state.nodes.labels import edited, parse_labels
 from herd.errors import BadRequest, NotFound
 from herd.trust.keys import ApiKey
@@ -50,6 +51,14 @@ class WantedLabels(msgspec.Struct):
     remove: list[str] = msgspec.field(default_factory=list)
 
 
+class WantedBudget(msgspec.Struct):
+    """How much models may use on a node: `20GB` or `50%`, `none` for no limit; an empty text changes nothing."""
+
+    name: str
+    memory: str = ""
+    disk: str = ""
+
+
 class NodeLine(msgspec.Struct, frozen=True, kw_only=True):
     """One node: what is set for it, and what it still does. `status` is that of `/fleet/status`, or "away".
 
@@ -64,6 +73,8 @@ class NodeLine(msgspec.Struct, frozen=True, kw_only=True):
     by: str
     since: float | None
     labels: list[str]
+    memory_budget_bytes: int | None
+    disk_budget_bytes: int | None
     running: int
     waiting: int
     transfers: int
@@ -94,6 +105,7 @@ class NodesApi:
             ApiRoute("/fleet/nodes/pause", json_errors(self.pause), "POST", Right.ADMIN, WantedDuty),
             ApiRoute("/fleet/nodes/drain", json_errors(self.drain), "POST", Right.ADMIN, WantedDuty),
             ApiRoute("/fleet/nodes/resume", json_errors(self.resume), "POST", Right.ADMIN, WantedDuty),
+            ApiRoute("/fleet/nodes/budget", json_errors(self.budget), "POST", Right.ADMIN, WantedBudget),
             ApiRoute("/fleet/nodes/label", json_errors(self.label), "POST", Right.ADMIN, WantedLabels),
         ]
 
@@ -111,6 +123,35 @@ class NodesApi:
     async def resume(self, request: Request) -> Response:
         """Ends a pause or a drain: the node gets requests again."""
         return await self._set_duty(request, Duty.ACTIVE, "resumed a node")
+
+    async def budget(self, request: Request) -> Response:
+        """Limits what models may use on a node: `{"name", "memory", "disk"}`, e.g. `20GB`, `50%` or `none`.
+
+        Loads, downloads, copies, pins and recommendations respect it. A smaller limit of the node's own settings wins.
+        """
+        wanted = await read_body(request, WantedBudget)
+        node_id = self._known(wanted.name)
+        node = self._driver.fleet.node(node_id)
+        if node is None and "%" in wanted.memory + wanted.disk:
+            raise BadRequest(f"{node_id} is away, so its size is unknown; set the budget in GB")
+        memory_bytes = node.report.gpu_memory_bytes or node.report.memory.total_bytes if node is not None else 0
+        disk = node.report.disk if node is not None else None
+        if disk is None and "%" in wanted.disk:
+            raise BadRequest(f"{node_id} reports no disk; set the budget in GB")
+        try:
+            memory = parse_amount(wanted.memory, memory_bytes)
+            disk_limit = parse_amount(wanted.disk, disk.total_bytes if disk is not None else 0)
+        except ValueError as error:
+            raise BadRequest(str(error)) from error
+
+        def limited(known: Administration) -> Administration:
+            budget = Budget(
+                memory if wanted.memory else known.budget.memory_bytes,
+                disk_limit if wanted.disk else known.budget.disk_bytes,
+            )
+            return replace(known, budget=budget)
+
+        return await self._change(request, node_id, limited, "set the budget of a node")
 
     async def label(self, request: Request) -> Response:
         """Adds and removes labels of a node: `{"name", "labels", "remove"}`. Requests and keys can require labels."""
@@ -183,6 +224,7 @@ class NodesApi:
         node, administration = self._driver.fleet.node(node_id), self._administration.of(node_id)
         work = work_on(self._driver.queues.of_node(node_id), self._driver.dispatcher.latencies, self._driver.now())
         transfers = self._sources.transfers(node_id)
+        budget = node.report.budget if node is not None else administration.budget
         return NodeLine(
             node_id=node_id,
             status=node.liveness.value if node is not None else "away",
@@ -191,6 +233,8 @@ class NodesApi:
             by=administration.by,
             since=administration.since_unix_s or None,
             labels=sorted(administration.labels | self._own_labels(node_id)),
+            memory_budget_bytes=budget.memory_bytes,
+            disk_budget_bytes=budget.disk_bytes,
             running=work.running,
             waiting=work.waiting,
             transfers=transfers,

@@ -19,7 +19,10 @@ def rejection_reason(request: Request, candidate: Candidate) -> str | None:
     needed_bytes = int(model_info.size_bytes + (model_info.kv_bytes_per_token or 0) * window * model_info.engine.slots)
     if model_info.loaded is not None or needed_bytes <= candidate.free_bytes:
         return None
-    return f"the model needs {needed_bytes / GB:.1f} GB, {candidate.free_bytes / GB:.1f} GB available"
+    limit = candidate.report.budget.memory_bytes
+    within = f" within the node's budget of {limit / GB:.1f} GB" if limit is not None else ""
+    free_bytes = max(0, candidate.free_bytes)
+    return f"the model needs {needed_bytes / GB:.1f} GB, {free_bytes / GB:.1f} GB available{within}"
 
 
 FILTER = Filter("memory", rejection_reason)

@@ -6,6 +6,8 @@ import shlex
 from dataclasses import dataclass
 from enum import Enum
 
+from herd.core.state.nodes.budget import NO_BUDGET, Budget
+
 
 class Duty(Enum):
     """Whether a node may get new requests. Running requests always finish.
@@ -28,6 +30,7 @@ class Administration:
     by: str = ""
     since_unix_s: float = 0.0
     labels: frozenset[str] = frozenset()
+    budget: Budget = NO_BUDGET
 
     @property
     def is_active(self) -> bool:
