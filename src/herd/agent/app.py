@@ -69,7 +69,7 @@ class CannotStart(Exception):
         self.remedy = remedy
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AgentSettings:
     node_id: str = field(
         default="",

@@ -40,7 +40,7 @@ DAYS_MAX = 36_500
 DAY_S = 86400.0
 
 
-class WantedKey(msgspec.Struct):
+class WantedKey(msgspec.Struct, kw_only=True):
     """A key to create. A limit of 0 means no limit; with `days` = 0 the key does not expire. With `names_users`
     the requests of this key may name their user."""
 

@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
-from coordinator.api.node_routes.calls import CHAT, NODES, call, line_of, post
 from fakes.faults import Gate
 from fakes.fleet import Fleet, running_fleet, settings_of_steady_nodes
 from fakes.ollama.server import FakeOllama
 from herd.coordinator.api.recommendations import RecommendationsApi
 from herd.coordinator.nodes.administration import FILE
+from node_fixtures import CHAT, NODES, call, line_of, post
 
 
 def served_by(fleet: Fleet) -> str:

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from coordinator.api.node_routes.calls import CHAT, call, line_of, post
 from fakes.fleet import Fleet, Machine, running_fleet, settings_of_steady_nodes
 from fakes.ollama.request_context import FakeSettings
 from fakes.ollama.server import FakeModel, FakeOllama
 from herd.core.state.fleet import GB, Disk
+from node_fixtures import CHAT, call, line_of, post
 
 DISK = Machine(more={"disk": Disk(1000 * GB, 100 * GB, 900 * GB)})
 

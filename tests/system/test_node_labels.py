@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from coordinator.api.node_routes.calls import CHAT, call, line_of, post
 from fakes.fleet import Fleet, Machine, running_fleet, settings_of_steady_nodes
 from fakes.ollama.server import FakeOllama
 from herd.coordinator.proxy.auto_pull import AutoPullSettings
+from node_fixtures import CHAT, call, line_of, post
 
 LABELLED = Machine(more={"labels": frozenset({"attic"})})
 

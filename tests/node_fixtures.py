@@ -1,4 +1,4 @@
-"""Calls of the routes of nodes, for the tests in this folder."""
+"""Calls of the routes of nodes, for tests of several folders."""
 
 from __future__ import annotations
 
