@@ -136,6 +136,21 @@ def test_an_error_names_the_field_and_what_was_found_and_expected(endpoint: Endp
         ("/v1/responses", {"tools": [{"type": 7}]}, r"tools\[0\].type must be a string, not a whole number"),
         ("/v1/responses", {"input": [7]}, r"input\[0\] must be an object, not a whole number"),
         ("/v1/messages", {"max_tokens": -1}, "must be positive, not -1"),
+        (
+            "/v1/messages",
+            {"tools": [{"name": "f", "description": ["x"]}]},
+            "tools.f.description must be a string, not a list",
+        ),
+        (
+            "/v1/messages",
+            {"messages": [*HI, {"role": "assistant", "content": [{"type": "tool_use", "id": "t1", "name": ""}]}]},
+            "tool_use must have a name",
+        ),
+        ("/v1/responses", {"input": [{"role": "user", "content": [{}]}]}, r"input\[0\].content\[0\] must be an object"),
+        *(
+            ("/api/chat", {"keep_alive": value}, "keep_alive must be a number of seconds or a duration")
+            for value in ("abc", "", "5", "-1", "1e3s", "5m5", True, [], {})
+        ),
         ("/api/embed", {"input": 7}, "input must be a text, or a list of texts, not a whole number"),
         ("/api/embed", {"input": {}}, "not an object"),
         ("/api/embed", {"input": [7]}, r"input\[0\] must be a text, not a whole number"),
@@ -145,6 +160,11 @@ def test_an_error_says_what_was_found(path: str, fields: dict[str, Any], text: s
     dialect, _ = BASES[path]
     with pytest.raises(BadRequest, match=text):
         dialect.read_conversation(parse(path, **fields))
+
+
+@pytest.mark.parametrize("value", [None, 0, -1, 1.5, 1e99, "0", "5m", "-5m", "1h1m1.5s", "+.5h", "100ms"])
+def test_a_keep_alive_that_ollama_reads_remains(value: Any) -> None:
+    assert OLLAMA.read_conversation(parse("/api/chat", keep_alive=value)).keep_alive == value
 
 
 @pytest.mark.parametrize("prompt", [[1], [1, 2], [[1, 2], [3]], ["a", "b"]])

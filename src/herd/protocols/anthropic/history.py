@@ -87,6 +87,8 @@ class History:
         given = block.get("input")
         arguments = msgspec.json.encode(given if isinstance(given, dict) else {}).decode()
         call = ToolCall(index, _string(block, "id"), _string(block, "name"), arguments)
+        if not call.name:
+            raise BadRequest("messages: each tool_use must have a name")
         self._called[call.id] = call.name
         return call
 

@@ -16,7 +16,7 @@ import msgspec
 
 from herd.errors import BadRequest
 from herd.protocols import request_fields
-from herd.protocols.anthropic.content_blocks import Block, name_once, type_name
+from herd.protocols.anthropic.content_blocks import Block, field_name, name_once, type_name
 from herd.protocols.conversation import Tool
 
 _CLIENT_TOOL = re.compile(r"(bash|text_editor|memory|computer)_(\d{8})")
@@ -110,8 +110,9 @@ def _tool(tool: Block, ignored: list[str]) -> Tool | None:
     if not isinstance(name, str) or not name:
         raise BadRequest("tools: each tool must have a name, which is a string")
     description = tool.get("description")
-    text = description if isinstance(description, str) else ""
-    return Tool(name, text + _examples(tool), tool.get("input_schema"), tool.get("strict") is True)
+    if not isinstance(description, str | None):
+        raise request_fields.wrong_type(f"tools.{field_name(name)}.description", "a string", description)
+    return Tool(name, (description or "") + _examples(tool), tool.get("input_schema"), tool.get("strict") is True)
 
 
 def _examples(tool: Block) -> str:

@@ -27,6 +27,9 @@ _ZERO_DURATION = re.compile(
 )
 """A `keep_alive` of zero: a number of seconds, or a duration in Go's notation such as "0", "0m" or "0h0.0s"."""
 
+_DURATION = re.compile("[-+]?(?:0|(?:(?:\\d+(?:\\.\\d*)?|\\.\\d+)(?:ns|us|\u00b5s|\u03bcs|ms|s|m|h))+)")
+"""A duration in Go's notation."""
+
 
 # --- fields of every request ---
 
@@ -276,7 +279,7 @@ def read_conversation(request: ParsedRequest) -> Conversation:
         tools=[_tool(tool) for tool in complete.tools or ()],
         format=_format(complete.format),
         think=_think(complete.think),
-        keep_alive=complete.keep_alive,
+        keep_alive=_keep_alive(complete.keep_alive),
         logprobs=bool(complete.logprobs),
         top_logprobs=complete.top_logprobs,
         truncate=complete.truncate,
@@ -338,6 +341,14 @@ def _format(given: object) -> object:
     if given == "json" or isinstance(given, dict):
         return given
     raise request_fields.wrong_type("format", '"json" or a JSON schema object', given)
+
+
+def _keep_alive(given: object) -> object:
+    """A number of seconds or a duration in Go's notation, as Ollama reads it. Raises BadRequest."""
+    is_number = isinstance(given, int | float) and not isinstance(given, bool)
+    if given is None or is_number or (isinstance(given, str) and _DURATION.fullmatch(given)):
+        return given
+    raise request_fields.wrong_type("keep_alive", 'a number of seconds or a duration such as "5m"', given)
 
 
 def _think(given: bool | str | None) -> bool | str | None:

@@ -160,7 +160,8 @@ def _check_content(content: object, where: str) -> None:
         raise request_fields.wrong_type(where, "a text or a list of parts", content)
     for position, part in enumerate(content if isinstance(content, list) else ()):
         kind, text = (part.get("type"), part.get("text")) if isinstance(part, Mapping) else (part, None)
-        if not isinstance(part, Mapping) or not isinstance(kind, str | None) or not isinstance(text, str | None):
+        is_readable = isinstance(kind, str | None) and isinstance(text, str | None) and (kind, text) != (None, None)
+        if not isinstance(part, Mapping) or not is_readable:
             raise BadRequest(f"{where}[{position}] must be an object with a type, and a text if it is one")
 
 
