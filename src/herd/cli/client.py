@@ -46,6 +46,7 @@ class CoordinatorClient:
     timeout_s: float = TIMEOUT_S
     key: str = field(default_factory=lambda: os.environ.get(KEY_VARIABLE, ""), repr=False)
     """API key sent with every request, from HERD_KEY."""
+    more_headers: Mapping[str, str] = field(default_factory=dict)
 
     def get(self, path: str) -> Json:
         """The JSON object at this path. Raises CliError."""
@@ -90,7 +91,7 @@ class CoordinatorClient:
             raise not_reached(self.url, error) from error
 
     def _request_headers(self, has_body: bool) -> dict[str, str]:
-        headers = {"Content-Type": "application/json"} if has_body else {}
+        headers = {**self.more_headers, **({"Content-Type": "application/json"} if has_body else {})}
         return {**headers, "Authorization": f"Bearer {self.key}"} if self.key else headers
 
 

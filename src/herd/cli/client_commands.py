@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from herd.cli import settings
+from herd.cli.certify import command as certify_command
 from herd.cli.connect import command as connect_command
 from herd.cli.options import Json, Url
 
@@ -55,4 +56,20 @@ def connect(
         connect_command.connect(coordinator, client, options, json)
 
 
-COMMANDS = (connect,)
+def certify(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Name of a model, from `herd models`.")],
+    node: Annotated[
+        str, typer.Option("--node", metavar="NODE", help="Name of the node; without it, the one that answers.")
+    ] = "",
+    context: Annotated[
+        int | None, typer.Option(metavar="TOKENS", min=1, help="Context window for the recall steps.")
+    ] = None,
+    json: Json = False,
+    url: Url = None,
+) -> None:
+    """Test whether a model works with Claude Code, Codex, tools and JSON, and store the result."""
+    if not certify_command.certify(settings.coordinator(url), model, node, context, json):
+        raise typer.Exit(1)
+
+
+COMMANDS = (connect, certify)

@@ -11,6 +11,7 @@ import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 from rich.text import Text
 
+from herd.cli.certify.command import badge_texts
 from herd.cli.client import CliError, CoordinatorClient, Json
 from herd.cli.status import node_state
 from herd.cli.table import Cell, Column, table
@@ -49,9 +50,11 @@ STATE_STYLES = MappingProxyType(
 
 def models(coordinator: CoordinatorClient, as_json: bool) -> None:
     """Shows every model, the nodes that have it, and where it is loaded."""
-    show(
-        by_model(coordinator.get("/fleet/status?detail=full")), as_json, lambda found: model_lines(found, console.width)
-    )
+    found = by_model(coordinator.get("/fleet/status?detail=full"))
+    badges = badge_texts(coordinator)
+    for model in found:
+        model["works_with"] = badges.get(canonical(model["name"]), "")
+    show(found, as_json, lambda models: model_lines(models, console.width))
 
 
 def by_model(state: Json) -> list[Json]:
@@ -75,6 +78,10 @@ def model_lines(found: list[Json], width: int) -> list[Text]:
     for model in found:
         if model["has_drifted"]:
             lines += _drift_lines(model)
+    certified = [model for model in found if model.get("works_with")]
+    if certified:
+        lines += [Text(), Text("works with (herd certify)", "dim")]
+        lines += [Text(printable(f"  {model['name']}: {model['works_with']}")) for model in certified]
     return lines
 
 

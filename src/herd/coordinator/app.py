@@ -35,6 +35,7 @@ from herd.coordinator.api.live import LiveApi
 from herd.coordinator.api.live_feed import LiveFeed
 from herd.coordinator.api.login import LoginApi
 from herd.coordinator.api.model_routes.aliases import AliasesApi
+from herd.coordinator.api.model_routes.conformance import ConformanceApi
 from herd.coordinator.api.model_routes.model_creation import STREAMED_PREFIX, CreationApi
 from herd.coordinator.api.model_routes.models import ModelsApi, job_of
 from herd.coordinator.api.model_routes.windows import WindowsApi
@@ -307,6 +308,7 @@ class Coordinator:
             *BenchmarksApi(self.benchmarks, driver, store).routes,
             *RecommendationsApi(driver, store, self._pinned).routes,
             *WindowsApi(driver, self.settings.windows).routes,
+            *ConformanceApi(driver.fleet, store, unix_s).routes,
             *self.capture.routes,
             *StoredResponsesApi(self.responses, self.errors.render).routes,
             *DashboardFiles().routes,

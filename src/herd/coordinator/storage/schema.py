@@ -6,7 +6,7 @@ per minute and per hour, and the history of nodes. Step 6: changed settings. Ste
 Step 8: fields of a request without effect. Step 9: what was repaired in tool calls. Step 10: how far the
 journal of a run was written to the traces. Step 11: indexes for pages of the dashboard. Step 12: sums by
 node and model, app, tag and key, and an index for filtered lists. Step 13: the user and the app of a request, and sums
-by user. Each step only adds tables,
+by user. Step 14: results of herd certify. Each step only adds tables,
 columns and indexes: ollama-herd can still open the file.
 """
 
@@ -15,11 +15,11 @@ from __future__ import annotations
 import sqlite3
 from dataclasses import dataclass
 
-from herd.coordinator.storage import node_history, setting_changes
+from herd.coordinator.storage import conformance, node_history, setting_changes
 from herd.coordinator.storage.journal import progress
 from herd.coordinator.storage.rollups import earlier, tables
 
-SCHEMA_VERSION = 13
+SCHEMA_VERSION = 14
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,6 +236,9 @@ STEPS = (
             "WHERE user_id IS NOT NULL",
         ),
         set_version="PRAGMA user_version = 13",
+    ),
+    MigrationStep(
+        version=14, tables=conformance.TABLES, columns=(), indexes=(), set_version="PRAGMA user_version = 14"
     ),
 )
 
