@@ -25,7 +25,7 @@ def engines(
     url: str = "", engine: str = "ollama", timeout_s: float = 0.2, slots: int = 0, setup: OllamaSetup | None = None
 ) -> Engines:
     settings = EngineSettings(engine, url, slots=slots, timeout_s=timeout_s)
-    return Engines(KNOWN, settings, lambda: setup or OllamaSetup())
+    return Engines(KNOWN, settings, lambda port, is_first: setup or OllamaSetup())
 
 
 def with_ollama(play: Callable[[FakeOllama], Awaitable[None]]) -> None:

@@ -6,7 +6,15 @@ from collections.abc import Mapping
 
 import pytest
 
-from herd.agent.ollama_environment import OllamaSetup, from_systemd, is_server, parse_count, read_setup, setup_from
+from herd.agent.ollama_environment import (
+    OllamaSetup,
+    from_systemd,
+    is_server,
+    parse_count,
+    port_of,
+    read_setup,
+    setup_from,
+)
 
 SYSTEMD = """Environment=PATH=/usr/bin "OLLAMA_HOST=0.0.0.0 # all" OLLAMA_NUM_PARALLEL=4 OLLAMA_MAX_LOADED_MODELS=2
 EnvironmentFiles=
@@ -65,4 +73,19 @@ def test_only_the_server_process_is_recognized() -> None:
 
 
 def test_reading_this_machine_does_not_raise() -> None:
-    assert isinstance(read_setup(), OllamaSetup)
+    assert all(isinstance(read_setup(port, is_only), OllamaSetup) for port in (1, 11434) for is_only in (True, False))
+
+
+@pytest.mark.parametrize(
+    ("environment", "port", "gpus"),
+    [
+        ({}, 11434, None),
+        ({"OLLAMA_HOST": "0.0.0.0:11436", "CUDA_VISIBLE_DEVICES": "1"}, 11436, (1,)),
+        ({"OLLAMA_HOST": "http://127.0.0.1:11437/", "HIP_VISIBLE_DEVICES": "0, 2"}, 11437, (0, 2)),
+        ({"OLLAMA_HOST": "0.0.0.0", "CUDA_VISIBLE_DEVICES": "GPU-8932f937"}, 11434, None),
+    ],
+)
+def test_a_second_ollama_is_recognised_by_its_port_and_has_its_own_graphics_cards(
+    environment: dict[str, str], port: int, gpus: tuple[int, ...] | None
+) -> None:
+    assert port_of(environment) == port and setup_from(lambda: environment).gpus == gpus

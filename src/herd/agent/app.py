@@ -211,13 +211,13 @@ class Agent:
         """Sends one heartbeat; None if no coordinator is known."""
         readings, local_engines = await asyncio.gather(self._read_sensors(), self.engines.poll())
         has_coordinator = await self.link.find()
-        report = await self._report(readings, local_engines)
+        report, further = await self._reports(readings, local_engines)
         if self.settings.agent.capacity_learning and time.monotonic() - self._saved_at >= SAVE_INTERVAL_S:
             self._saved_at = time.monotonic()
             await asyncio.to_thread(self._save_availability)
         if not has_coordinator:
             return None
-        reply = await self.link.report(heartbeat_encode.encode(report, time.time()))
+        reply = await self.link.report(heartbeat_encode.encode(report, time.time(), further))
         if reply.is_accepted:
             self._model_registry.allow(reply.peers)
         if reply.is_accepted and reply.node_id and reply.node_id != self.node_id:
@@ -284,6 +284,7 @@ class Agent:
         """Adds the URL of the model registry if the engine is an Ollama of this machine."""
         if (
             local.engine.kind != OLLAMA
+            or local.instance
             or not is_this_machine(local.url)
             or not (port := await self._model_registry.port())
         ):
@@ -322,9 +323,36 @@ class Agent:
         else:
             log.debug("sensor failed: %s", error, extra={"sensor": sensor.name})
 
-    async def _report(self, readings: dict[str, object], local_engines: list[LocalEngine]) -> Report:
+    async def _reports(
+        self, readings: dict[str, object], local_engines: list[LocalEngine]
+    ) -> tuple[Report, list[Report]]:
+        """The report of this node, and those of further engines of a kind, which are nodes of their own."""
         endpoints = await self._endpoints(local_engines)
-        models = models_by_name([model for local, endpoint in endpoints for model in models_at(local, endpoint)])
+        own = [(local, endpoint) for local, endpoint in endpoints if not local.instance]
+        models_max = heartbeat_json.MODELS_MAX // (1 + len(endpoints) - len(own))
+        report = self._report(readings, local_engines, own, models_max)
+        return report, [
+            dataclasses.replace(
+                report,
+                node_id=NodeId(f"{self.node_id}:{local.instance}"),
+                machine=NodeId(self.node_id),
+                engines=(endpoint,),
+                models=models_by_name(models_at(local, endpoint), models_max),
+            )
+            for local, endpoint in endpoints
+            if local.instance
+        ]
+
+    def _report(
+        self,
+        readings: dict[str, object],
+        local_engines: list[LocalEngine],
+        endpoints: list[tuple[LocalEngine, EngineEndpoint]],
+        models_max: int,
+    ) -> Report:
+        models = models_by_name(
+            [model for local, endpoint in endpoints for model in models_at(local, endpoint)], models_max
+        )
         # A machine without a memory sensor still reports, with a minimum of memory.
         memory = readings.pop("memory", None) or Memory(total_bytes=1 * GB, used_bytes=0, available_bytes=1 * GB)
         report = Report(
@@ -417,8 +445,10 @@ class Agent:
         _write(self._availability_file, encode(self._availability))
 
 
-def models_by_name(reported: list[ModelInfo]) -> dict[ModelName, ModelInfo]:
-    """One entry for each model name, at most as many as a heartbeat may contain.
+def models_by_name(
+    reported: list[ModelInfo], models_max: int = heartbeat_json.MODELS_MAX
+) -> dict[ModelName, ModelInfo]:
+    """One entry for each model name, at most `models_max`: a heartbeat may contain only so many.
 
     If two engines have a model, the one that has it in memory is used. Loaded and recently changed models come first.
     """
@@ -427,10 +457,10 @@ def models_by_name(reported: list[ModelInfo]) -> dict[ModelName, ModelInfo]:
         known = models.get(canonical(model.name))
         if known is None or (known.loaded is None and model.loaded is not None):
             models[canonical(model.name)] = model
-    if len(models) <= heartbeat_json.MODELS_MAX:
+    if len(models) <= models_max:
         return models
     ranked = sorted(models, key=lambda name: (models[name].loaded is not None, models[name].modified_at), reverse=True)
-    return {name: models[name] for name in ranked[: heartbeat_json.MODELS_MAX]}
+    return {name: models[name] for name in ranked[:models_max]}
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
+from herd.agent import gateways
 from herd.agent.engine_list import EngineKeys, EngineKeySettings, InvalidEntry, ListedEngine, authorization, read_entry
 from herd.agent.engine_silence import EngineSilence
 from herd.agent.ollama_environment import OllamaSetup, read_setup
@@ -108,6 +109,8 @@ class LocalEngine:
     silence: EngineSilence = field(default_factory=EngineSilence)
     key: str = field(default="", repr=False)
     """The API key that it requires; empty if it requires none."""
+    instance: str = ""
+    """Empty for the first engine of its kind; the port of a further one, which is a node of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +130,7 @@ class Engines:
         self,
         known: Sequence[Engine],
         settings: EngineSettings,
-        read_setup: Callable[[], OllamaSetup] = read_setup,
+        read_setup: Callable[[int, bool], OllamaSetup] = read_setup,
         keys: EngineKeySettings | None = None,
     ) -> None:
         self._known = {engine.kind: engine for engine in sorted(known, key=lambda engine: engine.is_generic)}
@@ -139,8 +142,13 @@ class Engines:
         self._refused: dict[str, RefusedEngine] = {}
         self._started_here: set[str] = set()
         self._polls = 0
+        self._first_of_kind: dict[str, str] = {}
+        """The URL of the first engine of each kind: it keeps that place when it stops and returns."""
+        self._routers: dict[str, str] = {}
+        """URLs at which routers answer, with their names; they were logged."""
         self._read_setup = read_setup
-        self._setup = OllamaSetup()
+        self._setups: dict[str, OllamaSetup] = {}
+        """By the URL of the Ollama."""
         self._next_setup_poll = 0
         self._details = BoundedDict[tuple[str, str, str], EngineResponse](DETAILS_MAX)
         """The details of each model by engine, name and digest. They are requested once."""
@@ -185,8 +193,7 @@ class Engines:
                 log.warning("engine removed: it does not answer", extra={"engine": local.engine.kind, "url": local.url})
                 self._found.pop(local.url, None)
         answering = [local for local in self._found.values() if local.last is not None]
-        if any(local.engine.kind == OLLAMA for local in answering):
-            await self._update_setup()
+        await self._update_setups([local for local in answering if local.engine.kind == OLLAMA])
         return answering
 
     @property
@@ -214,7 +221,7 @@ class Engines:
         last = local.last or Inventory("", ())
         models_max = last.models_max
         if models_max is None and local.engine.kind == OLLAMA:
-            models_max = self._setup.models_max
+            models_max = self._setup_of(local).models_max
         return EngineEndpoint(
             local.engine.kind,
             url,
@@ -223,12 +230,17 @@ class Engines:
             models_max,
             abilities=local.engine.abilities,
             silent_s=local.silence.silent_s(time.monotonic()),
+            instance=local.instance,
+            gpus=self._setup_of(local).gpus,
         )
 
     @property
     def store_environment(self) -> Mapping[str, str]:
         """The variables of Ollama's environment that determine its model folder."""
-        return self._setup.store
+        return self._setups.get(self._first_of_kind.get(OLLAMA, ""), OllamaSetup()).store
+
+    def _setup_of(self, local: LocalEngine) -> OllamaSetup:
+        return self._setups.get(local.url, OllamaSetup())
 
     def slots(self, local: LocalEngine) -> int:
         """Concurrent requests of the engine: from the setting, the engine's answer, its environment, or the default."""
@@ -236,8 +248,7 @@ class Engines:
             return self._settings.slots
         if local.last is not None and local.last.slots:
             return local.last.slots
-        configured = self._setup.slots if local.engine.kind == OLLAMA else None
-        return configured or local.engine.slots_default
+        return self._setup_of(local).slots or local.engine.slots_default
 
     # --- search and polls ---
 
@@ -258,12 +269,16 @@ class Engines:
             return [(engine, full_url(configured or "127.0.0.1", engine.default_port))]
         if settings.engine_url:
             return [(engine, full_url(settings.engine_url, engine.default_port)) for engine in self._known.values()]
-        ollama = settings.ollama_host or os.environ.get("OLLAMA_HOST", "")
-        return [
-            (engine, full_url((ollama if engine.kind == OLLAMA else "") or "127.0.0.1", engine.default_port))
-            for engine in self._known.values()
-            if engine.default_port
-        ]
+        found = []
+        for engine in self._known.values():
+            host = (settings.ollama_host or os.environ.get("OLLAMA_HOST", "")) if engine.kind == OLLAMA else ""
+            first = full_url(host or "127.0.0.1", engine.default_port)
+            # An Ollama on another address of this machine also answers on 127.0.0.1, so its port is not tried twice.
+            other_ports = [port for port in (engine.default_port, *engine.more_ports) if port != urlsplit(first).port]
+            if engine.kind == OLLAMA and settings.ollama_host:
+                other_ports = []
+            found += [(engine, url) for url in (first, *(f"http://127.0.0.1:{port}" for port in other_ports if port))]
+        return found
 
     async def _search(self) -> None:
         candidates = [(engine, url) for engine, url in self._candidates() if url not in self._found]
@@ -276,9 +291,43 @@ class Engines:
                 if self._is_engines_refusal(engine, url, response):
                     refused.setdefault(url, RefusedEngine(engine, url, response.status, bool(key)))
             elif engine.recognizes(response) or (self._is_configured(engine, url) and response.status):
-                self._found[url] = LocalEngine(engine, url, key=key)
-                log.info("engine found", extra={"engine": engine.kind, "url": url, "with_key": bool(key)})
+                await self._add_unless_router(engine, url, response, key)
         self._note_refused({url: one for url, one in refused.items() if url not in self._found})
+
+    async def _add_unless_router(self, engine: Engine, url: str, response: EngineResponse, key: str) -> None:
+        name = gateways.router(await self._send(url, gateways.FLEET_PROBE, key))
+        if not name and not self._is_named(url):
+            name = gateways.gateway(response)
+        if name:
+            if self._routers.get(url) != name:
+                log.log(
+                    logging.WARNING if self._is_named(url) else logging.INFO,
+                    "%s answers on this URL: it is a router and no engine, so it is not used; "
+                    "if an engine should be here, correct the agent's settings",
+                    name,
+                    extra={"url": url},
+                )
+            self._routers[url] = name
+            return
+        self._routers.pop(url, None)
+        instance = self._instance(engine.kind, url)
+        self._found[url] = LocalEngine(engine, url, key=key, instance=instance)
+        log.info("engine found", extra={"engine": engine.kind, "url": url, "with_key": bool(key)})
+
+    def _is_named(self, url: str) -> bool:
+        """Whether the settings name this URL, so that it is not only a default port."""
+        settings = self._settings
+        hosts = [one for one in (settings.engine_url, settings.ollama_host) if one]
+        return any(one.url == url for one in self._listed) or any(full_url(host, 0) == url for host in hosts)
+
+    def _instance(self, kind: str, url: str) -> str:
+        """Empty for the first engine of this kind: the first of the list, or else the first that was found."""
+        listed = next((one.url for one in self._listed if one.kind == kind), "")
+        if self._first_of_kind.setdefault(kind, listed or url) == url:
+            return ""
+        parts = urlsplit(url)
+        is_here = (parts.hostname or "").startswith("127.")
+        return str(parts.port) if is_here else f"{parts.hostname}-{parts.port}"
 
     async def _probe(self, engine: Engine, url: str) -> tuple[EngineResponse, str]:
         """The answer of whatever listens there, and the key that it was sent: only an engine that requires one."""
@@ -381,10 +430,15 @@ class Engines:
         )
         return EngineResponse(response.status, response.body, response.headers)
 
-    async def _update_setup(self) -> None:
-        if self._polls >= self._next_setup_poll:
+    async def _update_setups(self, ollamas: list[LocalEngine]) -> None:
+        is_new = any(local.url not in self._setups for local in ollamas)
+        if ollamas and (is_new or self._polls >= self._next_setup_poll):
             self._next_setup_poll = self._polls + SETUP_EVERY
-            self._setup = await asyncio.to_thread(self._read_setup)
+            ports = {local.url: (urlsplit(local.url).port or 80, not local.instance) for local in ollamas}
+            self._setups = await asyncio.to_thread(self._read_setups, ports)
+
+    def _read_setups(self, ports: Mapping[str, tuple[int, bool]]) -> dict[str, OllamaSetup]:
+        return {url: self._read_setup(port, is_first) for url, (port, is_first) in ports.items()}
 
 
 def _read_list(entries: Sequence[str]) -> tuple[tuple[ListedEngine, ...], str]:

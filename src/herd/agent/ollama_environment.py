@@ -19,6 +19,8 @@ SLOTS = "OLLAMA_NUM_PARALLEL"
 MODELS = "OLLAMA_MAX_LOADED_MODELS"
 STORE = ("OLLAMA_MODELS", "HOME", "USERPROFILE")
 """The variables that determine the model folder."""
+VISIBLE_GPUS = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")
+PORT_DEFAULT = 11434
 SLOTS_MAX = 4096
 COMMAND_TIMEOUT_S = 1.0
 
@@ -33,11 +35,18 @@ class OllamaSetup:
     models_max: int | None = None
     store: Mapping[str, str] = field(default_factory=dict)
     """The variables of `STORE` from Ollama's environment."""
+    gpus: tuple[int, ...] | None = None
+    """The numbers of the graphics cards that it may use; None: all."""
 
 
-def read_setup() -> OllamaSetup:
-    """Reads the sources of this machine."""
-    return setup_from(_of_processes, _of_service, lambda: dict(os.environ))
+def read_setup(port: int, is_only: bool) -> OllamaSetup:
+    """Reads the sources of this machine for the Ollama on this port.
+
+    `is_only`: it is this machine's only one, or its first, so that the service and the agent's environment are its own.
+    """
+    if not is_only:
+        return setup_from(lambda: _of_processes(port, is_only))
+    return setup_from(lambda: _of_processes(port, is_only), _of_service, lambda: dict(os.environ))
 
 
 def setup_from(*sources: Source) -> OllamaSetup:
@@ -45,14 +54,29 @@ def setup_from(*sources: Source) -> OllamaSetup:
     slots: int | None = None
     models_max: int | None = None
     store: dict[str, str] = {}
+    gpus: tuple[int, ...] | None = None
     for source in sources:
         if slots is not None and models_max is not None:
             break
         environment = source()
+        gpus = gpus if gpus is not None else parse_gpus(environment)
         store = store or {name: environment[name] for name in STORE if environment.get(name)}
         slots = slots if slots is not None else parse_count(environment.get(SLOTS, ""))
         models_max = models_max if models_max is not None else parse_count(environment.get(MODELS, ""))
-    return OllamaSetup(slots, models_max, store)
+    return OllamaSetup(slots, models_max, store, gpus)
+
+
+def parse_gpus(environment: Mapping[str, str]) -> tuple[int, ...] | None:
+    """The graphics cards to which this environment limits a program; None if it does not, or names them by UUID."""
+    listed = next((environment[name] for name in VISIBLE_GPUS if environment.get(name)), "")
+    numbers = [part.strip() for part in listed.split(",")]
+    return tuple(map(int, numbers)) if all(number.isdecimal() for number in numbers) else None
+
+
+def port_of(environment: Mapping[str, str]) -> int:
+    """The port on which an Ollama with this environment listens."""
+    tail = environment.get("OLLAMA_HOST", "").strip().rstrip("/").rpartition(":")[2]
+    return int(tail) if tail.isdecimal() else PORT_DEFAULT
 
 
 def parse_count(text: str) -> int | None:
@@ -71,14 +95,17 @@ def from_systemd(text: str) -> dict[str, str]:
     return {key: value for key, equals, value in (one.partition("=") for one in assignments) if equals}
 
 
-def _of_processes() -> dict[str, str]:
+def _of_processes(port: int, is_only: bool) -> dict[str, str]:
+    """The environment of the server on this port, or else of any if there is only one."""
+    environments = []
     for process in psutil.process_iter(["name", "cmdline"]):
         try:
             if is_server(process.info["name"] or "", process.info["cmdline"] or []):
-                return dict(process.environ())
+                environments.append(dict(process.environ()))
         except (psutil.Error, OSError):
             continue  # another user's process, or it has ended
-    return {}
+    matching = [environment for environment in environments if port_of(environment) == port]
+    return next(iter(matching or (environments if is_only else ())), {})
 
 
 def is_server(name: str, command: list[str]) -> bool:

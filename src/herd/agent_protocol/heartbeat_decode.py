@@ -63,9 +63,12 @@ SHARE_SLACK = 1.02
 HOURS_PER_WEEK = 168
 NO_LABELS: frozenset[str] = frozenset()
 SILENT_MAX_S = 1e9
+NO_MACHINE = NodeId("")
 DRAIN_SIGNAL_MAX_BYTES = 2048
 
 NO_ENGINES: Mapping[str, EngineAbilities] = MappingProxyType({})
+EngineParts = dict[str, ollama_herd_agent.NodeEngines]
+"""The engines with their models by `EngineEndpoint.instance`; the node's own have the key ""."""
 
 
 _ENGINES: msgspec.json.Decoder[list[EngineJson]] = msgspec.json.Decoder(list[EngineJson])
@@ -77,7 +80,7 @@ _DRAIN_SIGNAL = msgspec.json.Decoder(DrainSignalJson)
 class _Known:
     raw: bytes
     source_ip: str
-    engines: ollama_herd_agent.NodeEngines
+    engines: EngineParts
 
 
 class KnownEngines:
@@ -88,11 +91,11 @@ class KnownEngines:
         self._of_node = BoundedDict[str, _Known](ollama_herd_agent.NODES_MAX)
         self.described = ollama_herd_agent.DescribedModels()
 
-    def find(self, node_id: str, raw: msgspec.Raw, source_ip: str) -> ollama_herd_agent.NodeEngines | None:
+    def find(self, node_id: str, raw: msgspec.Raw, source_ip: str) -> EngineParts | None:
         known = self._of_node.get(node_id)
         return known.engines if known is not None and known.raw == bytes(raw) and known.source_ip == source_ip else None
 
-    def add(self, node_id: str, raw: msgspec.Raw, source_ip: str, engines: ollama_herd_agent.NodeEngines) -> None:
+    def add(self, node_id: str, raw: msgspec.Raw, source_ip: str, engines: EngineParts) -> None:
         self._of_node[node_id] = _Known(bytes(raw), source_ip, engines)
 
 
@@ -102,7 +105,20 @@ def decode(
     abilities: Mapping[str, EngineAbilities] = NO_ENGINES,
     known: KnownEngines | None = None,
 ) -> Report:
-    """The report in this body, sent from `source_ip`. Raises only `BadHeartbeat`, which specifies the invalid field."""
+    """The report of the node itself, as `decode_all` reads it."""
+    return decode_all(body, source_ip, abilities, known)[0]
+
+
+def decode_all(
+    body: bytes,
+    source_ip: str,
+    abilities: Mapping[str, EngineAbilities] = NO_ENGINES,
+    known: KnownEngines | None = None,
+) -> tuple[Report, ...]:
+    """The reports in this body, sent from `source_ip`: of the node itself, then of each further engine of its machine.
+
+    Raises only `BadHeartbeat`, which specifies the invalid field.
+    """
     if len(body) > BODY_MAX_BYTES:
         raise BadHeartbeat(f"the heartbeat is larger than {BODY_MAX_BYTES} bytes")
     try:
@@ -112,13 +128,14 @@ def decode(
     own = sent.herd or OwnJson()
     if sent.herd is None:
         described = (known or KnownEngines()).described
-        engines, models = ollama_herd_agent.engines(sent, source_ip, abilities, described)
+        parts = {"": ollama_herd_agent.engines(sent, source_ip, abilities, described)}
     else:
         found = known.find(sent.node_id, own.engines, source_ip) if known is not None else None
-        engines, models = found or _engines(own, source_ip, abilities)
+        parts = found or _engines(own, source_ip, abilities)
         if known is not None and found is None:
-            known.add(sent.node_id, own.engines, source_ip, (engines, models))
-    return Report(
+            known.add(sent.node_id, own.engines, source_ip, parts)
+    engines, models = parts[""]
+    report = Report(
         node_id=NodeId(checks.name(sent.node_id, "node_id")),
         boot_id=checks.text(own.boot_id, "herd.boot_id") or boot_id_at(source_ip),
         memory=_memory(sent.memory, own.memory),
@@ -146,6 +163,37 @@ def decode(
         connection_failures=checks.integer(sent.connection_failures, "connection_failures", 1 << 31),
         clock_s=sent.timestamp if sent.timestamp is not None and math.isfinite(sent.timestamp) else None,
     )
+    if len(parts) == 1:
+        return (report,)
+    further = [_further(report, instance, *part) for instance, part in parts.items() if instance]
+    return (dataclasses.replace(report, gpus=_gpus_of(engines, report.gpus)), *further)
+
+
+def further_id(machine: NodeId, instance: str) -> NodeId:
+    """The name of a further engine's node: `box:11436`."""
+    return NodeId(f"{machine}:{instance}")
+
+
+def _further(
+    report: Report, instance: str, engines: tuple[EngineEndpoint, ...], models: Mapping[ModelName, ModelInfo]
+) -> Report:
+    return dataclasses.replace(
+        report,
+        node_id=further_id(report.node_id, instance),
+        machine=report.node_id,
+        engines=engines,
+        models=models,
+        gpus=_gpus_of(engines, report.gpus),
+    )
+
+
+def _gpus_of(engines: tuple[EngineEndpoint, ...], gpus: tuple[Gpu, ...]) -> tuple[Gpu, ...]:
+    """The graphics cards that these engines may use; all if one of them does not say which."""
+    limits = [endpoint.gpus for endpoint in engines]
+    if not limits or any(limit is None for limit in limits):
+        return gpus
+    allowed = {index for limit in limits if limit is not None for index in limit}
+    return tuple(gpu for index, gpu in enumerate(gpus) if index in allowed)
 
 
 def is_from_ollama_herd(body: bytes) -> bool:
@@ -173,18 +221,19 @@ def drain_signal(body: bytes) -> NodeId | None:
     return NodeId(checks.name(sent.node_id, "node_id")) if sent.draining and sent.memory == NOT_SENT else None
 
 
-def with_node_id(report: Report, node_id: NodeId) -> Report:
-    """The same report with the name that the coordinator assigned to the node."""
-    return dataclasses.replace(report, node_id=node_id)
+def with_node_id(report: Report, node_id: NodeId, machine: NodeId = NO_MACHINE) -> Report:
+    """The same report with the name that the coordinator assigned to the node, and to its machine's own node."""
+    return dataclasses.replace(report, node_id=node_id, machine=machine)
 
 
-def _engines(own: OwnJson, source_ip: str, abilities: Mapping[str, EngineAbilities]) -> ollama_herd_agent.NodeEngines:
+def _engines(own: OwnJson, source_ip: str, abilities: Mapping[str, EngineAbilities]) -> EngineParts:
     listed = checks.part(own.engines, _ENGINES, "herd.engines")
     checks.at_most(len(listed), ENGINES_MAX, "herd.engines")
     checks.at_most(sum(len(engine.models) for engine in listed), MODELS_MAX, "herd.engines.models")
-    endpoints: list[EngineEndpoint] = []
-    models: dict[ModelName, ModelInfo] = {}
+    endpoints: dict[str, list[EngineEndpoint]] = {"": []}
+    models_of: dict[str, dict[ModelName, ModelInfo]] = {"": {}}
     for engine in listed:
+        instance = checks.text(engine.instance, "herd.engines.instance")
         endpoint = EngineEndpoint(
             checks.name(engine.kind, "herd.engines.kind"),
             checks.address(engine.url, source_ip),
@@ -196,15 +245,18 @@ def _engines(own: OwnJson, source_ip: str, abilities: Mapping[str, EngineAbiliti
             silent_s=checks.number(engine.silent_s, "herd.engines.silent_s", SILENT_MAX_S),
             problem=checks.text(engine.problem, "herd.engines.problem"),
             remedy=checks.text(engine.remedy, "herd.engines.remedy"),
+            instance=instance,
+            gpus=tuple(engine.gpus) if engine.gpus is not None else None,
         )
-        endpoints.append(endpoint)
+        endpoints.setdefault(instance, []).append(endpoint)
+        models = models_of.setdefault(instance, {})
         for model in engine.models:
             # Two engines of a node can have the same model: the engine that has it in memory is used.
             model_info = _model_info(model, endpoint)
             known = models.get(canonical(model_info.name))
             if known is None or (known.loaded is None and model_info.loaded is not None):
                 models[canonical(model_info.name)] = model_info
-    return tuple(endpoints), models
+    return {instance: (tuple(found), models_of[instance]) for instance, found in endpoints.items()}
 
 
 def _model_info(model: ModelJson, endpoint: EngineEndpoint) -> ModelInfo:

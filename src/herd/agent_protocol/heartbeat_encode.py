@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 
 from herd.agent_protocol.heartbeat_json import (
@@ -19,15 +21,17 @@ from herd.core.state.fleet import GB, Capacity, Disk, EngineEndpoint, Memory, Mo
 from herd.core.state.nodes.budget import Budget
 
 
-def encode(report: Report, timestamp: float) -> bytes:
-    """The heartbeat of this report. `timestamp` is in Unix seconds."""
+def encode(report: Report, timestamp: float, further: Sequence[Report] = ()) -> bytes:
+    """The heartbeat of this report and of the machine's further engines. `timestamp` is in Unix seconds."""
     own = OwnJson(
         v=VERSION,
         boot_id=report.boot_id,
         os=report.os,
         paused=report.paused,
         trend=report.capacity.trend if report.capacity else "stable",
-        engines=msgspec.Raw(msgspec.json.encode([_engine_json(engine, report) for engine in report.engines])),
+        engines=msgspec.Raw(
+            msgspec.json.encode([_engine_json(engine, of) for of in (report, *further) for engine in of.engines])
+        ),
         gpus=[
             GpuJson(gpu.name, gpu.memory_total_bytes, gpu.memory_used_bytes, gpu.utilization, gpu.temperature_c)
             for gpu in report.gpus
@@ -87,6 +91,8 @@ def _engine_json(engine: EngineEndpoint, report: Report) -> EngineJson:
         silent_s=engine.silent_s,
         problem=engine.problem,
         remedy=engine.remedy,
+        instance=engine.instance,
+        gpus=list(engine.gpus) if engine.gpus is not None else None,
     )
 
 

@@ -53,6 +53,8 @@ class EngineJson(_Struct, kw_only=True):
     silent_s: float = 0.0
     problem: str = ""
     remedy: str = ""
+    instance: str = ""
+    gpus: list[int] | None = None
 
 
 class GpuJson(_Struct):

@@ -135,7 +135,9 @@ class Coordinator:
         self.membership = Membership(
             self.credentials, settings.membership, core.fleet, secrets.token_bytes, loop.time, time.time
         )
-        self.pool = Pool(settings.upstream, loop, self.membership.forwarder_proof)
+        self.hop = secrets.token_hex(8)
+        """The id of this process in the requests to nodes."""
+        self.pool = Pool(settings.upstream, loop, self.membership.forwarder_proof, self.hop)
         self.driver = Driver(core, self._record, loop, ModelWarmer(self.pool, self.engines), self.store.admitted)
         self.administration = NodeAdministration(self.data_dir, core.fleet, self.driver.feed, self.driver.now)
         self.queue_counts = QueueCounts()
@@ -153,7 +155,10 @@ class Coordinator:
         """Builds the components that load, transfer and measure models, independently of clients' requests."""
         settings, loop, fleet = self.settings, self.loop, self.driver.fleet
         self.engine_pool = Pool(
-            replace(settings.upstream, stall_timeout_s=ENGINE_REQUEST_STALL_S), loop, self.membership.forwarder_proof
+            replace(settings.upstream, stall_timeout_s=ENGINE_REQUEST_STALL_S),
+            loop,
+            self.membership.forwarder_proof,
+            self.hop,
         )
         self.engine_client = EngineClient(self.engine_pool)
         self.operations = ModelOperations(
@@ -267,6 +272,7 @@ class Coordinator:
                 unix_s=self.clock.unix_s,
                 refuse=self.errors.refuse,
                 admit=self.inference,
+                hop=self.hop,
                 machine_name=socket.gethostname(),
             ),
             form_paths=frozenset(route.path for route in routes if route.is_form),

@@ -78,6 +78,8 @@ class Engine(ABC):
     kind: str
     title: str
     default_port: int
+    more_ports: tuple[int, ...] = ()
+    """Further ports of this machine on which the agent looks for it: a second one, or one that was moved there."""
     abilities: EngineAbilities = NO_ABILITIES
     can_continue: bool = False
     """Whether the engine continues a trailing assistant message, instead of starting a new turn after it."""

@@ -26,7 +26,7 @@ from herd.coordinator.queue_counts import QueueCounts
 from herd.coordinator.storage.writer import TraceStore
 from herd.core.lifecycle.node_names import NodeNames
 from herd.core.state.events import HeartbeatReceived, NodeLeft
-from herd.core.state.fleet import EngineAbilities, NodeId
+from herd.core.state.fleet import EngineAbilities, NodeId, Report
 from herd.errors import BadRequest
 from herd.trust.rights import Right
 
@@ -80,6 +80,8 @@ class FleetApi:
         self._known_engines = heartbeat_decode.KnownEngines()
         self._peers = PeersText(driver.fleet.hosts, PEERS_MAX)
         self._strangers = BoundedDict[str, None](DRAINED_MAX)
+        self._further = BoundedDict[NodeId, list[NodeId]](DRAINED_MAX)
+        """The nodes of each machine's further engines."""
         self._drained_at = BoundedDict[NodeId, float](DRAINED_MAX)
 
     @property
@@ -111,11 +113,18 @@ class FleetApi:
         drained = heartbeat_decode.drain_signal(body)
         if drained is not None:
             return _signed(reporter, self._drain(reporter.node_id or drained, source_ip, reporter))
-        report = heartbeat_decode.decode(body, source_ip, self._abilities, self._known_engines)
+        report, *further = heartbeat_decode.decode_all(body, source_ip, self._abilities, self._known_engines)
         claimed = reporter.node_id or report.node_id
         self._check_claim(claimed, reporter)
         self._membership.check_engine_urls(
-            (url for endpoint in report.engines for url in (endpoint.url, endpoint.library_url) if url), reporter
+            (
+                url
+                for of in (report, *further)
+                for endpoint in of.engines
+                for url in (endpoint.url, endpoint.library_url)
+                if url
+            ),
+            reporter,
         )
         now = self._driver.now()
         node_id = self._node_names.assign(claimed, report.boot_id, source_ip, now)
@@ -124,12 +133,34 @@ class FleetApi:
         if now - self._drained_at.get(node_id, -math.inf) < STOPPING_S:
             report = replace(report, draining=True)
         self._driver.feed(HeartbeatReceived(now, report))
+        nodes = [node_id, *self._take_further(node_id, further, source_ip, now, report.draining)]
         self._heartbeat_received()
-        queues = self._driver.queues.of_node(node_id).values()
+        queues = [queue for of in nodes for queue in self._driver.queues.of_node(of).values()]
         running = sum(len(queue.in_flight) for queue in queues)
         peers = self._peers.of_others(node_id)
         answer = {"status": "ok", "node_id": node_id, "running": running, "peers": peers}
         return _signed(reporter, json_response(answer))
+
+    def _take_further(
+        self, machine: NodeId, reports: list[Report], source_ip: str, now: float, is_draining: bool
+    ) -> list[NodeId]:
+        """Applies the reports of a machine's further engines; a node whose engine is no longer reported leaves."""
+        known = self._further.get(machine, [])
+        if not reports and not known:
+            return []
+        named: list[NodeId] = []
+        for report in reports:
+            claimed = heartbeat_decode.further_id(machine, report.engines[0].instance)
+            node_id = self._node_names.assign(claimed, report.boot_id, source_ip, now)
+            renamed = heartbeat_decode.with_node_id(report, node_id, machine)
+            self._driver.feed(HeartbeatReceived(now, replace(renamed, draining=is_draining)))
+            named.append(node_id)
+        for node_id in known:
+            if node_id not in named:
+                self._driver.feed(NodeLeft(now, node_id))
+                self._node_names.release(node_id)
+        self._further[machine] = named
+        return named
 
     def _note_stranger(self, source_ip: str) -> None:
         """Logs once for each address that an agent of ollama-herd reports to a fleet that needs pairing."""

@@ -175,6 +175,7 @@ def node_view(node: Node, dispatcher: Dispatcher, now: float, models: object) ->
                 "silent_s": round(e.silent_s, 1),
                 "problem": e.problem,
                 "remedy": e.remedy,
+                "instance": e.instance,
             }
             for e in report.engines
         ],

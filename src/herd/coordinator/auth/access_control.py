@@ -15,6 +15,7 @@ from http.cookies import CookieError, SimpleCookie
 
 from herd.coordinator.auth.cors import Preflight, cors_headers
 from herd.coordinator.auth.sloppy_paths import served_path
+from herd.coordinator.upstream.hops import HOP_HEADER, loop_refusal
 from herd.core.state.nodes.labels import parse_labels
 from herd.errors import HerdError, Refusal
 from herd.http1 import content_coding
@@ -143,6 +144,8 @@ class AccessDependencies:
     unix_s: Callable[[], float]
     refuse: Callable[[Exchange, Refusal], None]
     admit: Callable[[Exchange], None]
+    hop: str = ""
+    """The id of this process in `X-Fleet-Hop`."""
     machine_name: str = ""
     """This machine's own name, which may be the host of its requests."""
 
@@ -160,6 +163,7 @@ class AccessControl:
         self._identities = dependencies.identities
         self._right_of = dependencies.right_of
         self._is_served = dependencies.is_served
+        self._hop = dependencies.hop
         self._body_max_bytes = dependencies.body_max_bytes
         self._session_key = dependencies.session_key
         self._form_paths = form_paths
@@ -216,6 +220,8 @@ class AccessControl:
         for name, value in exchange.headers:
             if name in _USED_HEADERS:
                 values.setdefault(name, value.decode("latin-1"))
+            elif name == HOP_HEADER and (loop := loop_refusal(self._hop, value)) is not None:
+                return Admission(version=self._version, until=math.inf, refusal=loop)
         method = exchange.method
         is_preflight = method == "OPTIONS" and _ASKED_METHOD in values
         if is_preflight:

@@ -35,7 +35,11 @@ def classify_error(
         return Refusal(400, code, error_text(body)) if status >= 500 else None
     retry_after_s = forwarded_headers.retry_after_s(headers) if kind is FailureKind.BUSY else None
     return Failure(
-        kind=kind, detail=f"the engine answered {status}", retry_after_s=retry_after_s, engine_text=error_text(body)
+        kind=kind,
+        detail=f"the engine answered {status}",
+        status=status,
+        retry_after_s=retry_after_s,
+        engine_text=error_text(body),
     )
 
 

@@ -13,6 +13,7 @@ import httptools
 
 from herd.coordinator.upstream import tls_pinning
 from herd.coordinator.upstream.contract import UpstreamSettings, UpstreamSink
+from herd.coordinator.upstream.hops import hop_line
 from herd.core.state.request import FailureKind
 from herd.http1.contract import Header
 from herd.http1.tcp_options import set_options
@@ -100,13 +101,13 @@ class NodeConnections:
 
     __slots__ = ("host", "host_line", "idle", "open_count", "pin", "port", "url")
 
-    def __init__(self, host: str, port: int, authority: str, pin: str = "", url: str = "") -> None:
+    def __init__(self, host: str, port: int, authority: str, pin: str = "", url: str = "", hop: str = "") -> None:
         self.host = host
         self.port = port
         self.pin = pin
         """The fingerprint of the certificate that the node must present; empty for plain HTTP."""
         self.url = url
-        self.host_line = b"Host: %b\r\n" % authority.encode("ascii")
+        self.host_line = b"Host: %b\r\n" % authority.encode("ascii") + hop_line(hop, f"http://{authority}")
         self.idle: list[UpstreamConnection] = []
         self.open_count = 0
         """Connections in any state, including those being established."""

@@ -28,9 +28,14 @@ class Pool:
         settings: UpstreamSettings,
         loop: asyncio.AbstractEventLoop,
         forwarder_proof: Callable[[str], str] = lambda _: "",
+        hop: str = "",
     ) -> None:
-        """`forwarder_proof(url)` is sent first to a forwarder with TLS; it is empty for an unknown forwarder."""
+        """`forwarder_proof(url)` is sent first to a forwarder with TLS; it is empty for an unknown forwarder.
+
+        `hop` is the coordinator's id in `X-Fleet-Hop`.
+        """
         self.settings = settings
+        self._hop = hop
         self.forwarder_proof = forwarder_proof
         self.connections: set[UpstreamConnection] = set()
         self.outbox = WriteBatcher(loop)
@@ -93,7 +98,7 @@ class Pool:
     def _add_node(self, url: str) -> NodeConnections:
         """Raises ValueError for an invalid URL."""
         host, port, authority, pin = tls_pinning.parse_engine_url(url)
-        node = self._nodes[url] = NodeConnections(host, port, authority, pin, url)
+        node = self._nodes[url] = NodeConnections(host, port, authority, pin, url, self._hop)
         return node
 
     # --- connecting ---

@@ -287,9 +287,11 @@ class Dispatcher:
         node = self.fleet.node(event.node_id)
         if node is None or (event.boot_id and event.boot_id != node.report.boot_id):
             return
-        self._handle_lost_node(node, event.at, out)
-        self.fleet.forget(node.id)
-        self.updates.forget(node.id)
+        further = [other for other in self.fleet if other.report.machine == node.id]
+        for gone in (node, *further):
+            self._handle_lost_node(gone, event.at, out)
+            self.fleet.forget(gone.id)
+            self.updates.forget(gone.id)
 
     def _handle_lost_node(self, node: Node, now: float, out: list[Command]) -> None:
         """Handles a lost node: its queue, and its requests without a first byte, go elsewhere. Streams may finish."""

@@ -56,7 +56,9 @@ class FleetUpdates:
         if known is not None and (known.liveness is Liveness.OFFLINE or self._forecast.residency.is_changing(known)):
             self._fleet.changes.note(known.id)
         windows, was_frozen = _windows_of(known), known is not None and _is_frozen(known.report)
-        if (administered := self._fleet.administrations.get(report.node_id)) is not None:
+        administrations = self._fleet.administrations
+        administered = administrations.get(report.node_id) or administrations.get(report.machine)
+        if administered is not None:
             report = replace(report, administration=administered)
         node = self._fleet.apply_heartbeat(self._with_changes(report, known), now)
         if was_frozen and not _is_frozen(report):

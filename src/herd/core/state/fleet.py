@@ -89,6 +89,10 @@ class EngineState:
     """Why the coordinator cannot use it; empty if it can."""
     remedy: str = field(default="", compare=False)
     """What to do about `problem`, if its agent knows."""
+    instance: str = ""
+    """Distinguishes further engines of one kind on a machine: the port. Each of them is a node of its own."""
+    gpus: tuple[int, ...] | None = field(default=None, compare=False)
+    """The graphics cards that it may use, as positions in the report; None: all, or unknown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +160,8 @@ class Report:
     node_id: NodeId
     boot_id: str
     memory: Memory
+    machine: NodeId = NodeId("")
+    """The node of the same machine that this further engine belongs to; empty for that node itself."""
     models: Mapping[ModelName, ModelInfo] = field(default_factory=dict)
     engines: tuple[EngineEndpoint, ...] = ()
     arch: str = ""

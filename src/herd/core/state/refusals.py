@@ -21,6 +21,8 @@ OVER_SHARE = Refusal(
 INTERNAL_ERROR = Refusal(500, "internal_error", "internal error; the coordinator's log has the details")
 RAN_TOO_LONG = Refusal(504, "deadline_passed", "the request's deadline passed while it was being answered")
 
+LOOP_DETECTED = 508
+"""The status of a coordinator to which its own request comes back."""
 REASONS_MAX = 4
 NAMES_MAX = 3
 
@@ -142,6 +144,8 @@ def after_failure(failure: Failure) -> Refusal:
         return INTERNAL_ERROR
     if failure.kind is FailureKind.MODEL_MISSING:
         return Refusal(404, "model_not_found", f"the model is no longer on the node that had it: {text}")
+    if failure.status == LOOP_DETECTED:
+        return Refusal(LOOP_DETECTED, "loop_detected", text)
     return Refusal(502, "node_lost", f"the node failed: {text}")
 
 
