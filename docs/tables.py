@@ -256,11 +256,12 @@ def engines() -> str:
         "that require one, and adds it to the coordinator's requests on that machine; the coordinator never has it. If "
         "an engine answers 401, `herd health` names the machine and the setting.",
         "## Several engines",
-        "The agent also looks for an Ollama on the ports 11435 to 11440: a second one for another graphics card, or one "
-        "that another product has moved. Each further engine of a kind is a node of its own, named after the machine and "
-        "the engine's port (`box:11436`), with its own slots, models, learned speeds and failures; a request can name it "
-        "in `X-Herd-Node`. Pausing, draining or removing `box` includes it. An Ollama that is limited to certain graphics "
-        "cards (`CUDA_VISIBLE_DEVICES`) is reported with those only, if the agent may read its environment.",
+        "The agent also looks for an Ollama on the ports 11435 to 11440: a second one for another graphics card, "
+        "or one that another product has moved. Each further engine of a kind is a node of its own, named after "
+        "the machine and the engine's port (`box:11436`), with its own slots, models, learned speeds and "
+        "failures; a request can name it in `X-Herd-Node`. Pausing, draining or removing `box` includes it. An "
+        "Ollama that is limited to certain graphics cards (`CUDA_VISIBLE_DEVICES`) is reported with those only, "
+        "if the agent may read its environment.",
         "`FLEET_NODE_ENGINES` lists the engines of a machine instead of detecting them. An entry is a URL, with the "
         "kind of the table before it (`KIND=URL`), and with a key of its own after it: `;key=KEY` or `;key_file=FILE`.",
         "```\n"
@@ -268,10 +269,9 @@ def engines() -> str:
         "FLEET_NODE_ENGINES='vllm=http://127.0.0.1:8000;key_file=/etc/vllm.key' herd-node\n"
         "```",
         "## Routers",
-        "A router is not an engine: herd, ollama-herd and other gateways (LiteLLM, Olla, GPUStack) are recognised by their "
-        "answers and left out; the agent's log names them. A gateway of another kind is used if its URL is in the "
-        "settings. A request that nevertheless comes back to its coordinator is answered with 508, with the URL that "
-        "leads there.",
+        "A router is not an engine: herd and ollama-herd are recognised by their answers and left out, and the agent's "
+        "log names them. Other gateways (LiteLLM, Olla, GPUStack) are used only if the settings name their URL. A "
+        "request that nevertheless comes back to its coordinator is answered with 508 and the URL that leads there.",
     )
 
 

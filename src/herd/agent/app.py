@@ -448,7 +448,7 @@ class Agent:
 def models_by_name(
     reported: list[ModelInfo], models_max: int = heartbeat_json.MODELS_MAX
 ) -> dict[ModelName, ModelInfo]:
-    """One entry for each model name, at most `models_max`: a heartbeat may contain only so many.
+    """One entry for each model name, at most `models_max`, because the size of a heartbeat is limited.
 
     If two engines have a model, the one that has it in memory is used. Loaded and recently changed models come first.
     """

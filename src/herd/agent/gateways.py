@@ -7,6 +7,7 @@ herd's kind is never an engine. Another gateway is used only if the settings nam
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 
 import msgspec
 
@@ -16,9 +17,9 @@ from herd.protocols.openai import model_list
 HERD = "herd"
 FLEET_PROBE = EngineRequest("GET", "/fleet/limits")
 """No engine has this path. Ours answers with `http.body_max_bytes`, and both with `max_retries`."""
-HEADERS: Mapping[str, str] = {"x-litellm-": "LiteLLM", "x-olla-": "Olla"}
+HEADERS: Mapping[str, str] = MappingProxyType({"x-litellm-": "LiteLLM", "x-olla-": "Olla"})
 """The beginnings of headers that a gateway adds to its answers."""
-OWNERS: Mapping[str, str] = {"gpustack": "GPUStack", "olla": "Olla"}
+OWNERS: Mapping[str, str] = MappingProxyType({"gpustack": "GPUStack", "olla": "Olla"})
 """`owned_by` of gateways that list the models of other servers."""
 
 
