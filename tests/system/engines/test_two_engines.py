@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
@@ -66,6 +67,14 @@ def second(url: str) -> str:
 async def nodes(fleet: Fleet) -> dict[str, dict[str, object]]:
     status = json.loads((await request("GET", fleet.url + "/fleet/status?detail=full")).body)
     return {node["node_id"]: node for node in status["nodes"]}
+
+
+async def beat_forever(agent: Agent) -> None:
+    """The heartbeats of a running agent, while an engine loads its model for longer than a node may be silent."""
+    while True:
+        await agent.beat()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(agent.has_news.wait(), 1.0)
 
 
 async def chat(fleet: Fleet, model: str, tokens: int = 4, **headers: str) -> Response:
@@ -164,9 +173,12 @@ def test_two_real_ollamas_of_one_machine_both_answer(tmp_path: Path) -> None:
         async def play(agent: Agent, fleet: Fleet) -> None:
             found = await nodes(fleet)
             assert set(found) == {"alpha", second(two.url)}
+            beats = asyncio.create_task(beat_forever(agent))
             for node in found:
                 assert (await chat(fleet, CHAT_MODEL, X_Herd_Node=node)).status == 200
             answers = await asyncio.gather(*(chat(fleet, CHAT_MODEL, 32) for _ in range(4)))
+            beats.cancel()
+            await asyncio.wait([beats])
             assert {answer.status for answer in answers} == {200}, answers
             assert {answer.headers["x-fleet-node"] for answer in answers} == set(found)
             for _ in range(2):
