@@ -76,7 +76,7 @@ def ask(body: bytes, has_extensions: bool = True) -> ParsedRequest:
         (b'{"items":"x"}', "items must be a list, not a string"),
         (b'{"items":[1,{}]}', r"items\[1\] must be a whole number, not an object"),
         (b'{"model":7}', "model must be a string, not a whole number"),
-        (b'{"size":"big"}', "size must be a whole number or a number, not a string"),
+        (b'{"size":"big"}', "size must be a number, not a string"),
         (b'{"size":1e999}', "size: Number out of range"),
         (b'{"model":"\xff"}', "not valid UTF-8"),
         (b'{"unknown":"\xff"}', "not valid UTF-8"),

@@ -222,9 +222,18 @@ def test_later_items_can_add_tools() -> None:
     assert tools.ignored == ["input[2].tools[0] (web_search)"]
 
 
-@pytest.mark.parametrize("item", [5, "x", {"type": 5}, {"type": "message", "role": 5}, {"type": "message", "name": []}])
-def test_malformed_item_is_refused_with_its_position(item: object) -> None:
-    with pytest.raises(BadRequest, match=r"input\[0\] is not an input item"):
+@pytest.mark.parametrize(
+    ("item", "words"),
+    [
+        (5, " must be an object, not a whole number"),
+        ("x", " must be an object, not a string"),
+        ({"type": 5}, r"\.type must be a string, not a whole number"),
+        ({"type": "message", "role": 5}, r"\.role must be a string, not a whole number"),
+        ({"type": "message", "name": []}, r"\.name must be a string, not a list"),
+    ],
+)
+def test_malformed_item_is_refused_with_its_position(item: object, words: str) -> None:
+    with pytest.raises(BadRequest, match=rf"input\[0\]{words}"):
         read(item)
 
 
