@@ -22,6 +22,8 @@ class SimRequest:
     estimate: int
     blocks: tuple[int, ...] = ()
     tag: str = ""
+    user: str = ""
+    """The user of a chat server that sends it; its users share one API key."""
     is_embedding: bool = False
     wanted_window_tokens: int | None = None
     output_max: int | None = None
@@ -43,6 +45,9 @@ def core_request(request: SimRequest) -> Request:
         wanted_window_tokens=request.wanted_window_tokens,
         size_bytes=4 * request.prompt_tokens + 200,
         tags=(request.tag,) if request.tag else (),
+        tenant="key chat" if request.user else "",
+        member=request.user,
+        user=request.user,
         requested_name=request.model,
         prefix=request.blocks,
     )

@@ -14,12 +14,13 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench.routing import report
+from bench.routing import flood, report
 from bench.routing.compare import Table
 from bench.routing.costs import FLEETS, Fleet, decision_us
 from bench.routing.runs import Case, Played, cases, main_load, played
 from bench.routing.targets import OURS, SIGNALS
 from sim.catalog import POLICIES, SCENARIOS
+from sim.traces import Traces
 
 SCENARIO_NAMES = tuple(one.name for one in SCENARIOS)
 POLICY_NAMES = tuple(one.name for one in POLICIES)
@@ -47,6 +48,9 @@ def arguments(given: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--quick", action="store_true", help="run for under a minute; exit status 1 on a regression")
     parser.add_argument("--smoke", action="store_true", help="check in a few seconds that every policy answers")
+    parser.add_argument(
+        "--flood", action="store_true", help="only: what a flood of one of twelve users costs the others"
+    )
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--requests", type=int, default=500, help="requests in one run (default 500)")
     parser.add_argument("--loads", default="0.6,1.0,1.25")
@@ -83,6 +87,8 @@ def arguments(given: Sequence[str] | None) -> argparse.Namespace:
 
 def main(given: Sequence[str] | None = None) -> int:
     chosen = arguments(given)
+    if chosen.flood:
+        return _flood_status(chosen)
     wanted = cases(chosen.scenarios, chosen.loads, chosen.seeds, chosen.requests, chosen.policies, chosen.traces)
     begun = time.monotonic()
     done = _all_played(wanted, chosen.jobs, begun)
@@ -98,6 +104,14 @@ def main(given: Sequence[str] | None = None) -> int:
     if chosen.write_docs:
         _write(text, table, main_load(chosen.loads))
     return _quick_status(table) if chosen.quick else 0
+
+
+def _flood_status(chosen: argparse.Namespace) -> int:
+    """Prints the table; 1 if our policy misses the goal."""
+    traces, seeds = Traces(chosen.traces), range(chosen.seeds)
+    found = [flood.measure(policy, turns, chosen.requests, seeds, traces) for policy, turns in flood.LINES]
+    print(flood.table(found))
+    return int(found[0].ratio > flood.RATIO_MAX)
 
 
 def _all_played(wanted: Sequence[Case], jobs: int, begun: float) -> list[Played]:

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,13 +17,16 @@ from fakes.fleet import Fleet, running_fleet, settings_for_tests
 from fakes.ollama.server import FakeModel, FakeOllama, FakeSettings
 from herd.coordinator.api.overview import usage_report
 from herd.trust.identity import IdentitySettings
+from herd.trust.user_limits import UserLimitSettings
 
 USERS = tuple(f"person{number}@example.org" for number in range(12))
 
 
 @contextmanager
-def one_slot_fleet(**identity: Any) -> Iterator[tuple[FakeOllama, Fleet]]:
-    settings = replace(settings_for_tests(), identity=IdentitySettings(**identity))
+def one_slot_fleet(limits: UserLimitSettings | None = None, **identity: Any) -> Iterator[tuple[FakeOllama, Fleet]]:
+    settings = replace(
+        settings_for_tests(), identity=IdentitySettings(**identity), user_limits=limits or UserLimitSettings()
+    )
     node = FakeOllama([FakeModel(name="m", answer_tokens=2)], FakeSettings(num_parallel=1))
     with node, running_fleet({"alpha": node}, settings=settings) as fleet:
         yield node, fleet
@@ -131,3 +135,34 @@ def test_traces_have_the_app_and_can_be_filtered_by_user() -> None:
             "Claude Code",
         }
         assert {one["kind"] for one in fleet.get("/dashboard/api/apps?range=1h")["apps"]} == {"client"}
+
+
+@pytest.mark.parametrize(
+    ("path", "body"), [("/api/chat", CHAT), ("/v1/chat/completions", CHAT), ("/v1/messages", {**CHAT, "max_tokens": 9})]
+)
+def test_user_beyond_a_limit_gets_429_in_its_own_format(path: str, body: dict[str, Any]) -> None:
+    limits = UserLimitSettings(requests_per_minute=2, tokens_per_day=100_000)
+    with one_slot_fleet(limits, trusted=("127.0.0.1/32",)) as (_, fleet):
+        statuses = [ask(fleet, "POST", path, body, **open_webui(USERS[0]))[0] for _ in range(2)]
+        status, answer, headers = ask(fleet, "POST", path, body, **open_webui(USERS[0]))
+        assert (statuses, status) == ([200, 200], 429)
+        assert 1 <= int(headers["retry-after"]) <= 30
+        assert "2 requests per minute" in str(answer["error"])
+        if path == "/v1/messages":
+            assert answer["error"]["type"] == "rate_limit_error"
+        assert ask(fleet, "POST", path, body, **open_webui(USERS[1]))[0] == 200
+        core = fleet.coordinator
+        fleet.settle()
+        assert core.user_limits is not None and len(core.user_limits) == 2
+
+
+def test_use_of_today_survives_a_restart(tmp_path: Path) -> None:
+    node = FakeOllama([FakeModel(name="m", answer_tokens=2)])
+    base = replace(settings_for_tests(), identity=IdentitySettings(trusted=("127.0.0.1/32",)))
+    settings = replace(base, user_limits=UserLimitSettings(tokens_per_day=5))
+    with node:
+        for statuses in ([200, 429], [429]):
+            with running_fleet({"alpha": node}, settings=settings, data_dir=tmp_path) as fleet:
+                found = [ask(fleet, "POST", "/api/chat", CHAT, **open_webui(USERS[0]))[0] for _ in statuses]
+                assert found == statuses
+                stored(fleet)

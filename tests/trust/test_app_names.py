@@ -61,7 +61,7 @@ def test_number_and_length_of_unknown_names_are_bounded() -> None:
     assert names.name({b"user-agent": "claude-cli/2"}) == "Claude Code", "known apps keep their name"
 
 
-def test_a_library_is_no_app_but_divides_turns() -> None:
+def test_a_library_is_not_an_app_but_divides_turns() -> None:
     identities = Identities(IdentitySettings(), lambda: b"s")
     sender = identities.sender({b"user-agent": "python-httpx/0.28"}, None, "192.168.1.2")
     assert (sender.app, sender.program) == ("", "Python")

@@ -101,6 +101,7 @@ from herd.trust import pairing
 from herd.trust.allowances import Allowances
 from herd.trust.identity import Identities
 from herd.trust.logins import Logins
+from herd.trust.user_limits import UserLimits, limited_user
 
 log = logging.getLogger("herd")
 
@@ -128,6 +129,7 @@ class Coordinator:
         self.credentials = CredentialStore(self.data_dir)
         self.allowances = Allowances()
         self.identities = Identities(settings.identity, lambda: self.credentials.user_hash_key)
+        self.user_limits = UserLimits(settings.user_limits) if settings.user_limits.is_any else None
         self.logins = Logins()
 
         # The core, and the connections to the nodes
@@ -180,6 +182,7 @@ class Coordinator:
             store=self.store,
             credentials=self.credentials,
             allowances=self.allowances,
+            user_limits=self.user_limits,
             pinned_models=self.pinned_models,
             preload_max=settings.pinned_models.preload_max,
             loop=loop,
@@ -251,6 +254,7 @@ class Coordinator:
                 responses=ResponseRecorder(self.responses),
                 allowances=self.allowances,
                 identities=self.identities,
+                user_limits=self.user_limits,
                 unix_month=self.clock.unix_month,
                 other_routes=self.bridge.serve,
                 capture=self.capture.add if settings.capture.is_on else None,
@@ -424,10 +428,21 @@ class Coordinator:
         """Stores every trace row. The final row of a request releases its share of the API key's allowance."""
         self.store.record(row)
         self.queue_counts.add(row)
+        if self.user_limits is not None:
+            self._count_use(self.user_limits, row)
         if row.request.key_id and row.outcome is not Outcome.RETRIED:
             tokens = (row.counters.prompt_tokens or 0) + (row.counters.completion_tokens or 0)
             self.allowances.finish_request(row.request.key_id, tokens)
         self.view.ended(row)
+
+    @staticmethod
+    def _count_use(limits: UserLimits, row: Record) -> None:
+        """Counts what the row's attempt used of its user's limits. The final row ends the request."""
+        user = limited_user(row.request)
+        if row.attempt is not None:
+            limits.use(user, row.at - row.attempt.started_at)
+        if row.outcome is not Outcome.RETRIED:
+            limits.finish_request(user, (row.counters.prompt_tokens or 0) + (row.counters.completion_tokens or 0))
 
     def _invalidate_decisions(self) -> None:
         self.access_control.invalidate_decisions()

@@ -30,6 +30,7 @@ def build_dispatcher(settings: Settings, started_at: float) -> Dispatcher:
         liveness=settings.liveness,
         windows=Windows(settings.windows),
         prewarm=settings.prewarm if settings.prewarm.is_on else None,
+        user_slots=settings.user_slots,
         is_rebalancing=settings.rebalance.moves_waiting,
     )
     chosen = DispatcherSettings(

@@ -14,6 +14,8 @@ from herd.coordinator.storage.writer import TraceStore
 from herd.core.state.fleet import ModelName
 from herd.errors import HerdError
 from herd.trust.allowances import Allowances
+from herd.trust.identity import tenant_of
+from herd.trust.user_limits import DAY_S, UserLimits
 
 log = logging.getLogger("herd")
 
@@ -32,6 +34,7 @@ class SavedState:
         store: TraceStore,
         credentials: CredentialStore,
         allowances: Allowances,
+        user_limits: UserLimits | None,
         pinned_models: PinnedModels,
         preload_max: int,
         loop: asyncio.AbstractEventLoop,
@@ -41,6 +44,7 @@ class SavedState:
         self._store = store
         self._credentials = credentials
         self._allowances = allowances
+        self._user_limits = user_limits
         self._pinned_models = pinned_models
         self._preload_max = preload_max
         self._loop = loop
@@ -72,12 +76,20 @@ class SavedState:
                 self._store.record_learned(learned)
 
     def _restore_budgets(self) -> None:
-        """Counts the tokens of each key in this month, so a restart does not reset budgets. Raises `HerdError`."""
+        """Counts the use by keys this month and by users today: a restart resets no budget. Raises `HerdError`."""
         now, month = self._clock.unix_month()
         used_tokens = self._store.read(usage_queries.tokens_by_key, month_start_unix_s(now))
         for key in self._credentials.keyring:
             if key.tokens_per_month:
                 self._allowances.restore(key, now, month, used_tokens.get(key.id, 0))
+        if self._user_limits is not None:
+            used: dict[str, tuple[int, float]] = {}
+            for kind, name, tokens, gpu_s in self._store.read(usage_queries.used_by_user, now - now % DAY_S):
+                user = f"user {name}" if kind == "user" else tenant_of(name if kind == "key" else "", name)
+                before = used.get(user, (0, 0.0))
+                used[user] = (before[0] + tokens, before[1] + gpu_s)
+            for user, (tokens, gpu_s) in used.items():
+                self._user_limits.restore(user, now, tokens, gpu_s)
 
     def _save(self) -> None:
         self._store.record_learned(self._driver.forecast.changes())

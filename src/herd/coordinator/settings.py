@@ -28,11 +28,13 @@ from herd.core.scheduling.aliases import AliasSettings
 from herd.core.scheduling.completion_time import CompletionTimeSettings
 from herd.core.scheduling.signals import Weights
 from herd.core.scheduling.substitutes import SubstituteSettings
+from herd.core.scheduling.user_slots import UserSlotSettings
 from herd.core.state.liveness import LivenessSettings
 from herd.http1.http_settings import HttpSettings
 from herd.http1.tls import TlsSettings
 from herd.logs import LogSettings
 from herd.trust.identity import IdentitySettings
+from herd.trust.user_limits import UserLimitSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +96,8 @@ class Settings:
     weights: Weights = field(default_factory=Weights)
     access: AccessSettings = field(default_factory=AccessSettings)
     identity: IdentitySettings = field(default_factory=IdentitySettings)
+    user_slots: UserSlotSettings = field(default_factory=UserSlotSettings)
+    user_limits: UserLimitSettings = field(default_factory=UserLimitSettings)
     membership: MembershipSettings = field(default_factory=MembershipSettings)
     tls: TlsSettings = field(default_factory=TlsSettings)
     capture: CaptureSettings = field(default_factory=CaptureSettings)

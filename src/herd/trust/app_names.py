@@ -1,6 +1,6 @@
 """Names the app that sends a request, from the headers that it adds: X-Title, HTTP-Referer and User-Agent.
 
-Nothing here is verified: the name is shown in statistics and decides nothing but turns within one key or address. One
+The name is not verified: it is shown in statistics, and apps with one key or address take turns by it. One
 table of rules names the known apps; the other names are short, and their number is bounded.
 """
 

@@ -5,9 +5,9 @@
     3. the API key, else the client's address
 
 Any client can write the first two, so they count only from the addresses and keys that the owner trusts. A key, or
-else an address, is the tenant of a request; its users share what the tenant gets. Whoever invents users therefore
-divides its own share and never gets a second one. What identifies a person is replaced by a keyed hash, unless the
-owner wants to see names.
+else an address, is the tenant of a request; its users share what the tenant gets. A client that invents users
+therefore divides its own share and never gets a second one. What identifies a person is replaced by a keyed hash,
+unless the owner wants to see names.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ UNKNOWN: Final = Sender()
 
 
 class Identities:
-    """`secret()` is the key of the hashes: with it, nobody can find out names by hashing guesses."""
+    """`secret()` is the key of the hashes: it prevents that names are found by hashing guesses."""
 
     def __init__(self, settings: IdentitySettings, secret: Callable[[], bytes]) -> None:
         self._shows_names = settings.shows_names
@@ -105,7 +105,7 @@ class Identities:
         claimed = next((values[name] for name in USER_HEADERS if values.get(name, "").strip()), "")
         program = self._apps.name({name: values[name] for name in APP_HEADERS if name in values})
         return Sender(
-            tenant=f"key {key.id}" if key is not None else f"client {_process_number(client_ip):06x}",
+            tenant=tenant_of(key.id if key is not None else "", client_ip),
             user=self.label(unquote(claimed)) if is_trusted and claimed else "",
             app="" if program in LIBRARIES else program,
             program=program,
@@ -125,6 +125,11 @@ class Identities:
             return text[:USER_MAX_CHARS].rstrip()
         digest = hmac.new(self._secret(), text.casefold().encode("utf-8", "replace"), hashlib.sha256)
         return f"u-{digest.hexdigest()[:HASH_CHARS]}"
+
+
+def tenant_of(key_id: str, client_ip: str) -> str:
+    """The tenant of requests with this key, else from this address. Its number has a meaning in this process alone."""
+    return f"key {key_id}" if key_id else f"client {hash(address_group(client_ip)) & 0xFFFFFF:06x}"
 
 
 def claimed_user(body: bytes) -> str:
@@ -156,11 +161,6 @@ def _stable_part(user_id: str) -> str:
 def _text(value: object) -> str:
     is_id = isinstance(value, str | int) and not isinstance(value, bool)
     return str(value)[:CLAIM_MAX_CHARS].strip() if is_id else ""
-
-
-def _process_number(client_ip: str) -> int:
-    """A number for the owner of an address, which has a meaning inside this process alone."""
-    return hash(address_group(client_ip)) & 0xFFFFFF
 
 
 class _Body(msgspec.Struct):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from builders import World, a_model_info, a_report, a_world
+from herd.core.lifecycle.free_slots import SLOW_START_S
 from herd.core.lifecycle.holding import HoldingSettings
-from herd.core.lifecycle.placement import SLOW_START_S
 from herd.core.lifecycle.poison_requests import BLOCKED_S
 from herd.core.lifecycle.retries import RetrySettings
 from herd.core.state.commands import Command, Dispatch, Hold, Record, Refuse

@@ -32,6 +32,7 @@ from herd.protocols.openai.responses_history import RESPONSES
 from herd.trust.allowances import Allowances
 from herd.trust.identity import Identities
 from herd.trust.keys import ApiKey
+from herd.trust.user_limits import UserLimits, limited_user
 
 LISTINGS_CACHED_MAX = 64
 TAGS_MAX = 16
@@ -84,6 +85,8 @@ class InferenceDependencies:
     responses: ResponseRecorder
     allowances: Allowances
     identities: Identities
+    user_limits: UserLimits | None = None
+    """None if no limit of users is set."""
     unix_month: Callable[[], tuple[float, str]]
     """The unix time in seconds and its calendar month, for the budgets of API keys."""
     other_routes: Callable[[Exchange], None]
@@ -109,6 +112,7 @@ class InferenceApi:
         self._relay_dependencies = dependencies.relay
         self._allowances = dependencies.allowances
         self._identities = dependencies.identities
+        self._user_limits = dependencies.user_limits
         self._unix_month = dependencies.unix_month
         self._other_routes = dependencies.other_routes
         self._capture = dependencies.capture
@@ -167,6 +171,13 @@ class InferenceApi:
             return
         request = self._request(exchange, dialect, parsed, key, models, request_id)
         request.may_substitute = may_fall_back
+        if self._user_limits is not None:
+            refusal = self._user_limits.start_request(limited_user(request), self._unix_month()[0])
+            if refusal is not None:
+                if key is not None:
+                    self._allowances.finish_request(key.id, 0)
+                _send(exchange, dialect.error(refusal, request_id), _retry_after_header(refusal))
+                return
         if self._capture is not None:
             self._capture(request.id, exchange.path, exchange.body)
         if (
@@ -186,6 +197,8 @@ class InferenceApi:
         def release_allowance() -> None:
             if key is not None:
                 self._allowances.finish_request(key.id, 0)
+            if self._user_limits is not None:
+                self._user_limits.finish_request(limited_user(request), 0)
 
         def refuse(refusal: Refusal, wait: WaitNotice | None) -> None:
             release_allowance()

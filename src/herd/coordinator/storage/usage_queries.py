@@ -35,9 +35,9 @@ BY_USER = f"""SELECT a AS user_kind, b AS user, {_COUNTS}, {_TOKENS}, SUM(busy_m
         MAX(last_at) AS last_seen
     FROM {sums_and_new_traces_of(USER, (*_COUNTED, "busy_ms", "last_at"))}
     GROUP BY 1, 2 ORDER BY gpu_s DESC, a, b LIMIT :most"""  # noqa: S608
-USED_BY_USER = f"""SELECT b, SUM(ended_tokens), SUM(busy_ms) / 1000.0
+USED_BY_USER = f"""SELECT a, b, SUM(ended_tokens), SUM(busy_ms) / 1000.0
     FROM {sums_and_new_traces_of(USER, ("ended_tokens", "busy_ms"))}
-    WHERE a = 'user' GROUP BY b LIMIT :most"""  # noqa: S608
+    WHERE a <> 'other' GROUP BY 1, 2 LIMIT :most"""  # noqa: S608
 TOKENS_BY_KEY = f"""SELECT a, SUM(ended_tokens) FROM {sums_and_new_traces_of(KEY, ("ended_tokens",))}
     GROUP BY a LIMIT :most"""  # noqa: S608
 BY_TAG_AND_DAY = f"""SELECT a AS tag, bucket / {DAY_S} * {DAY_S} AS day_bucket, SUM(requests) AS request_count,
@@ -78,10 +78,10 @@ def usage_by_user(connection: sqlite3.Connection, since: float = 0.0) -> list[Ro
     return _groups(connection, BY_USER, since, HOUR_S)
 
 
-def used_by_user(connection: sqlite3.Connection, since: float) -> dict[str, tuple[int, float]]:
-    """Tokens and GPU seconds of each named user since a unix time."""
+def used_by_user(connection: sqlite3.Connection, since: float) -> list[tuple[str, str, int, float]]:
+    """Kind and name of each user, as in `usage_by_user`, with its tokens and GPU seconds since a unix time."""
     found = connection.execute(USED_BY_USER, {**pieces(HOUR_S, since), "most": GROUPS_MAX})
-    return {str(user): (int(tokens), float(gpu_s)) for user, tokens, gpu_s in found}
+    return [(str(kind), str(user), int(tokens), float(gpu_s)) for kind, user, tokens, gpu_s in found]
 
 
 def tokens_by_key(connection: sqlite3.Connection, since: float) -> dict[str, int]:

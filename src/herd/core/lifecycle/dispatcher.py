@@ -102,7 +102,7 @@ class Dispatcher:
         return self._swept_at + SWEEP_EVERY_S if self.live_requests or self.fleet.nodes else None
 
     def slots(self, node: Node, model: ModelName, now: float) -> int:
-        return self.placement.slots(node, model, now)
+        return self.placement.free_slots.slots(node, model, now)
 
     def problems(self) -> list[str]:
         """Violated invariants; empty when the state is consistent. Tests call this after every event."""
@@ -116,6 +116,8 @@ class Dispatcher:
         live_request = LiveRequest(request=request, arrived_at=event.at, models=(request.model, *request.fallbacks))
         self.live_requests[request.id] = live_request
         self.forecast.record_arrival(request, event.at)
+        if request.user:
+            self.waiting.user_slots.record_arrival(request.user, event.at)
         if self._windows is not None:
             request.wanted_window_tokens = self._windows.needed(
                 request, self.forecast.prompt_tokens(request, request.model)

@@ -16,6 +16,7 @@ from herd.core.lifecycle.retries import RetrySettings
 from herd.core.lifecycle.waiting import Waiting
 from herd.core.scheduling.filters import Filter
 from herd.core.scheduling.scheduler import Policy, Scheduler
+from herd.core.scheduling.user_slots import UserSlotSettings
 from herd.core.state.fleet import Fleet
 from herd.core.state.liveness import LivenessSettings, LivenessTracker
 
@@ -51,11 +52,15 @@ def build_parts(
     liveness: LivenessSettings | None = None,
     windows: Windows | None = None,
     prewarm: PrewarmSettings | None = None,
+    user_slots: UserSlotSettings | None = None,
     is_rebalancing: bool = False,
 ) -> DispatcherParts:
     """Connects the parts around an empty fleet. `prewarm` None: no model is loaded in advance."""
     fleet, latencies = Fleet(), Latencies()
-    waiting, tracker = Waiting(holding or HoldingSettings()), LivenessTracker(liveness or LivenessSettings())
+    waiting, tracker = (
+        Waiting(holding or HoldingSettings(), user_slots),
+        LivenessTracker(liveness or LivenessSettings()),
+    )
     scheduler = Scheduler(fleet, waiting.queues, latencies, tracker, filters, policy)
     return DispatcherParts(
         scheduler=scheduler,

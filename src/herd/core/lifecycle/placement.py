@@ -14,6 +14,7 @@ from herd.core.lifecycle.admission import answers_too_late, hold_refusal
 from herd.core.lifecycle.affinity import affinity
 from herd.core.lifecycle.conversation_digest import digest_of_conversation
 from herd.core.lifecycle.dispatcher_parts import DispatcherParts, DispatcherSettings
+from herd.core.lifecycle.free_slots import FreeSlots
 from herd.core.lifecycle.frozen_engines import pace_s
 from herd.core.lifecycle.retries import first_byte_timeout_s, has_budget, predicted_timeout_s
 from herd.core.lifecycle.silence import silence_s
@@ -24,14 +25,11 @@ from herd.core.state.commands import Command, Dispatch, Hold, Record, Refuse
 from herd.core.state.decision import Decision
 from herd.core.state.engine_options import EngineOptions
 from herd.core.state.events import AnswerRepaired, AttemptFinished, ClientLeft, Event, RequestArrived
-from herd.core.state.fleet import Fleet, Liveness, ModelInfo, ModelName, Node, NodeId
+from herd.core.state.fleet import Fleet, Liveness, ModelInfo, Node, NodeId
 from herd.core.state.live_request import LiveRequest, RequestState, Trigger
 from herd.core.state.queues import Queue
 from herd.core.state.request import Attempt, Counters, Outcome, Request, RequestId, RequestKind
 from herd.errors import Refusal
-
-SLOW_START_S = 30.0
-"""How long a node that was offline takes to get its full number of requests again."""
 
 
 class Placement:
@@ -42,6 +40,7 @@ class Placement:
         self._scheduler = parts.scheduler
         self._fleet: Fleet = parts.scheduler.fleet
         self._waiting = parts.waiting
+        self.free_slots = FreeSlots(parts.scheduler.fleet, parts.waiting)
         self._liveness = parts.liveness
         self._forecast = parts.forecast
         self._windows = parts.windows
@@ -104,7 +103,7 @@ class Placement:
         model, fleet = decision.model, self._fleet
         if decision.pruned:
             decision = self._scheduler.decide_among_all(live_request.request, model, now, live_request.tried)
-        return not any(self._is_slot_free(fleet.nodes[one.node_id], model, now) for one in decision.scored)
+        return not any(self.free_slots.is_free(fleet.nodes[one.node_id], model, now) for one in decision.scored)
 
     def _accept(
         self, live_request: LiveRequest, decision: Decision, trigger: Trigger, now: float, out: list[Command]
@@ -122,7 +121,7 @@ class Placement:
     ) -> None:
         """Starts the request if the node has a free slot; else queues it there, or refuses it."""
         node = self._fleet.nodes[node_id]
-        if self._has_slot(node, live_request, now):
+        if self.free_slots.has_slot(node, live_request, now):
             self._start(live_request, node, trigger, now, out)
             return
         if (refusal := self._waiting.refusal_for(live_request, now)) is not None:
@@ -137,22 +136,6 @@ class Placement:
             load = self._prewarmer.load_for(live_request.queue, now)
             if load is not None:
                 out.append(load)
-
-    def _has_slot(self, node: Node, live_request: LiveRequest, now: float) -> bool:
-        """An INFO request needs no slot. Any other request needs a free slot and no queue before it."""
-        return live_request.request.kind is RequestKind.INFO or self._is_slot_free(node, live_request.model, now)
-
-    def _is_slot_free(self, node: Node, model: ModelName, now: float) -> bool:
-        queue = self._waiting.queues.of_node(node.id).get(model)
-        return queue is None or (not queue.pending and len(queue.in_flight) < self.slots(node, model, now))
-
-    def slots(self, node: Node, model: ModelName, now: float) -> int:
-        """How many requests may run there now: few at first after an absence, while other nodes have the model too."""
-        slots = node.report.models[model].engine.slots
-        since_s = now - node.returned_at
-        if since_s >= SLOW_START_S or slots == 1 or len(self._fleet.with_model(model)) == 1:
-            return slots
-        return max(1, int(slots * since_s / SLOW_START_S))
 
     def _start(self, live_request: LiveRequest, node: Node, trigger: Trigger, now: float, out: list[Command]) -> None:
         request, decision = live_request.request, live_request.decision
@@ -292,9 +275,15 @@ class Placement:
             self._move(*move, now, out)
 
     def use_free_slots(self, now: float, out: list[Command]) -> None:
-        """Starts requests that are queued on busy nodes on other nodes with free slots, if they answer sooner."""
+        """Starts requests that are queued on busy nodes on other nodes with free slots, if they answer sooner.
+
+        A request that waits although a slot of its node is free starts there as soon as its user may use the slot.
+        """
+        if self._waiting.user_slots.by_model:
+            for queue in [queue for queue in self._waiting.queues if queue.pending]:
+                self.advance(queue, now, out)
         for live_request, decision in self._rebalancer.moves_to_free_slots(
-            self.live_requests, lambda node, model: self._is_slot_free(node, model, now), now
+            self.live_requests, lambda node, model: self.free_slots.is_free(node, model, now), now
         ):
             self._move(live_request, decision, now, out)
 
@@ -339,7 +328,10 @@ class Placement:
         if node is None or model_info is None or not _accepts_requests(node, now):
             self.redistribute(queue, now, out)
             return
-        while len(queue.in_flight) < self.slots(node, queue.model, now) and (request_id := queue.next()) is not None:
+        while (
+            len(queue.in_flight) < self.free_slots.slots(node, queue.model, now)
+            and (request_id := queue.next(self.free_slots.full_users(node, queue.model, now))) is not None
+        ):
             live_request = self.live_requests[request_id]
             self._waiting.leave(live_request)
             self._start(live_request, node, Trigger.SLOT_FREE, now, out)

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 from herd.core.lifecycle.holding import Holding, HoldingSettings
 from herd.core.lifecycle.wait_estimate import WaitEstimate
+from herd.core.scheduling.user_slots import UserSlots, UserSlotSettings
 from herd.core.state import refusals
 from herd.core.state.fleet import ModelName, NodeId
 from herd.core.state.live_request import LiveRequest
@@ -33,8 +34,9 @@ class _TenantUsage:
 
 
 class Waiting:
-    def __init__(self, settings: HoldingSettings) -> None:
+    def __init__(self, settings: HoldingSettings, user_slots: UserSlotSettings | None = None) -> None:
         self.settings = settings
+        self.user_slots = UserSlots(user_slots or UserSlotSettings())
         self.queues = Queues()
         self.holding = Holding()
         self.wait_estimate = WaitEstimate()
@@ -82,6 +84,8 @@ class Waiting:
         queue = live_request.queue = self.queues.queue(node_id, model)
         self.wait_estimate.record_start(now, is_contended=len(self) > 0)
         queue.start(live_request.request, Work(service_s, now, now + service_s, now + load_s, prefill_s))
+        if live_request.request.user:
+            self.user_slots.start(live_request.request.user, node_id, model)
         return queue
 
     def enqueue(self, live_request: LiveRequest, node_id: NodeId, model: ModelName) -> int:
@@ -127,6 +131,8 @@ class Waiting:
         if request_id in queue.pending:
             self._queued -= 1
             self._uncount(live_request)
+        elif live_request.request.user:
+            self.user_slots.end(live_request.request.user, queue.node_id, queue.model)
         queue.leave(live_request.request, now)
         self.queues.remove_if_idle(queue)
         return queue

@@ -121,7 +121,8 @@ def queue_wait_s(queue: Queue, slots: int, expected: RequestEstimate) -> float:
     that and a countdown.
     """
     now, running = expected.at, queue.in_flight
-    if len(running) < slots and not queue.pending:
+    pending_s = queue.pending_before_s(expected.request) if queue.pending else 0.0
+    if len(running) < slots and not pending_s:
         return _prefill_wait_s(queue, now) if running else 0.0
     chance, soonest_s = 0.0, math.inf
     for work in running.values():
@@ -131,7 +132,7 @@ def queue_wait_s(queue: Queue, slots: int, expected: RequestEstimate) -> float:
     if not running:
         soonest_s = 0.0
     first_s = expected.irregularity / chance + (1.0 - expected.irregularity) * soonest_s if chance else soonest_s
-    return first_s + sum(work.service_s for work in queue.pending.values()) / slots
+    return first_s + pending_s / slots
 
 
 def _prefill_wait_s(queue: Queue, now: float) -> float:

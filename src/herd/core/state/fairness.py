@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from heapq import heapify, heappop, heapreplace
 from itertools import islice
 
@@ -110,6 +110,14 @@ class FairOrder:
         own = _turns({name: len(line) for name, line in lines.items()}, member, len(requests))
         return _turns({name: _size(others) for name, others in self._by_tenant.items()}, tenant, own)
 
+    def ahead(self, tenant: str, member: str) -> int:
+        """How many of the requests would be served before a new one of this member, if all cost the same."""
+        lines = self._by_tenant.get(tenant, {})
+        sizes = {name: len(line) for name, line in lines.items()}
+        own = _ahead(sizes, self.shares.members.get(tenant), member, sizes.get(member, 0))
+        of_tenants = {name: _size(others) for name, others in self._by_tenant.items()}
+        return _ahead(of_tenants, self.shares, tenant, own)
+
     def remove(self, request_id: RequestId) -> None:
         """Does nothing if the request is not here."""
         tenant = self._tenant_of.pop(request_id, None)
@@ -130,9 +138,9 @@ class FairOrder:
         requests[request_id] = self._front_number
         requests.move_to_end(request_id, last=False)
 
-    def first(self) -> RequestId | None:
+    def first(self, without: Collection[str] = ()) -> RequestId | None:
         """The next request: of the tenant and the member with the least virtual time; among equal ones, the request
-        that waits longest."""
+        that waits longest. Members `without` turns are left out."""
         found: RequestId | None = None
         least, oldest, now, used_by = math.inf, math.inf, self.shares.now, self.shares.used.get
         for tenant, lines in self._by_tenant.items():
@@ -141,6 +149,10 @@ class FairOrder:
                 start = now
             if start > least:
                 continue
+            if without:
+                lines = {member: line for member, line in lines.items() if member not in without}
+                if not lines:
+                    continue
             request_id, number = _head(lines, self.shares.members.get(tenant))
             if start < least or number < oldest:
                 least, oldest, found = start, float(number), request_id
@@ -194,6 +206,15 @@ def _merged(
 
 def _size(lines: Mapping[str, _Line]) -> int:
     return sum(len(line) for line in lines.values())
+
+
+def _ahead(sizes: Mapping[str, int], shares: Shares | None, name: str, own: int) -> int:
+    """The requests before the one that follows `own` others of its line: each other line has as many turns, and one
+    more if its virtual time is not above this one's."""
+    start = _start_of(shares, name)
+    return own + sum(
+        min(size, own + (_start_of(shares, other) <= start)) for other, size in sizes.items() if other != name
+    )
 
 
 def _turns(sizes: Mapping[str, int], name: str, own: int) -> int:

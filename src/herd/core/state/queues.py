@@ -7,7 +7,7 @@ tenants take turns by the seconds that their requests occupy the node: the expec
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 
 from herd.core.state.changed_nodes import ChangedNodes
@@ -63,9 +63,17 @@ class Queue:
         self.changes.note(self.node_id)
         return self.order.add(request.id, request.tenant, request.member)
 
-    def next(self) -> RequestId | None:
-        """The request that gets the next slot."""
-        return self.order.first() if self.order is not None else None
+    def next(self, without: Collection[str] = ()) -> RequestId | None:
+        """The request that gets the next slot; members `without` turns are left out."""
+        return self.order.first(without) if self.order is not None else None
+
+    def pending_before_s(self, request: Request) -> float:
+        """Expected seconds of the waiting requests that get a slot before this one: all, or those that have turns
+        before its user."""
+        pending_s = sum(work.service_s for work in self.pending.values())
+        if not request.user or self.order is None or not self.pending:
+            return pending_s
+        return pending_s * self.order.ahead(request.tenant, request.member) / len(self.pending)
 
     def in_order(self) -> list[RequestId]:
         """The waiting requests in the order in which they will get a slot."""

@@ -54,7 +54,7 @@ class Request:
     tenant: str = ""
     """The tenant for turns and shares: a key, else a client machine; empty if tenants are not distinguished."""
     member: str = ""
-    """Who shares the tenant's turns: a user, else an app; empty if nobody is distinguished."""
+    """Who shares the tenant's turns: a user, else an app; empty if members are not distinguished."""
     user: str = ""
     """The user that a trusted client names, as it is stored; empty if none is named."""
     app: str = ""
