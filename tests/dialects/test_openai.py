@@ -324,7 +324,7 @@ def test_without_usage_the_chunks_are_counted_for_every_chunking() -> None:
 
 @pytest.mark.parametrize("last", [b"data: [DONE]", b"data:[DONE]\r\n\r\n", b"data: [DONE]\n\n: ping\n\n"])
 def test_terminator_is_recognized_in_every_spelling(last: bytes) -> None:
-    assert watched(parse(stream=True), [b'data: {"choices":[]}\n\n', last]) == Counters()
+    assert watched(parse(stream=True), [b'data: {"choices":[{"delta":{"content":"a"}}]}\n\n', last]) == Counters()
 
 
 def test_embeddings_too_long_to_store_are_checked_by_their_head_and_tail() -> None:
@@ -338,7 +338,8 @@ def test_embeddings_too_long_to_store_are_checked_by_their_head_and_tail() -> No
 
 
 def test_counters_of_a_wrong_type_do_not_make_an_answer_incomplete() -> None:
-    assert watched(parse(), [b'{"choices":[],"usage":{"prompt_tokens":"many"}}']) == Counters()
+    answer = b'{"choices":[{"message":{"content":"a"}}],"usage":{"prompt_tokens":"many"}}'
+    assert watched(parse(), [answer]) == Counters()
 
 
 # --- writing ---

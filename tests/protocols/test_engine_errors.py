@@ -110,6 +110,34 @@ def test_error_answer_has_a_text_in_every_format(body: bytes, text: str) -> None
     assert error_text(body) == text
 
 
+NOT_TEXTS = (b"7", b"-1.5", b"1e999", b"true", b"false", b"null", b"[]", b"{}", b'["E"]', b'{"name":"E"}', b"[[[]]]")
+SHAPES = (
+    b'{"error":{"message":"died",%b}}',
+    b'{"error":"died",%b}',
+    b'{"object":"error","message":"died",%b}',
+    b'{"type":"error","error":{"message":"died",%b}}',
+    b'data: {"error":{"message":"died",%b}}\n\n',
+    b'event: error\ndata: {"message":"died",%b}\n\n',
+    b'error: {"message":"died",%b}\n\n',
+)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("name", [b"type", b"code", b"status", b"param", b"error_type", b"detail"])
+def test_error_is_read_although_a_member_of_it_is_not_text(shape: bytes, name: bytes) -> None:
+    for value in NOT_TEXTS:
+        data = shape % (b'"%b":%b' % (name, value))
+        error = read_error(data)
+        assert error is not None and (error.message, error.status) == ("died", None), data
+        assert error_text(data) == "died"
+
+
+@pytest.mark.parametrize("value", NOT_TEXTS)
+def test_error_without_a_readable_message_is_an_error_nevertheless(value: bytes) -> None:
+    error = read_error(b'{"error":{"message":%b,"type":{"name":"E"}}}' % value)
+    assert error is not None and error.message
+
+
 def test_error_event_is_incomplete_until_its_blank_line() -> None:
     assert is_incomplete(b"event: error\n") and is_incomplete(b'event: error\ndata: {"error":1}\n')
     assert not is_incomplete(b'event: error\r\ndata: {"error":1}\r\n\r\n')

@@ -58,6 +58,9 @@ class AnswerWatcher(Protocol):
     def feed(self, chunk: bytes) -> None:
         """Takes the next bytes of the body, split at any position."""
 
+    def has_begun(self, lines: bytes) -> bool:
+        """Whether these complete lines of a stream have a part of an answer; only asked until it is true."""
+
     def end(self) -> Counters | None:
         """The counters if the answer was complete (it had its terminator, or was one JSON document), else None."""
 

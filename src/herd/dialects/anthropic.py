@@ -30,6 +30,7 @@ from herd.dialects import (
 )
 from herd.errors import Refusal, UnknownModel
 from herd.protocols.answer_ends import decode
+from herd.protocols.answers import forms
 from herd.protocols.anthropic import client_requests
 from herd.protocols.anthropic.client_answers import (
     DocumentWatcher,
@@ -107,7 +108,9 @@ class Anthropic(Dialect):
         return client_requests.read_conversation(request)
 
     def watcher(self, request: ParsedRequest) -> AnswerWatcher:
-        return StreamWatcher() if request.stream else DocumentWatcher()
+        if request.stream:
+            return StreamWatcher()
+        return DocumentWatcher(forms.ANYTHING if request.route.kind is RequestKind.INFO else forms.MESSAGE)
 
     def writer(
         self,

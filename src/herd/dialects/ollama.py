@@ -33,6 +33,7 @@ from herd.dialects import (
 )
 from herd.errors import Refusal, UnknownModel
 from herd.protocols.answer_ends import decode
+from herd.protocols.answers import forms
 from herd.protocols.conversation import Conversation, ParsedRequest, Route
 from herd.protocols.lenient_json import parse_valid_text
 from herd.protocols.ollama import chat_json, client_requests
@@ -98,7 +99,12 @@ class Ollama(Dialect):
         return client_requests.read_conversation(request)
 
     def watcher(self, request: ParsedRequest) -> AnswerWatcher:
-        return LineWatcher() if request.stream else DocumentWatcher()
+        if request.stream:
+            return LineWatcher()
+        if request.route.kind is RequestKind.INFO:
+            return DocumentWatcher(forms.ANYTHING)
+        is_embed = request.route.kind is RequestKind.EMBED
+        return DocumentWatcher(forms.vectors(bool(request.prompt_tokens)) if is_embed else forms.LINES)
 
     def writer(
         self,

@@ -29,6 +29,7 @@ from herd.dialects import (
 )
 from herd.errors import Refusal, UnknownModel
 from herd.protocols.answer_ends import decode
+from herd.protocols.answers import forms
 from herd.protocols.conversation import Conversation, ParsedRequest, Route
 from herd.protocols.lenient_json import parse_valid_text
 from herd.protocols.openai import client_requests, responses_watchers
@@ -105,9 +106,14 @@ class OpenAI(Dialect):
         return client_requests.read_conversation(request)
 
     def watcher(self, request: ParsedRequest) -> AnswerWatcher:
-        if request.route.path == RESPONSES:
-            return responses_watchers.StreamWatcher() if request.stream else responses_watchers.DocumentWatcher()
-        return StreamWatcher() if request.stream else DocumentWatcher()
+        is_response = request.route.path == RESPONSES
+        if request.stream:
+            return responses_watchers.StreamWatcher() if is_response else StreamWatcher()
+        if is_response:
+            may_wait = b'"background"' in request.body
+            return responses_watchers.DocumentWatcher(forms.BACKGROUND_RESPONSE if may_wait else forms.RESPONSE)
+        is_embed = request.route.kind is RequestKind.EMBED
+        return DocumentWatcher(forms.vectors(bool(request.prompt_tokens)) if is_embed else forms.CHOICES)
 
     def writer(self, request: ParsedRequest, model: str, request_id: str, timestamp: Timestamp) -> Writer:
         if request.route.kind is RequestKind.EMBED:

@@ -31,6 +31,9 @@ class AlwaysTerminated:
 
     __slots__ = ()
 
+    def has_begun(self, lines: bytes) -> bool:  # noqa: ARG002 - for streams: a document has begun with its first byte
+        return True
+
     def end_without_terminator(self) -> Unterminated | None:
         return None
 

@@ -261,6 +261,12 @@ class Delta:
     logprobs: Any = None
 
     @property
+    def is_part(self) -> bool:
+        """Whether it has a part of the answer or its end, and not only counters."""
+        content = self.text or self.thinking or self.tool_calls or self.logprobs or self.embeddings is not None
+        return bool(content) or self.finish_reason is not None or self.is_last
+
+    @property
     def is_plain_text(self) -> bool:
         """Whether it has a text and nothing else, as most chunks of a stream: the fast path of writers."""
         return bool(self.text) and not (

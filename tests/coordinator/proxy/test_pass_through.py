@@ -15,6 +15,7 @@ from herd.dialects import Dialect
 from herd.dialects.anthropic import DIALECT as ANTHROPIC
 from herd.dialects.ollama import DIALECT as OLLAMA
 from herd.dialects.openai import DIALECT as OPENAI
+from herd.protocols.answers import forms
 from relay_fixtures import TURN, Client, RelaySetup, a_relay_setup, run
 
 EVENTS = b"Content-Type: text/event-stream\r\n"
@@ -414,6 +415,8 @@ def test_chunks_with_an_empty_error_are_no_errors(name: str) -> None:
         ("openai", "lmstudio", "400 Error", b'{"error":"no"}', 400),
         ("openai", "openai", "413 Error", b"no", 413),
         ("ollama", "ollama", "400 Error", b'{"error":{"message":"no"}}', 400),
+        ("openai", "openai", "400 Error", b'{"error":{"message":"no","type":{"name":"E"},"code":[1]}}', 400),
+        ("anthropic", "vllm", "400 Error", b'{"type":"error","error":{"message":"no","type":["E"]}}', 400),
     ],
 )
 def test_an_error_answer_gets_the_format_of_the_dialect(
@@ -456,6 +459,9 @@ def test_a_document_over_the_limit_is_passed_on() -> None:
 
     class Watcher:
         def feed(self, chunk: bytes) -> None: ...
+        def has_begun(self, lines: bytes) -> bool:
+            return forms.LINES.has_begun(lines)
+
         def end(self) -> None: ...
         def end_without_terminator(self) -> None: ...
 

@@ -30,14 +30,19 @@ _TERMINATOR_ENDS = (b"]\n", b"]\n\n", b"]\r\n\r\n", b'stop"}\n\n', b'stop"}\n', 
 class PassThrough:
     """`feed` returns the bytes that may be forwarded: of a stream, complete lines only.
 
+    What comes before the first part of an answer, such as an empty object, waits until then: another node can still
+    answer instead.
+
     `error` is the error that the engine reported although its status was 200. Nothing after it is forwarded.
     """
 
     __slots__ = (
         "_calls",
         "_counters",
+        "_early",
         "_errors",
         "_halves",
+        "_has_begun",
         "_is_document",
         "_lines",
         "_name",
@@ -75,6 +80,9 @@ class PassThrough:
         self._errors = ErrorSearch()
         self._halves = PassedHalves()
         self._counters: Counters | None = None
+        self._has_begun = False
+        self._early = b""
+        """Lines before the first part of the answer."""
         self.error: EngineError | None = None
         self.has_failed = False
 
@@ -94,7 +102,7 @@ class PassThrough:
         self._watcher.feed(data)
         if not self._streams:
             return data
-        if self._calls is None and not self._lines.rest and self._errors.are_usual(data):
+        if self._calls is None and self._has_begun and not self._lines.rest and self._errors.are_usual(data):
             return self._halves.stream(data)  # as most chunks of most streams
         if self._is_document is None:
             self._is_document = self._takes_events and data.lstrip().startswith(b"{")
@@ -102,6 +110,8 @@ class PassThrough:
             self._lines.rest += data
             return b""
         lines = self._halves.stream(self._before_error(self._lines.feed(data)))
+        if not self._has_begun:
+            lines = self._begun(lines)
         if self.has_failed:
             lines += self._halves.end()
         if self._calls is None:
@@ -125,7 +135,7 @@ class PassThrough:
             return self._held_calls()
         self._counters = lacking.counters
         rest = self._lines.rest.rstrip()
-        return self._held_calls() + (rest + b"\n\n" if rest else b"") + lacking.terminator
+        return self._take_early() + self._held_calls() + (rest + b"\n\n" if rest else b"") + lacking.terminator
 
     def counters(self) -> Counters | None:
         """The counters if the answer is complete."""
@@ -149,8 +159,20 @@ class PassThrough:
         rest = self._complete_rest() if self.counters() is not None else b""
         return rest if self._name is None else renamed_lines(rest, self._name)
 
+    def _begun(self, lines: bytes) -> bytes:
+        """All lines until now, if one of them is a part of an answer."""
+        self._early += lines
+        if not self._early or not self._watcher.has_begun(self._early):
+            return b""
+        self._has_begun = True
+        return self._take_early()
+
+    def _take_early(self) -> bytes:
+        early, self._early = self._early, b""
+        return early
+
     def _complete_rest(self) -> bytes:
-        return self._held_calls() + without_halves(self._lines.rest)
+        return self._take_early() + self._held_calls() + without_halves(self._lines.rest)
 
     def _held_calls(self) -> bytes:
         """What waits for more of a character or of a tool call."""

@@ -44,6 +44,8 @@ class Translation:
         self.limit: VisibleLimit | None = None
         self.error: EngineError | None = None
         self.problem = ""
+        self._has_begun = False
+        """Whether a part of the answer was written. What has no content begins none: another node may still answer."""
         self.is_complete = False
         """Whether the engine has marked the end of its answer."""
 
@@ -69,6 +71,7 @@ class Translation:
                 # The fast path of `protocols/plain_text.py`: text changes no counters, no calls and no end.
                 if self.limit is not None:
                     self.limit.count_plain_texts()
+                self._has_begun = True
                 return out
             return self._write(self._reader.feed(chunk))
         except ValueError as problem:
@@ -133,6 +136,7 @@ class Translation:
 
     def _write(self, deltas: Sequence[Delta]) -> bytes:
         if len(deltas) == 1 and deltas[0].is_plain_text:
+            self._has_begun = True
             return self._writer.write(deltas[0])
         out = []
         if self._repair is not None:
@@ -145,6 +149,10 @@ class Translation:
                 break
             if delta.usage is not None:
                 self._usage = delta.usage = self._usage_with_resumed_tokens(delta.usage)
+            if not self._has_begun:
+                if not delta.is_part:
+                    continue
+                self._has_begun, delta.usage = True, delta.usage or self._usage
             self._finish_reason = delta.finish_reason or self._finish_reason
             self.is_complete = self.is_complete or delta.is_last
             out.append(self._writer.write(delta))

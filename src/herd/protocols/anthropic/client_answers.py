@@ -24,6 +24,7 @@ from herd.protocols.answer_ends import (
     last_events,
     read_long_document,
 )
+from herd.protocols.answers.forms import MESSAGE, AnswerForm
 from herd.protocols.anthropic.sent_message import SentMessage
 from herd.protocols.call_order import CallOrder
 from herd.protocols.collector import CollectedAnswer
@@ -98,6 +99,9 @@ class StreamWatcher:
     def feed(self, chunk: bytes) -> None:
         self._ends.feed(chunk)
 
+    def has_begun(self, lines: bytes) -> bool:
+        return MESSAGE.has_begun(lines)
+
     def end(self) -> Counters | None:
         tail = self._tail()
         return self._counters(tail) if tail and tail[-1].type == "message_stop" else None
@@ -133,11 +137,12 @@ def _tells_end(events: bytes) -> bool:
 
 
 class DocumentWatcher(AlwaysTerminated):
-    """Complete if and only if the JSON document is complete and not an error."""
+    """Complete if and only if the JSON document is complete, has the form of an answer, and is not an error."""
 
-    __slots__ = ("_document",)
+    __slots__ = ("_document", "_form")
 
-    def __init__(self) -> None:
+    def __init__(self, form: AnswerForm = MESSAGE) -> None:
+        self._form = form
         self._document = HeadAndTail()
 
     def feed(self, chunk: bytes) -> None:
@@ -147,10 +152,16 @@ class DocumentWatcher(AlwaysTerminated):
         body = self._document.whole
         answer = read_long_document(self._document, b"usage", _DOCUMENT) if body is None else decode(body, _DOCUMENT)
         if answer is None:
-            return Counters() if body is not None and is_object_without_error(body) else None
+            return Counters() if self._is_other_answer(body) else None
         if answer.type == "error" or request_fields.is_given(answer.error) or is_failed(answer.stop_reason):
             return None
+        if body is not None and not self._form.is_answer(body, says_end=bool(answer.stop_reason)):
+            return None
         return _counters(answer.usage or _Usage(), _Usage(), answer.stop_reason)
+
+    def _is_other_answer(self, body: bytes | None) -> bool:
+        """Whether it is an answer although a member that is read here has an unknown type."""
+        return body is not None and is_object_without_error(body) and self._form.is_answer(body)
 
 
 def _counters(start: _Usage, last: _Usage, reason: str | None) -> Counters:

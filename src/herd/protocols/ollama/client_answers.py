@@ -12,6 +12,7 @@ import msgspec
 
 from herd.core.state.request import Counters
 from herd.protocols.answer_ends import AlwaysTerminated
+from herd.protocols.answers.forms import LINES, AnswerForm
 from herd.protocols.collector import add_tool_calls, as_list
 from herd.protocols.conversation import Delta, ToolCall, Usage
 from herd.protocols.engine_errors import error_in
@@ -40,15 +41,19 @@ class LineWatcher(AlwaysTerminated):
     def feed(self, chunk: bytes) -> None:
         self._last.feed(chunk)
 
+    def has_begun(self, lines: bytes) -> bool:
+        return LINES.has_begun(lines)
+
     def end(self) -> Counters | None:
         final = _final(self._last.line)
         return chat_json.counters(final) if final is not None and final.done else None
 
 
 class DocumentWatcher(AlwaysTerminated):
-    """Complete if and only if the JSON document is complete and not an error."""
+    """Complete if and only if the JSON document is complete, has the form of an answer, and is not an error."""
 
-    def __init__(self) -> None:
+    def __init__(self, form: AnswerForm = LINES) -> None:
+        self._form = form
         self._document = HeadAndTail()
 
     def feed(self, chunk: bytes) -> None:
@@ -56,7 +61,10 @@ class DocumentWatcher(AlwaysTerminated):
 
     def end(self) -> Counters | None:
         final = _final(self._document)
-        return None if final is None else chat_json.counters(final)
+        body = self._document.whole
+        if final is None or (body is not None and not self._form.is_answer(body, says_end=final.done)):
+            return None
+        return chat_json.counters(final)
 
 
 def _final(ends: HeadAndTail) -> chat_json.FinalLine | None:

@@ -8,6 +8,7 @@ from typing import Final
 import msgspec
 
 from herd.core.state.request import RequestKind
+from herd.protocols.answers import forms
 from herd.protocols.conversation import Conversation, Delta
 from herd.protocols.engine_errors import ENDED_BY_ENGINE, error_in
 from herd.protocols.failed_ends import is_failed
@@ -49,8 +50,9 @@ _PLAIN_GENERATE: Final = PlainLines(b',"response":"', b'","done":false}\n')
 
 def reader(conversation: Conversation) -> StreamReader | DocumentAnswerReader:
     """A reader for the answer to the request that `engine_requests.build_request` built from this conversation."""
-    streams = conversation.stream and conversation.kind is not RequestKind.EMBED
-    if not streams:
+    if conversation.kind is RequestKind.EMBED:
+        return DocumentAnswerReader(forms.vectors(any(conversation.inputs)))
+    if not conversation.stream:
         return DocumentAnswerReader()
     return StreamReader(_PLAIN_CHAT if conversation.kind is RequestKind.CHAT else _PLAIN_GENERATE)
 
@@ -112,7 +114,8 @@ class DocumentAnswerReader(NoPlainTexts):
 
     is_finished = False
 
-    def __init__(self) -> None:
+    def __init__(self, form: forms.AnswerForm = forms.LINES) -> None:
+        self._form = form
         self._document = DocumentReader()
 
     def feed(self, chunk: bytes) -> list[Delta]:
@@ -120,9 +123,12 @@ class DocumentAnswerReader(NoPlainTexts):
         return []
 
     def end(self) -> list[Delta]:
+        body = self._document.end()
         try:
-            delta = _delta(_decode(self._document.end()), 0)
+            delta = _delta(_decode(body), 0)
         except ValueError:
+            return []
+        if delta.error is None and not self._form.is_answer(body, says_end=delta.finish_reason is not None):
             return []
         if not delta.is_last and delta.error is None and is_repeated(delta.text or delta.thinking):
             delta.finish_reason, delta.is_last = FINISH_REASON, True

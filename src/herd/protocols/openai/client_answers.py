@@ -23,6 +23,7 @@ from herd.protocols.answer_ends import (
     last_events,
     read_long_document,
 )
+from herd.protocols.answers.forms import CHOICES, AnswerForm
 from herd.protocols.collector import CollectedAnswer, as_list
 from herd.protocols.conversation import Delta, ToolCall, Usage
 from herd.protocols.engine_errors import error_in
@@ -83,6 +84,9 @@ class StreamWatcher:
         self._pieces[:] = (tail,)
         self._counted_bytes = len(tail)
 
+    def has_begun(self, lines: bytes) -> bool:
+        return CHOICES.has_begun(lines)
+
     def end(self) -> Counters | None:
         events = self._last_events()
         return self._counters(events[:-1]) if events and events[-1] == DONE else None
@@ -101,24 +105,25 @@ class StreamWatcher:
         return Unterminated(counters, event(DONE)) if counters is not None and has_ended else None
 
     def _counters(self, events: list[bytes]) -> Counters | None:
-        usage, reason = Usage(), None
+        usage, reason, has_choices = Usage(), None, False
         for data in events:
             outline = _outline(data)
             if outline is None:
                 continue
+            has_choices = has_choices or bool(outline.choices)
             if error_in(outline.error) is not None:
                 return None
             usage = chat_json.usage(outline) or usage
             reason = _finish_reason(outline) or reason
-        if is_failed(reason) or (reason is None and not self._may_lack_reason(events)):
+        if is_failed(reason) or (reason is None and not self._may_lack_reason(has_choices)):
             return None
         if usage.completion_tokens is None and self._chunks:
             usage.completion_tokens = self._chunks - 1
         return chat_json.counters(usage, reason)
 
-    def _may_lack_reason(self, events: list[bytes]) -> bool:
+    def _may_lack_reason(self, has_choices: bool) -> bool:
         """Whether the answer can be whole without a finish reason: if the server never sends one, or it is far back."""
-        return bool(events) and (not self._chunks or _REASON.search(self._tail) is not None)
+        return _REASON.search(self._tail) is not None if self._chunks else has_choices
 
 
 def _tells_end(events: bytes) -> bool:
@@ -128,11 +133,12 @@ def _tells_end(events: bytes) -> bool:
 
 
 class DocumentWatcher(AlwaysTerminated):
-    """Complete if and only if the JSON document is complete and not an error."""
+    """Complete if and only if the JSON document is complete, has the form of an answer, and is not an error."""
 
-    __slots__ = ("_document",)
+    __slots__ = ("_document", "_form")
 
-    def __init__(self) -> None:
+    def __init__(self, form: AnswerForm = CHOICES) -> None:
+        self._form = form
         self._document = HeadAndTail()
 
     def feed(self, chunk: bytes) -> None:
@@ -144,11 +150,17 @@ class DocumentWatcher(AlwaysTerminated):
             read_long_document(self._document, b"usage", chat_json.ANSWER_OUTLINE) if body is None else _outline(body)
         )
         if outline is None:
-            return Counters() if body is not None and is_object_without_error(body) else None
-        if error_in(outline.error) is not None:
-            return None
+            return Counters() if self._is_other_answer(body) else None
         reason = _finish_reason(outline)
-        return None if is_failed(reason) else chat_json.counters(chat_json.usage(outline) or Usage(), reason)
+        if error_in(outline.error) is not None or is_failed(reason):
+            return None
+        if body is not None and not self._form.is_answer(body, says_end=reason is not None):
+            return None
+        return chat_json.counters(chat_json.usage(outline) or Usage(), reason)
+
+    def _is_other_answer(self, body: bytes | None) -> bool:
+        """Whether it is an answer although a member that is read here has an unknown type."""
+        return body is not None and is_object_without_error(body) and self._form.is_answer(body)
 
 
 def _outline(body: bytes) -> chat_json.AnswerOutline | None:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import msgspec
 
 from herd.core.state.request import RequestKind
+from herd.protocols.answers import forms
 from herd.protocols.conversation import Conversation, Delta, ToolCall, Usage
 from herd.protocols.engine_errors import ENDED_BY_ENGINE, ENDED_WITHOUT_REASON, EngineError, error_in, read_error
 from herd.protocols.failed_ends import is_failed
@@ -27,7 +28,9 @@ DONE = b"[DONE]"
 def reader(conversation: Conversation) -> StreamReader | DocumentAnswerReader | LoadReader:
     """A reader for the answer to the request that `engine_requests.build_request` built from this conversation."""
     streams = conversation.stream and conversation.kind is not RequestKind.EMBED
-    inner = StreamReader() if streams else DocumentAnswerReader()
+    is_embed = conversation.kind is RequestKind.EMBED
+    form = forms.vectors(is_load(conversation) or any(conversation.inputs)) if is_embed else forms.CHOICES
+    inner = StreamReader() if streams else DocumentAnswerReader(form)
     return LoadReader(inner, conversation.kind) if is_load(conversation) else inner
 
 
@@ -46,6 +49,7 @@ class StreamReader:
         self._has_begun = False
         self.is_finished = False
         self._has_reasons = False
+        self._has_choices = False
         self._is_over = False
         self._is_between = True
         """Whether an event may begin: no part of an event or of a character waits for its rest."""
@@ -71,7 +75,7 @@ class StreamReader:
     def end(self) -> list[Delta]:
         """A last event without its blank line counts if it is complete."""
         if self._document is not None:
-            return _read_document(self._document.end())
+            return _read_document(self._document.end(), forms.CHOICES)
         if self._is_over:
             return []
         try:
@@ -91,8 +95,8 @@ class StreamReader:
         return deltas
 
     def _last_delta(self) -> Delta:
-        """The end, unless the server sends finish reasons and has sent none: then it has given up."""
-        if self.is_finished or not self._has_reasons:
+        """The end, unless the server has given up: nothing was answered, or all of its finish reasons are null."""
+        if self.is_finished or (self._has_choices and not self._has_reasons):
             return Delta(is_last=True)
         return Delta(error=ENDED_WITHOUT_REASON, error_status=500)
 
@@ -107,6 +111,7 @@ class StreamReader:
             chunk, is_repaired = _decode(body), True
         if chunk.choices is None:
             return _delta_without_choices(chunk, body)
+        self._has_choices = self._has_choices or bool(chunk.choices)
         if not is_repaired and not self._characters.is_waiting and (text := _plain_text(chunk)):
             self._similar.learn(body)
             return Delta(text=text)
@@ -127,7 +132,8 @@ class DocumentAnswerReader(NoPlainTexts):
 
     is_finished = False
 
-    def __init__(self) -> None:
+    def __init__(self, form: forms.AnswerForm = forms.CHOICES) -> None:
+        self._form = form
         self._document = DocumentReader()
 
     def feed(self, chunk: bytes) -> list[Delta]:
@@ -135,7 +141,7 @@ class DocumentAnswerReader(NoPlainTexts):
         return []
 
     def end(self) -> list[Delta]:
-        return _read_document(self._document.end())
+        return _read_document(self._document.end(), self._form)
 
 
 class LoadReader(NoPlainTexts):
@@ -186,7 +192,7 @@ def _decode(body: bytes) -> chat_json.AnswerChunk:
         raise ValueError(f"the answer does not follow OpenAI's protocol: {error}") from None
 
 
-def _read_document(body: bytes) -> list[Delta]:
+def _read_document(body: bytes, form: forms.AnswerForm) -> list[Delta]:
     """The delta of a complete document, or nothing. In a document every call is whole, whatever its index."""
     try:
         try:
@@ -199,7 +205,7 @@ def _read_document(body: bytes) -> list[Delta]:
             delta = _delta_without_choices(chunk, body)
     except ValueError:
         return []
-    if delta.error is None and chunk.choices is None and chunk.data is None and chunk.usage is None:
+    if delta.error is None and not form.is_answer(body, says_end=delta.finish_reason is not None):
         return []
     message = _first_choice(chunk).message
     calls = chat_json.read_tool_calls(message.tool_calls) or _legacy_call(message) if message is not None else []

@@ -14,6 +14,7 @@ import msgspec
 from herd.core.state.request import Counters
 from herd.protocols import request_fields
 from herd.protocols.answer_ends import AlwaysTerminated, decode, find_object, is_object_without_error
+from herd.protocols.answers.forms import RESPONSE, AnswerForm
 from herd.protocols.failed_ends import is_failed
 from herd.protocols.reported_numbers import token_count
 from herd.protocols.streams import HeadAndTail, LastLine
@@ -66,6 +67,9 @@ class StreamWatcher(AlwaysTerminated):
             chunk = chunk.rstrip().removesuffix(b"data: [DONE]")
         self._last.feed(chunk)
 
+    def has_begun(self, lines: bytes) -> bool:
+        return RESPONSE.has_begun(lines)
+
     def end(self) -> Counters | None:
         line = self._last.line.whole
         if line is None:
@@ -89,11 +93,12 @@ class StreamWatcher(AlwaysTerminated):
 
 
 class DocumentWatcher(AlwaysTerminated):
-    """Complete if and only if the JSON document is complete and its status is not a failure."""
+    """Complete if and only if the JSON document is complete, has the form of an answer, and is not a failure."""
 
-    __slots__ = ("_document",)
+    __slots__ = ("_document", "_form")
 
-    def __init__(self) -> None:
+    def __init__(self, form: AnswerForm = RESPONSE) -> None:
+        self._form = form
         self._document = HeadAndTail()
 
     def feed(self, chunk: bytes) -> None:
@@ -107,8 +112,10 @@ class DocumentWatcher(AlwaysTerminated):
             return _counters(None if usage is None else decode(usage, _USAGE), "") if is_over else None
         response = decode(body, _RESPONSE)
         if response is None:
-            return Counters() if is_object_without_error(body) else None
+            return Counters() if is_object_without_error(body) and self._form.is_answer(body) else None
         if request_fields.is_given(response.error) or is_failed(response.status):
+            return None
+        if not self._form.is_answer(body, says_end=response.status in _FINISH_REASONS):
             return None
         return _counters(response.usage, response.status)
 

@@ -1,0 +1,1 @@
+"""Knows the forms in which engines answer."""
