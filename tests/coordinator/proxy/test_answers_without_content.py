@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 import pytest
 
 from fakes import engine_failures
-from fakes.engine_answers import EVENTS, healthy
 from fakes.engine_failures import Spelling
 from fakes.raw_server import RawServer, answers, chunked, whole
+from fakes.scripted.short_answers import EVENTS, healthy
 from herd.core.state.request import Outcome
 from herd.dialects import Dialect
 from herd.dialects.anthropic import DIALECT as ANTHROPIC

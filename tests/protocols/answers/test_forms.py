@@ -6,8 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from fakes import engine_answers, engine_failures
+from fakes import engine_failures
 from fakes.engine_failures import Spelling
+from fakes.scripted import short_answers
 from herd.coordinator.proxy.pass_through import PassThrough
 from herd.core.state.request import RequestKind
 from herd.dialects import Dialect
@@ -97,7 +98,7 @@ def test_document_without_an_answer_is_none(spelling: Spelling, path: str) -> No
         assert not any(delta.is_last for delta in deltas)
 
 
-@pytest.mark.parametrize("path", engine_answers.STREAMS)
+@pytest.mark.parametrize("path", short_answers.STREAMS)
 @pytest.mark.parametrize("spelling", engine_failures.FIRST_EVENTS, ids=lambda spelling: spelling.source)
 @pytest.mark.parametrize("size", [1, 1 << 20])
 def test_stream_without_an_answer_sends_nothing(spelling: Spelling, path: str, size: int) -> None:
@@ -170,11 +171,11 @@ def test_a_response_may_be_queued_if_its_request_allows_it() -> None:
 FORMS = (forms.CHOICES, forms.RESPONSE, forms.MESSAGE, forms.LINES)
 
 
-@pytest.mark.parametrize("path", engine_answers.STREAMS)
+@pytest.mark.parametrize("path", short_answers.STREAMS)
 def test_stream_begins_with_its_first_event_after_whatever_has_no_content(path: str) -> None:
     form = {"/v1/responses": forms.RESPONSE, "/v1/messages": forms.MESSAGE}.get(path, forms.CHOICES)
     form = forms.LINES if path.startswith("/api/") else form
-    stream = engine_answers.STREAMS[path]
+    stream = short_answers.STREAMS[path]
     first = stream[: stream.index(b"\n", stream.index(b"{")) + 1]
     for before in (b"", b": ping\n\n", b"{}\n" if form is forms.LINES else b"data: {}\n\n"):
         assert form.has_begun(before + first)

@@ -161,6 +161,11 @@ class LearnedSpeeds:
         learned = self._pairs.get((node_id, model))
         return learned is not None and learned.prompt.samples >= LEARNED_SAMPLES
 
+    def is_step_learned(self, node_id: NodeId, model: ModelName) -> bool:
+        """Whether the time for a token was measured here several times."""
+        learned = self._pairs.get((node_id, model))
+        return learned is not None and learned.step.samples >= LEARNED_SAMPLES
+
     def forget(self, node_id: NodeId) -> None:
         """Counts what was learned as one sample: a new boot may have another engine or other settings."""
         for key, learned in self._pairs.items():

@@ -5,6 +5,7 @@ The dispatcher handles events and failures, and calls this class for everything 
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 from herd.core.context.thinking import budget_tokens
@@ -17,7 +18,7 @@ from herd.core.lifecycle.dispatcher_parts import DispatcherParts, DispatcherSett
 from herd.core.lifecycle.free_slots import FreeSlots
 from herd.core.lifecycle.frozen_engines import pace_s
 from herd.core.lifecycle.retries import first_byte_timeout_s, has_budget, predicted_timeout_s
-from herd.core.lifecycle.silence import silence_s
+from herd.core.lifecycle.silence import silence_s, whole_answer_s
 from herd.core.scheduling.substitutes import substitute
 from herd.core.state import refusals
 from herd.core.state.capabilities import THINKING
@@ -157,7 +158,6 @@ class Placement:
             busy = self._waiting.queues.of_node(node.id)
             self._forecast.record_start(live_request, node, len(queue.in_flight), busy, now)
         cold_bytes = 0 if model_info.loaded is not None else model_info.size_bytes
-        live_request.first_byte_deadline_at = now + self._first_byte_timeout_s(live_request, node, cold_bytes)
         live_request.needs_budget = False
         if live_request.attempts > 1:
             self.retrying.add(request.id)
@@ -168,6 +168,11 @@ class Placement:
         limit = (options.output_tokens_max if options is not None else None) or request.output_tokens_max
         silence_max_s = silence_s(request, model_info, speed, limit, self._settings.retries.silence_max_s)
         has_others = len(self._fleet.with_model(decision.model)) > 1
+        longest_s = math.inf
+        if has_others and not request.stream and self._forecast.speeds.is_step_learned(node.id, decision.model):
+            longest_s = whole_answer_s(live_request, model_info, speed, limit)
+        timeout_s = self._first_byte_timeout_s(live_request, node, cold_bytes, longest_s)
+        live_request.first_byte_deadline_at = now + timeout_s
         out.append(
             Dispatch(
                 request_id=request.id,
@@ -208,13 +213,18 @@ class Placement:
         budget = budget_tokens(request, model_info, self._settings.thinking)
         return options if budget is None else replace(options or EngineOptions(), output_tokens_max=budget)
 
-    def _first_byte_timeout_s(self, live_request: LiveRequest, node: Node, cold_bytes: int) -> float:
+    def _first_byte_timeout_s(
+        self, live_request: LiveRequest, node: Node, cold_bytes: int, whole_answer_s: float
+    ) -> float:
+        """`whole_answer_s`: how long the engine may write at a whole answer, whose first byte comes with its last."""
         request, decision = live_request.request, live_request.decision
         max_timeout_s = first_byte_timeout_s(self._settings.retries, request.stream, request.prompt_tokens, cold_bytes)
         expected_s = decision.scored[0].expected_s if decision is not None else {}
-        if not request.stream or not expected_s or not self._forecast.speeds.is_learned(node.id, live_request.model):
+        if not expected_s or not self._forecast.speeds.is_learned(node.id, live_request.model):
             return max_timeout_s
-        return predicted_timeout_s(max_timeout_s, expected_s["load"] + expected_s["wait"], expected_s["prefill"])
+        writing_s = 0.0 if request.stream else whole_answer_s
+        work_s = expected_s["prefill"] + writing_s
+        return predicted_timeout_s(max_timeout_s, expected_s["load"] + expected_s["wait"], work_s)
 
     def _hold(self, live_request: LiveRequest, trigger: Trigger, reason: str, now: float, out: list[Command]) -> None:
         self._begin_wait(live_request, now)
