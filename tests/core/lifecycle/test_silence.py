@@ -102,7 +102,7 @@ def left_after_s(world: World, **more: Any) -> float:
     return world.now - began_at
 
 
-def test_a_whole_answer_leaves_a_runner_that_stands_still_when_it_is_overdue() -> None:
+def test_a_whole_answer_leaves_a_stopped_runner_when_it_is_overdue() -> None:
     world = a_fleet_with_learned_speeds()
     assert 30.0 <= left_after_s(world, output_tokens_max=100) < 40.0
     [row] = [command for command in world.commands if isinstance(command, Record)]
