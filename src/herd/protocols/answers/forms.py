@@ -1,6 +1,6 @@
 """Decides whether JSON that came with status 200 is an answer, by the protocol in which the engine answers.
 
-Servers, and gateways in front of them, report failures with status 200 in ever more spellings, but an answer has few
+Servers, and proxies in front of them, report failures with status 200 in ever more spellings, but an answer has few
 forms: it has a content, or it says why it ended without one. An empty answer that says so is an answer.
 
 Only requests for text or vectors have answers of a known form. What an engine says about a model, or counts, may be
