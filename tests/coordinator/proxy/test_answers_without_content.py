@@ -163,7 +163,7 @@ def test_a_request_that_only_loads_or_unloads_has_no_text(path: str, more: dict[
 
     async def test() -> None:
         async with RawServer(answers(whole(document))) as server, a_relay_setup({"alpha": server.url}) as setup:
-            messages = {"messages": []} if path == "/api/chat" else {}
+            messages: dict[str, Any] = {"messages": []} if path == "/api/chat" else {}
             client = await setup.answered(path, stream=stream, **messages, **more)
             assert client.status == 200 and client.json["done_reason"] == reason.decode()
             assert setup.outcomes == [Outcome.COMPLETED]
