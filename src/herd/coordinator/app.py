@@ -141,6 +141,7 @@ class Coordinator:
         """The id of this process in the requests to nodes."""
         self.pool = Pool(settings.upstream, loop, self.membership.forwarder_proof, self.hop)
         self.driver = Driver(core, self._record, loop, ModelWarmer(self.pool, self.engines), self.store.admitted)
+        self.conformance = ConformanceApi(self.driver.fleet, self.store, self.clock.unix_s)
         self.administration = NodeAdministration(self.data_dir, core.fleet, self.driver.feed, self.driver.now)
         self.queue_counts = QueueCounts()
         self.models = ModelResolver(settings.aliases, core.fleet)
@@ -318,7 +319,7 @@ class Coordinator:
             *BenchmarksApi(self.benchmarks, driver, store).routes,
             *RecommendationsApi(driver, store, self._pinned).routes,
             *WindowsApi(driver, self.settings.windows).routes,
-            *ConformanceApi(driver.fleet, store, unix_s).routes,
+            *self.conformance.routes,
             *self.capture.routes,
             *StoredResponsesApi(self.responses, self.errors.render).routes,
             *DashboardFiles().routes,
@@ -347,6 +348,7 @@ class Coordinator:
         self.pinned_models.open()
         self.administration.open()
         self.saved_state.restore()
+        self.conformance.restore()
         self.view.start()
         self.health.start()
         self.loop_lag.start()

@@ -13,7 +13,8 @@ from typing import Any
 import msgspec
 
 from herd.core.context.windows import largest_window
-from herd.core.state.fleet import Fleet, ModelInfo
+from herd.core.state.conformance import Certified
+from herd.core.state.fleet import Fleet, ModelInfo, canonical
 from herd.core.state.request import RequestKind
 from herd.dialects import (
     AnswerWatcher,
@@ -188,19 +189,19 @@ class OpenAI(Dialect):
         query: bytes = b"",  # noqa: ARG002
     ) -> HttpResponse:
         if path == MODELS:
-            return json_response({"object": "list", "data": [_entry(models) for models in newest_first(fleet)]})
+            return json_response({"object": "list", "data": [_entry(models, fleet) for models in newest_first(fleet)]})
         name = path.removeprefix(MODELS + "/")
         models = addressed_models(fleet, name)
         if not models:
             raise UnknownModel(f"model '{name}' not found")
-        return json_response(_entry(models))
+        return json_response(_entry(models, fleet))
 
 
 def _error_type(status: int) -> str:
     return ERROR_TYPES.get(status, "invalid_request_error" if status < 500 else "api_error")
 
 
-def _entry(models: Sequence[ModelInfo]) -> dict[str, Any]:
+def _entry(models: Sequence[ModelInfo], fleet: Fleet) -> dict[str, Any]:
     """The list entry of a model, with the name that its engine uses.
 
     Clients read the context window under different names: those of OpenRouter, vLLM and Groq. Nothing is listed that
@@ -212,7 +213,25 @@ def _entry(models: Sequence[ModelInfo]) -> dict[str, Any]:
     if window_tokens is not None:
         entry |= dict.fromkeys(("context_length", "max_model_len", "context_window"), window_tokens)
     capabilities = sorted(frozenset().union(*(each.capabilities for each in models)))
-    return entry | {"capabilities": capabilities} if capabilities else entry
+    if capabilities:
+        entry["capabilities"] = capabilities
+    certified = [_certified(one) for one in fleet.certified.get(canonical(model.name), ()) if _is_valid(one, models)]
+    return entry | {"conformance": certified} if certified else entry
+
+
+def _is_valid(one: Certified, models: Sequence[ModelInfo]) -> bool:
+    """Whether a node still has the weights that were certified."""
+    return any(model.digest == one.digest for model in models)
+
+
+def _certified(one: Certified) -> dict[str, Any]:
+    return {
+        "works_with": list(one.badges),
+        "failing_step": one.failing_step or None,
+        "node": one.node_id,
+        "herd_version": one.version,
+        "at": int(one.at),
+    }
 
 
 def _owner(model: ModelInfo) -> str:

@@ -7,7 +7,9 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 
+import openai
 import pytest
 
 from builders import a_model_info
@@ -104,6 +106,22 @@ def test_other_weights_make_a_badge_invalid() -> None:
         [stored] = results(fleet)
         assert not stored["is_valid"] and not stored["badges"]
         assert "weights" in herd("models", url=fleet.url).out
+
+
+def test_the_list_of_models_and_its_strict_client_have_the_badges_also_after_a_restart(tmp_path: Path) -> None:
+    with ScriptedEngine(ConformingModel("stop")) as engine:
+        for is_first in (True, False):
+            with running_fleet({}, data_dir=tmp_path) as fleet:
+                engine.join(fleet, "one", [MODEL])
+                if is_first:
+                    certify(client(fleet), "m", "one", None, True)
+                with openai.OpenAI(base_url=f"{fleet.url}/v1", api_key="x") as sdk:
+                    [listed] = sdk.models.list().data
+                [badge] = listed.to_dict()["conformance"]
+                assert (badge["works_with"], badge["failing_step"], badge["node"]) == (["tools", "JSON"], "stop", "one")
+                engine.join(fleet, "one", [replace(MODEL, digest="d2")])
+                assert "conformance" not in fleet.get("/v1/models/m")
+                engine.join(fleet, "one", [MODEL])
 
 
 def test_an_unknown_model_or_node_is_refused(running: tuple[Fleet, ConformingModel]) -> None:

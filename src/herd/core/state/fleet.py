@@ -15,6 +15,7 @@ from functools import lru_cache
 from typing import NewType
 
 from herd.core.state.changed_nodes import ChangedNodes
+from herd.core.state.conformance import Certified
 from herd.core.state.engine_hosts import EngineHosts
 from herd.core.state.loads import remember_unloaded
 from herd.core.state.model_index import ModelIndex
@@ -309,6 +310,8 @@ class Fleet:
         self.models = ModelIndex()
         self.aliases: Mapping[ModelName, tuple[ModelName, ...]] = {}
         """Other names of models that lists show, with the models that answer for them."""
+        self.certified: Mapping[ModelName, tuple[Certified, ...]] = {}
+        """What `herd certify` found; only lists of models show it."""
         self.administrations: dict[NodeId, Administration] = {}
         """Of each node for which an administrator has set something, also of a node that is away."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 
 import msgspec
@@ -15,9 +16,12 @@ from herd.coordinator.auth.routes import ApiRoute
 from herd.coordinator.storage import conformance
 from herd.coordinator.storage.conformance import ConformanceResult, StepResult
 from herd.coordinator.storage.writer import TraceStore
-from herd.core.state.fleet import Fleet, NodeId, canonical
-from herd.errors import BadRequest, UnknownModel
+from herd.core.state.conformance import Certified
+from herd.core.state.fleet import Fleet, ModelName, NodeId, canonical
+from herd.errors import BadRequest, HerdError, UnknownModel
 from herd.trust.rights import Right
+
+log = logging.getLogger("herd.conformance")
 
 STEPS_MAX = 32
 TEXT_MAX_CHARS = 400
@@ -34,6 +38,32 @@ class SentResult(msgspec.Struct, frozen=True, kw_only=True):
 class ConformanceApi:
     def __init__(self, fleet: Fleet, store: TraceStore, unix_s: Callable[[], float]) -> None:
         self._fleet, self._store, self._unix_s = fleet, store, unix_s
+        self._results: dict[tuple[str, str], ConformanceResult] = {}
+
+    def restore(self) -> None:
+        """Reads the stored results for the lists of models, which are answered from memory."""
+        try:
+            found = self._store.read(conformance.all_results)
+        except HerdError as error:
+            log.warning("the conformance results cannot be read: %s", error)
+            return
+        self._results = {(one.model, one.node_id): one for one in found}
+        self._show()
+
+    def _show(self) -> None:
+        by_model: dict[ModelName, tuple[Certified, ...]] = {}
+        for (model, node_id), one in sorted(self._results.items()):
+            failing = conformance.failing_step(one)
+            certified = Certified(
+                node_id=node_id,
+                digest=one.digest,
+                badges=conformance.badges(one),
+                failing_step=failing.name if failing is not None else "",
+                version=one.version,
+                at=one.at,
+            )
+            by_model[ModelName(model)] = (*by_model.get(ModelName(model), ()), certified)
+        self._fleet.certified = by_model
 
     @property
     def routes(self) -> list[ApiRoute]:
@@ -44,8 +74,7 @@ class ConformanceApi:
 
     async def results(self, _: Request) -> Response:
         """Lists each model's newest result per node: its badges, the failing step, and whether its weights changed."""
-        found = await self._store.ask(conformance.all_results)
-        return json_response({"results": [self._view(one) for one in found]})
+        return json_response({"results": [self._view(one) for _, one in sorted(self._results.items())]})
 
     async def save(self, request: Request) -> Response:
         """Stores the steps that a model has passed on a node. A result is invalid once the model's digest changes."""
@@ -64,6 +93,8 @@ class ConformanceApi:
             at=self._unix_s(),
             steps=steps,
         )
+        self._results[result.model, result.node_id] = result
+        self._show()
         self._store.write(lambda connection: conformance.insert_result(connection, result))
         self._store.audit(audit_entry(request, "stored a conformance result", f"{sent.model} on {sent.node_id}"))
         return json_response(self._view(result), 201)
