@@ -77,7 +77,8 @@ class CustomHook(BuildHookInterface[Any]):
     compiled: tempfile.TemporaryDirectory[str] | None = None
 
     def dependencies(self) -> list[str]:
-        return list(COMPILER) if os.environ.get(COMPILE) else []
+        """The compiler also reads the types of what herd imports."""
+        return [*COMPILER, *self.metadata.core.dependencies] if os.environ.get(COMPILE) else []
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Builds before hatchling collects files. `version` is "editable" for `pip install -e`, else "standard"."""
