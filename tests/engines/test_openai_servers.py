@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
+import herd.engines
 from herd.core.state.fleet import Loaded
 from herd.core.state.request import RequestKind
+from herd.discover import discover
 from herd.engines import Engine, EngineResponse
 from herd.engines.llamacpp import ENGINE as LLAMACPP_ENGINE
 from herd.engines.lmstudio import ENGINE as LMSTUDIO
@@ -205,3 +207,20 @@ def test_missing_model_is_distinguished_from_other_errors(
     engine: Engine, status: int, body: dict[str, Any], is_missing: bool
 ) -> None:
     assert engine.is_model_missing(status, json.dumps(body).encode()) is is_missing
+
+
+@pytest.mark.parametrize(
+    ("port", "entry"),
+    [
+        (30000, {"id": "m", "object": "model", "owned_by": "sglang", "root": "m", "max_model_len": 4096}),
+        (5000, {"id": "m", "object": "model", "owned_by": "tabbyAPI"}),
+        (5001, {"id": "koboldcpp/m", "object": "model", "owned_by": "koboldcpp", "permission": []}),
+        (8080, {"id": "m", "object": "model", "created": 1}),
+    ],
+    ids=["sglang", "tabbyapi", "koboldcpp", "mlx"],
+)
+def test_servers_without_a_file_of_their_own_are_looked_for_and_recognised(port: int, entry: dict[str, object]) -> None:
+    response = EngineResponse(200, json.dumps({"object": "list", "data": [entry]}).encode())
+    found = [engine for engine in discover(herd.engines, Engine, "ENGINE") if engine.recognizes(response)]
+    assert [engine.kind for engine in found if port in (engine.default_port, *engine.more_ports)] == ["openai"]
+    assert [model.name for model in OTHER.inventory((response,)).models] == [entry["id"]]

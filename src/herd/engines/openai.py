@@ -21,6 +21,8 @@ class OpenAIServer(OpenAICompatible):
     kind = "openai"
     title = "OpenAI-compatible server"
     default_port = 8000
+    more_ports = (30000, 5000, 5001, 8080)
+    """The default ports of SGLang, TabbyAPI, KoboldCpp and mlx_lm.server."""
     is_generic = True
     quirks = ServerQuirks(has_template_kwargs=True)
 
