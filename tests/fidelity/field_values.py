@@ -210,6 +210,26 @@ OPTIONS: dict[str, Any] = {
     "frequency_penalty": 0.5,
     "stop": ["zz"],
 }
+MORE_OPTIONS: tuple[dict[str, Any], ...] = (
+    *({"stop": stop} for stop in ([], ["zz", "yy"], ["\n\n", "User:", "zz"])),
+    *({"mirostat": number} for number in (0, 1, 2)),
+    {"mirostat": 2, "mirostat_tau": 1.0, "mirostat_eta": 0.2},
+    {"typical_p": 0.5},
+    {"num_keep": 0},
+    {"num_keep": -1},
+    *({"penalize_newline": value} for value in (True, False)),
+    *({"num_gpu": number} for number in (0, 1)),
+    {"num_ctx": 4096},
+    {"num_ctx": 4096, "num_batch": 128},
+    {"num_thread": 1},
+    {"use_mmap": False},
+    *({name: True} for name in ("numa", "low_vram", "f16_kv", "logits_all", "vocab_only", "use_mlock")),
+    {"tfs_z": 0.9},
+    {"unknown_option": 7},
+)
+"""Several options at once, other values, those that reload a model, and those that Ollama no longer reads."""
+THINKING = (False, None)
+"""Values of `think` that a model without thinking takes; the other ones are in `capable_models.py`."""
 
 OLLAMA_CHAT: Values = {
     "messages": [
@@ -220,11 +240,11 @@ OLLAMA_CHAT: Values = {
             {"role": "tool", "tool_name": "weather", "content": "Rain."},
         ],
     ],
-    "options": [{name: value} for name, value in OPTIONS.items()],
+    "options": [*({name: value} for name, value in OPTIONS.items()), *MORE_OPTIONS],
     "format": ["json", PERSON, ""],
     "keep_alive": ["5m", 300, -1],
     "tools": [[CHAT_TOOL], []],
-    "think": [False],
+    "think": [*THINKING],
     "logprobs": [True, False],
     "top_logprobs": [2],
 }
@@ -237,10 +257,10 @@ OLLAMA_GENERATE: Values = {
     "context": [[1, 2, 3]],
     "raw": [True, False],
     "images": [[]],
-    "options": [{name: value} for name, value in OPTIONS.items()],
+    "options": [*({name: value} for name, value in OPTIONS.items()), *MORE_OPTIONS],
     "format": ["json", PERSON],
     "keep_alive": ["5m", 300],
-    "think": [False],
+    "think": [*THINKING],
     "logprobs": [True],
     "top_logprobs": [2],
     "width": [0],
