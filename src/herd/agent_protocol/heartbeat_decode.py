@@ -196,13 +196,15 @@ def _gpus_of(engines: tuple[EngineEndpoint, ...], gpus: tuple[Gpu, ...]) -> tupl
     return tuple(gpu for index, gpu in enumerate(gpus) if index in allowed)
 
 
-def is_from_ollama_herd(body: bytes) -> bool:
-    """Whether an agent of ollama-herd sent this: a report without our object `herd`, or the signal of its end."""
+def ollama_herd_node(body: bytes) -> str:
+    """The node's name if an agent of ollama-herd sent this: a report without our object `herd`, or the signal of its
+    end; else empty."""
     try:
         sent = _ORIGIN.decode(body)
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
-        return False
-    return sent.herd == NOT_SENT and (sent.ollama != NOT_SENT or bool(sent.draining))
+        return ""
+    is_theirs = sent.herd == NOT_SENT and (sent.ollama != NOT_SENT or bool(sent.draining))
+    return sent.node_id if is_theirs else ""
 
 
 def boot_id_at(source_ip: str) -> str:

@@ -65,10 +65,12 @@ def node_lines(state: Json, width: int, now: float) -> list[Text]:
     lines = table(NODE_COLUMNS, rows, width) if rows else wrapped(Text(), NO_NODES, width)
     lines += administered_lines(state["nodes"], width, now)
     if state["pending"]:
-        first = printable(str(state["pending"][0]["name"]))
+        one = state["pending"][0]
+        first = printable(str(one["name"] if one["fingerprint"] else one["ip"]))
+        how = "Compare the fingerprint with the one that herd-node prints on that machine, then run:"
         lines += [
             Text(),
-            Text("Compare the fingerprint with the one that herd-node prints on that machine, then run:"),
+            Text(how if one["fingerprint"] else "An agent of ollama-herd, which cannot sign. If this is your machine:"),
             Text(f"  herd nodes approve {shlex.quote(first)}", "bold"),
         ]
     if state["is_open"]:

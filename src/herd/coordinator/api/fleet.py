@@ -28,6 +28,7 @@ from herd.core.lifecycle.node_names import NodeNames
 from herd.core.state.events import HeartbeatReceived, NodeLeft
 from herd.core.state.fleet import EngineAbilities, NodeId, Report
 from herd.errors import BadRequest
+from herd.trust.pairing import NODE_NAME_MAX_CHARS
 from herd.trust.rights import Right
 
 log = logging.getLogger("herd.membership")
@@ -36,8 +37,9 @@ STOPPING_S = 3.0
 """How long a report does not end a drain: an agent of ollama-herd may send the one that it has already taken."""
 DRAINED_MAX = 1024
 CANNOT_PAIR = (
-    "an agent of ollama-herd cannot be paired; on its machine run herd-node with the code of: herd nodes invite "
-    "(or start the coordinator with FLEET_OPEN=true while you migrate)"
+    "an agent of ollama-herd cannot be paired; approve its address on the coordinator with: herd nodes approve {ip} "
+    "(or, on its machine, run herd-node with the code of: herd nodes invite; or start the coordinator with "
+    "FLEET_OPEN=true while you migrate)"
 )
 PEERS_MAX = 1024
 """Addresses of other nodes, which may copy this node's models, in an answer to a heartbeat."""
@@ -79,7 +81,6 @@ class FleetApi:
         self._node_names = NodeNames()
         self._known_engines = heartbeat_decode.KnownEngines()
         self._peers = PeersText(driver.fleet.hosts, PEERS_MAX)
-        self._strangers = BoundedDict[str, None](DRAINED_MAX)
         self._further = BoundedDict[NodeId, list[NodeId]](DRAINED_MAX)
         """The nodes of each machine's further engines."""
         self._drained_at = BoundedDict[NodeId, float](DRAINED_MAX)
@@ -106,16 +107,15 @@ class FleetApi:
         try:
             reporter = self._reporter(request, body)
         except NodeNotPaired:
-            if not heartbeat_decode.is_from_ollama_herd(body):
+            if not heartbeat_decode.ollama_herd_node(body):
                 raise
-            self._note_stranger(source_ip)
-            raise NodeNotPaired(CANNOT_PAIR) from None
+            raise self._refusal_of_unsigned(body, source_ip) from None
         drained = heartbeat_decode.drain_signal(body)
         if drained is not None:
             return _signed(reporter, self._drain(reporter.node_id or drained, source_ip, reporter))
         report, *further = heartbeat_decode.decode_all(body, source_ip, self._abilities, self._known_engines)
         claimed = reporter.node_id or report.node_id
-        self._check_claim(claimed, reporter)
+        self._check_claim(claimed, reporter, source_ip)
         self._membership.check_engine_urls(
             (
                 url
@@ -162,15 +162,17 @@ class FleetApi:
         self._further[machine] = named
         return named
 
-    def _note_stranger(self, source_ip: str) -> None:
-        """Logs once for each address that an agent of ollama-herd reports to a fleet that needs pairing."""
-        if source_ip not in self._strangers:
-            self._strangers[source_ip] = None
-            log.warning("a report was refused: %s", CANNOT_PAIR, extra={"ip": source_ip})
+    def _refusal_of_unsigned(self, body: bytes, source_ip: str) -> NodeNotPaired:
+        """The refusal of an agent of ollama-herd, which then waits for approval; logged once for each address."""
+        message, name = CANNOT_PAIR.format(ip=source_ip), heartbeat_decode.ollama_herd_node(body)
+        is_name = 0 < len(name) <= NODE_NAME_MAX_CHARS and name.isprintable()
+        if is_name and self._membership.note_unsigned(name, source_ip):
+            log.warning("a report was refused: %s", message, extra={"ip": source_ip})
+        return NodeNotPaired(message)
 
     def _drain(self, node_id: NodeId, source_ip: str, reporter: Reporter) -> Response:
         """Notes that the node of an ollama-herd agent takes no more requests; what runs there may finish."""
-        self._check_claim(node_id, reporter)
+        self._check_claim(node_id, reporter, source_ip)
         boot_id = heartbeat_decode.boot_id_at(source_ip)
         for node in self._driver.fleet:
             if node.report.boot_id == boot_id and (node.id == node_id or node.id.startswith(f"{node_id}-")):
@@ -180,9 +182,11 @@ class FleetApi:
                 break
         return json_response({"status": "draining", "node_id": node_id})
 
-    def _check_claim(self, node_id: NodeId, reporter: Reporter) -> None:
-        if reporter is UNSIGNED and not self._membership.may_claim(node_id):
-            raise NodeNotPaired(f"{node_id} is a paired node, but this report is not signed by that node")
+    def _check_claim(self, node_id: NodeId, reporter: Reporter, source_ip: str) -> None:
+        if reporter is UNSIGNED and not self._membership.may_claim(node_id, source_ip):
+            raise NodeNotPaired(
+                f"{node_id} is a paired node or has another address, and this report is not signed by that node"
+            )
 
     async def goodbye(self, request: Request) -> Response:
         """Removes the node of an agent that shuts down; its queued requests move to other nodes."""
@@ -195,7 +199,7 @@ class FleetApi:
         node_id = NodeId(message.node_id)
         if reporter.node_id is not None:
             node_id = self._node_names.assign(reporter.node_id, message.boot_id, client_ip(request), self._driver.now())
-        elif not self._membership.may_claim(node_id):
+        elif not self._membership.may_claim(node_id, client_ip(request)):
             raise NodeNotPaired(f"{node_id} is a paired node, but this goodbye is not signed by that node")
         self._driver.feed(NodeLeft(self._driver.now(), node_id, message.boot_id))
         self._node_names.release(node_id)

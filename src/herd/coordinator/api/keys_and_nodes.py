@@ -19,7 +19,7 @@ from herd.agent_protocol.join import JoinRequest
 from herd.coordinator.api.node_routes.administration import NodesApi
 from herd.coordinator.api.responses import json_errors, json_response, read_body
 from herd.coordinator.auth.audit import audit_entry, client_ip
-from herd.coordinator.auth.membership import Membership
+from herd.coordinator.auth.membership import Membership, UnsignedNode
 from herd.coordinator.auth.routes import ApiRoute
 from herd.coordinator.driver import Driver
 from herd.coordinator.storage import audit_log
@@ -119,9 +119,23 @@ class AccessApi:
             }
             for node in self._credentials.nodes.values()
         ]
+        paired += [
+            {
+                "node_id": one.node_id,
+                "paired_at": one.approved_at,
+                "how": f"address {one.address}",
+                "is_known": self._driver.fleet.node(NodeId(one.node_id)) is not None,
+                "fingerprint": "",
+            }
+            for one in self._credentials.addresses.values()
+        ]
         pending = [
             {"name": one.name, "ip": one.ip, "since": one.since, "fingerprint": pairing.fingerprint(one.public, public)}
             for one in self._membership.pending_nodes
+        ]
+        pending += [
+            {"name": one.name, "ip": one.ip, "since": one.since, "fingerprint": ""}
+            for one in self._membership.unsigned.values()
         ]
         return json_response(
             {
@@ -146,9 +160,14 @@ class AccessApi:
         )
 
     async def approve(self, request: Request) -> Response:
-        """Approves a pending node: `{"name": name or fingerprint}`. The node is paired within one heartbeat."""
+        """Approves a pending node: `{"name": name or fingerprint}`. The node is paired within one heartbeat.
+
+        An agent of ollama-herd, which cannot sign, is approved by its address: only this node, only from there.
+        """
         name = (await read_body(request, NameParameter)).name
         pending = self._membership.pending_nodes.find(name, self._credentials.public)
+        if not pending and (unsigned := self._membership.find_unsigned(name)):
+            return await self._approve_address(request, unsigned)
         if not pending:
             raise UnknownModel(f"no pending node is named {name}; list them with: herd nodes", code="not_pending")
         if len(pending) > 1:
@@ -167,6 +186,16 @@ class AccessApi:
             }
         )
 
+    async def _approve_address(self, request: Request, found: list[UnsignedNode]) -> Response:
+        """Approves an agent of ollama-herd: unsigned reports of this one node are accepted from its present address."""
+        if len(found) > 1:
+            addresses = ", ".join(one.ip for one in found)
+            message = f"{len(found)} pending nodes are named {found[0].name}; approve one of them by its address"
+            raise BadRequest(f"{message}: {addresses}", code="ambiguous")
+        await asyncio.to_thread(self._membership.approve_address, found[0])
+        self._audit(request, "approved an address", f"{found[0].name} ({found[0].ip})")
+        return json_response({"status": "approved", "name": found[0].name, "fingerprint": found[0].ip})
+
     async def remove(self, request: Request) -> Response:
         """Removes a node from the fleet: `{"name"}`. To return, it must be paired again.
 
@@ -174,6 +203,7 @@ class AccessApi:
         """
         name = NodeId((await read_body(request, NameParameter)).name)
         was_paired = await asyncio.to_thread(self._credentials.remove_node, name)
+        was_paired |= await asyncio.to_thread(self._credentials.remove_addresses, name)
         self._membership.codes.revoke_all()
         pending = self._membership.pending_nodes.find(name, self._credentials.public)
         for applicant in pending:

@@ -21,7 +21,7 @@ from urllib.parse import parse_qs, urlsplit
 from herd.addresses import parse_address, plain_address
 from herd.agent_protocol.join import JoinAnswer, JoinRequest
 from herd.bounded import BoundedDict
-from herd.coordinator.storage.credential_store import CredentialStore, PairedNode
+from herd.coordinator.storage.credential_store import ApprovedAddress, CredentialStore, PairedNode
 from herd.core.state.fleet import Fleet, Liveness, NodeId
 from herd.errors import BadRequest, HerdError
 from herd.trust import pairing, signing
@@ -115,6 +115,15 @@ class Reporter:
 UNSIGNED = Reporter(None)
 
 
+@dataclass(frozen=True, slots=True)
+class UnsignedNode:
+    """An agent of ollama-herd, which cannot sign, as it waits for approval. `since` is in Unix seconds."""
+
+    name: str
+    ip: str
+    since: float
+
+
 class Membership:
     def __init__(
         self,
@@ -129,6 +138,8 @@ class Membership:
         self.settings = settings
         self.pending_nodes = PendingNodes()
         self.codes = JoinCodes()
+        self.unsigned = BoundedDict[str, UnsignedNode](pairing.PENDING_MAX)
+        """By address."""
         self._fleet = fleet
         self._secrets = secrets
         self._now = now
@@ -151,7 +162,7 @@ class Membership:
         """The sender of this message. Raises `NodeNotPaired` or `NewSessionRequired`, also for a replayed message."""
         stamp = signing.read_stamp(header)
         if stamp is None:
-            if self.settings.open:
+            if self.settings.open or plain_address(ip) in self.credentials.addresses:
                 return UNSIGNED
             raise NodeNotPaired(f"this node is not paired with the fleet; {_INVITE}, then run the printed command here")
         node = self.credentials.nodes.get(stamp.node_id)
@@ -204,9 +215,32 @@ class Membership:
         self._forwarder_proofs[url] = proof
         self._forwarder_proofs.move_to_end(url)
 
-    def may_claim(self, node_id: NodeId) -> bool:
-        """Whether an unsigned report may use this node id: not that of a paired node."""
-        return node_id not in self.credentials.nodes
+    def may_claim(self, node_id: NodeId, ip: str) -> bool:
+        """Whether an unsigned report from this address may use this node id: not that of a paired node, and in a fleet
+        that is not open only the one for which the address was approved."""
+        if node_id in self.credentials.nodes:
+            return False
+        approved = self.credentials.addresses.get(plain_address(ip))
+        return self.settings.open or (approved is not None and approved.node_id == node_id)
+
+    # --- agents that cannot sign ---
+
+    def note_unsigned(self, name: str, ip: str) -> bool:
+        """Notes an agent of ollama-herd that waits for approval. Whether it is new and should be logged."""
+        known = self.unsigned.get(plain_address(ip))
+        since = known.since if known is not None and known.name == name else self._unix_s()
+        self.unsigned[plain_address(ip)] = UnsignedNode(name, plain_address(ip), since)
+        return known is None and self._may_log()
+
+    def find_unsigned(self, name_or_address: str) -> list[UnsignedNode]:
+        """The agents that wait for approval with this address, or with this name."""
+        by_address = self.unsigned.get(plain_address(name_or_address.strip()))
+        return [by_address] if by_address else [one for one in self.unsigned.values() if one.name == name_or_address]
+
+    def approve_address(self, node: UnsignedNode) -> None:
+        """Raises `CredentialStoreFull` and `OSError`."""
+        self.credentials.put_address(ApprovedAddress(node.ip, node.name, self._unix_s()))
+        self.unsigned.pop(node.ip, None)
 
     # --- joining ---
 

@@ -23,6 +23,7 @@ FOLDER = "trust"
 IDENTITY_FILE = "identity.json"
 KEYS_FILE = "keys.json"
 NODES_FILE = "nodes.json"
+ADDRESSES_FILE = "addresses.json"
 LOCAL_CODE_FILE = "local-code"
 FILE_MAX_BYTES = 4 * 1024 * 1024
 KEYS_MAX = 1024
@@ -50,6 +51,14 @@ class PairedNode(msgspec.Struct, frozen=True):
     """"code", "approved" or "this machine"."""
 
 
+class ApprovedAddress(msgspec.Struct, frozen=True):
+    """An address from which an agent of ollama-herd, which cannot sign, may report one node."""
+
+    address: str
+    node_id: str
+    approved_at: float
+
+
 class _Identity(msgspec.Struct, frozen=True):
     private: str
 
@@ -66,6 +75,7 @@ class CredentialStore:
         self.local_code = ""
         self.keyring = Keyring()
         self.nodes: dict[NodeId, PairedNode] = {}
+        self.addresses: dict[str, ApprovedAddress] = {}
 
     @property
     def fleet_id(self) -> str:
@@ -87,6 +97,7 @@ class CredentialStore:
         self.local_code = self._code(local_code)
         self.keyring = Keyring(self._read(KEYS_FILE, list[ApiKey]) or [])
         self.nodes = {NodeId(one.node_id): one for one in self._read(NODES_FILE, list[PairedNode]) or []}
+        self.addresses = {one.address: one for one in self._read(ADDRESSES_FILE, list[ApprovedAddress]) or []}
 
     def put_key(self, key: ApiKey) -> None:
         """Adds the key, or replaces the key with its id. Raises `CredentialStoreFull` and `OSError`; then nothing has
@@ -111,6 +122,28 @@ class CredentialStore:
                 )
             self._write(NODES_FILE, msgspec.json.encode(list(nodes.values())))
             self.nodes = nodes
+
+    def put_address(self, approved: ApprovedAddress) -> None:
+        """Adds or replaces an address. Raises `CredentialStoreFull` and `OSError`; then nothing has changed."""
+        with self._changing:
+            self._write_addresses({**self.addresses, approved.address: approved})
+
+    def remove_addresses(self, node_id: NodeId) -> bool:
+        """Removes the addresses of a node; False if it has none. Raises `OSError`."""
+        with self._changing:
+            kept = {address: one for address, one in self.addresses.items() if one.node_id != node_id}
+            if len(kept) == len(self.addresses):
+                return False
+            self._write_addresses(kept)
+            return True
+
+    def _write_addresses(self, addresses: dict[str, ApprovedAddress]) -> None:
+        if len(addresses) > NODES_MAX:
+            raise CredentialStoreFull(
+                f"the maximum of {NODES_MAX} approved addresses is reached; remove a node with: herd nodes remove NAME"
+            )
+        self._write(ADDRESSES_FILE, msgspec.json.encode(list(addresses.values())))
+        self.addresses = addresses
 
     def remove_node(self, node_id: NodeId) -> bool:
         """Removes a node; False if it was not paired. Raises `OSError`."""
