@@ -27,9 +27,7 @@ class CollectedAnswer:
         self._answer_max_bytes = answer_max_bytes
 
     def add(self, delta: Delta) -> None:
-        self._size_bytes += len(delta.text) + len(delta.thinking) + sum(len(c.arguments) for c in delta.tool_calls)
-        if self._size_bytes > self._answer_max_bytes:
-            raise ValueError(f"the answer is longer than {self._answer_max_bytes} bytes")
+        self.count(len(delta.text) + len(delta.thinking) + sum(len(c.arguments) for c in delta.tool_calls))
         self._text.append(delta.text)
         self._thinking.append(delta.thinking)
         self.logprobs += as_list(delta.logprobs)
@@ -37,12 +35,11 @@ class CollectedAnswer:
         add_tool_calls(self.calls, delta.tool_calls)
         self.add_outcome(delta)
 
-    def add_text(self, text: str) -> None:
-        """The same as `add` for a chunk with a text and nothing else."""
-        self._size_bytes += len(text)
+    def count(self, size_bytes: int) -> None:
+        """Counts a part of the answer towards its limit, here or in a writer that collects it itself."""
+        self._size_bytes += size_bytes
         if self._size_bytes > self._answer_max_bytes:
             raise ValueError(f"the answer is longer than {self._answer_max_bytes} bytes")
-        self._text.append(text)
 
     def add_outcome(self, delta: Delta) -> None:
         """Records only the reason of the end and the counters, which is enough when the chunks were already sent."""

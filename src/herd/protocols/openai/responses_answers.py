@@ -28,9 +28,6 @@ _INCOMPLETE_REASONS: Mapping[str, str] = MappingProxyType(
 )
 
 
-_STRING = msgspec.json.Decoder(str)
-
-
 class ResponsesWriter:
     """Writes a stream of events, or one document.
 
@@ -71,17 +68,15 @@ class ResponsesWriter:
                 self._collected.add(Delta(text=text) if kind == "message" else Delta(thinking=text))
 
     def splice(self, texts: Sequence[bytes]) -> bytes:
-        """Every event has its number, and the last events repeat the text, so the texts are decoded."""
+        """Every event has its number. The last events repeat the text: it is decoded for them, in one piece."""
         item = self._text
         if not self._streams or item is None or item.kind != "message" or self._collected.calls or self._pending:
             return b""
-        text = _STRING.decode(b'"' + b"".join(texts) + b'"')
-        self._collected.add_text(text)
-        self._answer_chars += len(text)
-        item.take(text)
-        text_event, first = item.text_event, self._sequence
-        self._sequence += len(texts)
-        return b"".join([text_event % (escaped, number) for number, escaped in enumerate(texts, first)])
+        joined = b"".join(texts)
+        self._collected.count(len(joined))
+        first = self._sequence
+        self._sequence = first + len(texts)
+        return item.splice(texts, joined, first)
 
     def write(self, delta: Delta) -> bytes:
         if delta.error is not None:
@@ -158,7 +153,11 @@ class ResponsesWriter:
 
     def _close_text(self, status: str) -> list[Event]:
         item, self._text = self._text, None
-        return item.close(status) if item is not None else []
+        if item is None:
+            return []
+        events = item.close(status)
+        self._answer_chars += item.spliced_chars
+        return events
 
     def _close_all(self, status: str) -> list[Event]:
         events = self._close_text(status)

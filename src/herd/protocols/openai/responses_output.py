@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from types import MappingProxyType
 from typing import Any, Final, Protocol
@@ -34,6 +34,7 @@ _DONE_STATUSES: Final[Mapping[str, str]] = MappingProxyType({"apply_patch": "in_
 
 _TEXT: Final = "the text"
 """Marks the place of the text in a prepared event."""
+_STRING: Final = msgspec.json.Decoder(str)
 
 
 class OutputItem(Protocol):
@@ -72,6 +73,10 @@ class TextItem:
         self._is_encrypted = is_encrypted
         self._status = "in_progress"
         self._chunks: list[str] = []
+        self._spliced: list[bytes] = []
+        """Texts after `_chunks`, as JSON."""
+        self.spliced_chars = 0
+        """The length of the spliced texts that were decoded."""
         member = "summary_index" if kind == "reasoning" else "content_index"
         self._position: Event = {"item_id": self._id, "output_index": index, member: 0}
         self._text_event = "response.reasoning_summary_text" if kind == "reasoning" else "response.output_text"
@@ -82,7 +87,7 @@ class TextItem:
         return [added, {"type": f"{self._part_event}.added", **self._position, "part": self._part("")}]
 
     @cached_property
-    def text_event(self) -> bytes:
+    def _spliced_event(self) -> bytes:
         """The event that adds a text to a message, to be formatted with the text's JSON and the event's number."""
         kind = f"{self._text_event}.delta"
         body = {"type": kind, **self._position, "delta": _TEXT, "logprobs": [], "sequence_number": 0}
@@ -90,11 +95,28 @@ class TextItem:
         before, after = (part.replace(b"%", b"%%") for part in (before, after.removesuffix(b"0}")))
         return f"event: {kind}\ndata: ".encode() + before + b"%b" + after + b"%d}\n\n"
 
-    def take(self, text: str) -> None:
-        """Adds a text whose event is made of `text_event`."""
-        self._chunks.append(text)
+    def splice(self, texts: Sequence[bytes], joined: bytes, first_number: int) -> bytes:
+        """Adds texts, given as JSON without quotes, and returns their numbered events; `joined` is all of them."""
+        self._spliced.append(joined)
+        spliced_event = self._spliced_event
+        if len(texts) == 1:
+            return spliced_event % (joined, first_number)
+        return b"".join([spliced_event % (text, number) for number, text in enumerate(texts, first_number)])
+
+    @property
+    def _whole_text(self) -> str:
+        self._decode_spliced()
+        return "".join(self._chunks)
+
+    def _decode_spliced(self) -> None:
+        if self._spliced:
+            text = _STRING.decode(b'"%b"' % b"".join(self._spliced))
+            self._spliced.clear()
+            self._chunks.append(text)
+            self.spliced_chars += len(text)
 
     def add(self, text: str, logprobs: list[Any]) -> Event:
+        self._decode_spliced()
         self._chunks.append(text)
         body = {"type": f"{self._text_event}.delta", **self._position, "delta": text}
         if self.kind != "message":
@@ -104,7 +126,7 @@ class TextItem:
 
     def close(self, status: str) -> list[Event]:
         self._status = status
-        text = "".join(self._chunks)
+        text = self._whole_text
         done = {"type": f"{self._text_event}.done", **self._position, "text": text}
         if self.kind == "message":
             done["logprobs"] = self.logprobs
@@ -115,7 +137,7 @@ class TextItem:
         ]
 
     def to_json(self) -> Event:
-        return self._item([self._part("".join(self._chunks))])
+        return self._item([self._part(self._whole_text)])
 
     def _item(self, parts: list[Event]) -> Event:
         body: Event = {"id": self._id, "type": self.kind}
@@ -123,7 +145,7 @@ class TextItem:
             return body | {"status": self._status, "role": "assistant", "content": parts}
         body["summary"] = parts
         if self._is_encrypted:
-            body["encrypted_content"] = encrypted_reasoning("".join(self._chunks))
+            body["encrypted_content"] = encrypted_reasoning(self._whole_text)
         return body
 
     def _part(self, text: str) -> Event:
