@@ -57,6 +57,7 @@ class Client:
         self.on_disconnect: Callable[[], None] | None = None
         self.on_writable: Callable[[bool], None] | None = None
         self.admission: object | None = None
+        self.facts: object | None = None
         self.status = 0
         self.answer_headers: dict[str, str] = {}
         self.length: int | None = None

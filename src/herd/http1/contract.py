@@ -56,6 +56,8 @@ class Exchange(Protocol):
 
     admission: object | None
     """The decision of access control on this head; equal requests of one connection share it."""
+    facts: object | None
+    """What was read from the headers of this head; equal requests of one connection share it."""
 
     on_disconnect: Callable[[], None] | None
     """Called once if the client disconnects before the answer has ended."""

@@ -127,6 +127,14 @@ class HttpExchange:
     def admission(self, admission: object | None) -> None:
         self._head.admission = admission
 
+    @property
+    def facts(self) -> object | None:
+        return self._head.facts
+
+    @facts.setter
+    def facts(self, facts: object | None) -> None:
+        self._head.facts = facts
+
     def add_headers(self, headers: Sequence[Header]) -> None:
         self._extra_headers = (*self._extra_headers, *headers) if self._extra_headers else headers
 

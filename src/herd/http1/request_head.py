@@ -59,7 +59,8 @@ class ExpectationFailed(HerdError):
 
 @dataclass(slots=True, kw_only=True)
 class RequestHead:
-    """One request head. Equal requests of a connection share it; only `admission` and a sloppy `path` ever change."""
+    """One request head. Equal requests of a connection share it; only `admission`, `facts` and a sloppy `path` ever
+    change."""
 
     method: str
     path: str
@@ -72,6 +73,8 @@ class RequestHead:
     expects_continue: bool
     admission: object | None = None
     """The decision of access control on this head."""
+    facts: object | None = None
+    """What was read from its headers."""
 
 
 class _Fields:

@@ -68,6 +68,7 @@ class Head:
     client_ip: str
     is_encrypted: bool
     admission: object | None = None
+    facts: object | None = None
     received_at: float = 0.0
     body: bytes = b"{}"
 

@@ -19,6 +19,7 @@ from herd.coordinator.proxy.prefix_hashes import prefix_hashes, responses_prefix
 from herd.coordinator.proxy.recorded_exchange import RecordedExchange, ResponseRecorder
 from herd.coordinator.proxy.relay import Relay
 from herd.coordinator.proxy.relay_dependencies import RelayDependencies
+from herd.coordinator.proxy.relaying.client_headers import TAG_CHARACTERS_MAX, ClientHeaders, client_headers
 from herd.coordinator.proxy.requested_models import ModelResolver, RequestedModels
 from herd.coordinator.proxy.response_store import owner_of
 from herd.coordinator.proxy.wait_comments import WaitNotice, is_event_stream
@@ -36,10 +37,6 @@ from herd.trust.user_limits import UserLimits, limited_user
 
 LISTINGS_CACHED_MAX = 64
 TAGS_MAX = 16
-TAG_CHARACTERS_MAX = 64
-NODE_CHARACTERS_MAX = 256
-_TRUE = (b"true", b"1", b"yes", b"on")
-_FALSE = (b"false", b"0", b"no", b"off")
 _USER_TAG = "user:"
 
 
@@ -151,8 +148,8 @@ class InferenceApi:
             parsed = dialect.parse(route, exchange.body)
             if isinstance(exchange, RecordedExchange):
                 exchange.describe(parsed)
-            may_fall_back = _may_fall_back(exchange)
-            models = self._models.find(parsed, key_of(exchange.admission), may_fall_back)
+            headers = client_headers(exchange)
+            models = self._models.find(parsed, key_of(exchange.admission), headers.may_fall_back)
             parsed.is_alias = bool(models.alias_of)
             if route.kind is RequestKind.INFO and self._answer_from_memory(exchange, dialect, parsed, models.model):
                 return
@@ -166,11 +163,11 @@ class InferenceApi:
         if parsed.memory_action is not None and self._memory_requests.takes(parsed, models.model):
             if key is not None:
                 self._allowances.finish_request(key.id, 0)
-            wanted = WantedNodes(_only_node(exchange), labels_of(exchange.admission))
+            wanted = WantedNodes(headers.only_node, labels_of(exchange.admission))
             self._memory_requests.serve(exchange, dialect, parsed, models.model, wanted)
             return
         request = self._request(exchange, dialect, parsed, key, models, request_id)
-        request.may_substitute = may_fall_back
+        request.may_substitute = headers.may_fall_back
         if self._user_limits is not None:
             refusal = self._user_limits.start_request(limited_user(request), self._unix_month()[0])
             if refusal is not None:
@@ -236,8 +233,8 @@ class InferenceApi:
         models: RequestedModels,
         request_id: RequestId,
     ) -> Request:
-        owner, tags = key.id if key is not None else "", self._tags(exchange, parsed)
-        sender = sender_of(exchange.admission)
+        headers, sender = client_headers(exchange), sender_of(exchange.admission)
+        owner, tags = key.id if key is not None else "", self._tags(headers, parsed)
         user = sender.user
         if sender.is_trusted and not user:
             user = self._identities.user_in_body(parsed.body)
@@ -268,7 +265,7 @@ class InferenceApi:
             user=user,
             app=sender.app,
             fingerprint=fingerprint,
-            only_node=_only_node(exchange),
+            only_node=headers.only_node,
             labels=labels_of(exchange.admission),
             window_tokens=parsed.window_tokens,
             has_runner_options=parsed.has_runner_options,
@@ -285,12 +282,10 @@ class InferenceApi:
         is_responses = parsed.route.path == RESPONSES
         return (responses_prefix_hashes if is_responses else prefix_hashes)(parsed.body, owner)
 
-    def _tags(self, exchange: Exchange, parsed: ParsedRequest) -> tuple[str, ...]:
-        header = exchange.header(b"x-herd-tags")
-        if header is None and not parsed.user:
+    def _tags(self, headers: ClientHeaders, parsed: ParsedRequest) -> tuple[str, ...]:
+        if not headers.tags and not parsed.user:
             return parsed.tags
-        header_tags = header.decode("ascii", "replace").split(",") if header else []
-        tags = [*parsed.tags, *(name.strip()[:TAG_CHARACTERS_MAX] for name in header_tags)]
+        tags = [*parsed.tags, *headers.tags]
         if parsed.user:
             # An e-mail address is a person's name, also where the client may not name its users.
             name = self._identities.label(parsed.user) if "@" in parsed.user else parsed.user
@@ -347,19 +342,6 @@ class InferenceApi:
 def _app_tag(tags: tuple[str, ...]) -> str:
     """The tag that names the app. Tags are not verified: an app that varies them divides its own tenant's turns."""
     return tags[0] if tags and not tags[0].startswith(_USER_TAG) else ""
-
-
-def _only_node(exchange: Exchange) -> str:
-    """The node that the client requires (to compare or test machines); "" for any. An unknown name matches no node."""
-    named = exchange.header(b"x-herd-node")
-    return named.decode("utf-8", "replace").strip()[:NODE_CHARACTERS_MAX] if named else ""
-
-
-def _may_fall_back(exchange: Exchange) -> bool | None:
-    """Whether another model than the requested one may answer; None: as the settings and the request say."""
-    strict = exchange.header(b"x-fleet-no-fallback")
-    text = strict.strip().lower() if strict else b""
-    return False if text in _TRUE else True if text in _FALSE else None
 
 
 def _refuse(exchange: Exchange, dialect: Dialect, error: HerdError, request_id: RequestId) -> None:

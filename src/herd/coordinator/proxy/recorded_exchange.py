@@ -101,6 +101,7 @@ class RecordedExchange:
         self.client_ip = exchange.client_ip
         self.received_at = exchange.received_at
         self.admission = exchange.admission
+        self.facts = exchange.facts
         self.previous: StoredResponse | None = None
         self.items: tuple[bytes, ...] | None = None
         """The input items to keep with the answer; None if it is not kept."""

@@ -23,6 +23,7 @@ from herd.coordinator.proxy.refused_attempts import JSON_HEADERS, classify_error
 from herd.coordinator.proxy.relay_dependencies import RelayDependencies
 from herd.coordinator.proxy.relaying.asking import AskedResponse
 from herd.coordinator.proxy.relaying.client_answer import ClientAnswer
+from herd.coordinator.proxy.relaying.client_headers import client_headers
 from herd.coordinator.proxy.relaying.one_by_one import OneByOne
 from herd.coordinator.proxy.relaying.preparing import Preparation, PreparedAttempt
 from herd.coordinator.proxy.request_forms import NOTHING_SENT
@@ -77,7 +78,7 @@ class Relay:
         self._step = _IDLE
         self._upstream: UpstreamRequest | None = None
         self._outgoing = NOTHING_SENT
-        self._preparation = Preparation(exchange.headers, parsed, dialect, request_id, dependencies)
+        self._preparation = Preparation(client_headers(exchange).lines, parsed, dialect, request_id, dependencies)
         self._client = ClientAnswer(exchange, parsed, dialect, request_id, dependencies, wait)
         exchange.on_disconnect = lambda: self._guarded("on_disconnect", self._client_disconnected)
 

@@ -209,15 +209,19 @@ class Aliases:
         """The aliases that are no patterns, by canonical name."""
         return {key: self.defined[name] for key, name in self._names.items()}
 
+    def is_model(self, name: ModelName, fleet: Fleet) -> bool:
+        """Whether this is the name of a model of the fleet, and not an alias, which would win."""
+        return name not in self._names and fleet.knows(name)
+
     def resolve(self, wanted: Wanted, fleet: Fleet, may_use: Callable[[ModelName], bool] = bool) -> Resolution | None:
         """The models that answer instead of the requested name; None if the name is that of a model.
 
         `may_use` is whether the client's key allows a model.
         """
         key = canonical(wanted.name)
-        defined = self._names.get(key)
-        if defined is None and (fleet.knows(key) or not wanted.name):
+        if self.is_model(key, fleet) or not (wanted.name or key in self._names):
             return None
+        defined = self._names.get(key)
         if defined is None:
             defined = self._pattern(wanted.name.lower())
         if defined is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from herd.coordinator.proxy.continuation import Rest
@@ -18,7 +17,6 @@ from herd.core.state.commands import Dispatch
 from herd.core.state.request import Failure, RequestId
 from herd.dialects import Dialect, Writer
 from herd.engines import Engine, EngineRequest
-from herd.http1.contract import Header
 from herd.protocols.conversation import ParsedRequest
 
 
@@ -35,19 +33,18 @@ class PreparedAttempt:
 class Preparation:
     """Prepares all attempts of one request."""
 
-    __slots__ = ("_dependencies", "_dialect", "_headers", "_lines", "_parsed", "_request_id", "forms", "tool_repairs")
+    __slots__ = ("_dependencies", "_dialect", "_lines", "_parsed", "_request_id", "forms", "tool_repairs")
 
     def __init__(
         self,
-        headers: Sequence[Header],
+        lines: bytes,
         parsed: ParsedRequest,
         dialect: Dialect,
         request_id: RequestId,
         dependencies: RelayDependencies,
     ) -> None:
-        """`headers` are those of the client's request."""
-        self._headers = headers
-        self._lines: bytes | None = None
+        """`lines` are the header lines of the client's request for a node."""
+        self._lines = lines
         self._parsed = parsed
         self._dialect = dialect
         self._request_id = request_id
@@ -61,7 +58,6 @@ class Preparation:
         if isinstance(outgoing, Failure):
             return outgoing
         if outgoing.conversation is None:
-            self._lines = self._lines or forwarded_headers.request_lines(self._headers)
             takes_events = is_event_stream(self._dialect, self._parsed)
             calls = self.tool_repairs.of_passed(outgoing.request.body)
             name = self._parsed.model if self._parsed.is_alias else None
