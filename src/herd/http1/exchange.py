@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import Final, Protocol
 
 from herd.http1.contract import ClientTransport, Header, UpgradedProtocol
+from herd.http1.header_lines import joined_lines
 from herd.http1.request_head import RequestHead
 from herd.http1.streamed_body import StreamedBody
 
@@ -28,6 +29,8 @@ _OURS: Final = frozenset(
         b"upgrade",
     }
 )
+
+_CRLF: Final = b"\r\n"
 
 _FRESH: Final = 0
 _BY_LENGTH: Final = 1
@@ -281,12 +284,7 @@ def render_head(status: int, headers: Sequence[Header], own_lines: bytes) -> byt
 
     A header whose name or value contains CR, LF or NUL is dropped: it could inject another header or answer.
     """
-    lines = [b"%b: %b\r\n" % header for header in headers if header[0].lower() not in _OURS]
-    block = b"".join(lines)
-    if block.count(b"\n") != len(lines) or block.count(b"\r") != len(lines) or b"\0" in block:
-        block = b"".join([line for line in lines if _is_one_line(line)])
-    return b"%b%b%b\r\n" % (STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status, block, own_lines)
-
-
-def _is_one_line(line: bytes) -> bool:
-    return line.count(b"\n") == 1 and line.count(b"\r") == 1 and b"\0" not in line
+    status_line = STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
+    return (
+        status_line + joined_lines([header for header in headers if header[0].lower() not in _OURS]) + own_lines + _CRLF
+    )

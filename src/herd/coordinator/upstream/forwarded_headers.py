@@ -10,13 +10,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Final
 from urllib.parse import quote
 
 from herd.core.state.commands import Dispatch
+from herd.core.state.fleet import ModelName, NodeId
 from herd.core.state.request import RequestId
 from herd.errors import Refusal
 from herd.http1.contract import Header
+from herd.http1.header_lines import joined_lines
 from herd.trust.identity import DROPPED_HEADERS
 
 OWN_LINES: Final = b"Content-Type: application/json\r\nAccept-Encoding: identity\r\n"
@@ -65,15 +68,7 @@ def request_lines(headers: Sequence[Header]) -> bytes:
     for name, value in headers:
         if name == b"connection":
             dropped = dropped.union(token.strip() for token in value.lower().split(b","))
-    kept = [b"%b: %b\r\n" % header for header in headers if header[0] not in dropped]
-    if not kept:
-        return OWN_LINES
-    block = b"".join(kept)
-    if block.count(b"\n") != len(kept) or block.count(b"\r") != len(kept) or b"\0" in block:
-        block = b"".join(
-            line for line in kept if line.count(b"\n") == 1 and line.count(b"\r") == 1 and b"\0" not in line
-        )
-    return OWN_LINES + block
+    return OWN_LINES + joined_lines([header for header in headers if header[0] not in dropped])
 
 
 def answer_headers(
@@ -83,27 +78,34 @@ def answer_headers(
 
     `requested` is the model's name as the client wrote it.
     """
-    engine = dispatch.model_info.engine
+    model_info = dispatch.model_info
     headers = [
         (b"Content-Type", content_type),
-        (b"X-Fleet-Node", encode_header_value(dispatch.node_id)),
+        *_node_headers(dispatch.node_id, model_info.name, model_info.engine.kind),
         (b"X-Fleet-Score", b"%.1f" % dispatch.score),
         (b"X-Fleet-Retries", b"%d" % dispatch.retries),
         (b"X-Fleet-Request", encode_header_value(request_id)),
         (b"X-Fleet-Requested-Model", encode_header_value(requested)),
-        (b"X-Fleet-Served-Model", encode_header_value(dispatch.model_info.name)),
         (b"X-Fleet-Fallback", b"false" if dispatch.fallback is None else b"true"),
-        (b"X-Fleet-Backend", encode_header_value(engine.kind)),
     ]
     if dispatch.affinity:
         headers.append((b"X-Fleet-Affinity", dispatch.affinity.encode()))
     if dispatch.options is not None and dispatch.options.warning:
         headers.append((b"X-Fleet-Context-Warning", encode_header_value(dispatch.options.warning)))
-    loaded = dispatch.model_info.loaded
+    loaded = model_info.loaded
     if loaded is not None and loaded.window_tokens is not None and prompt_tokens > loaded.window_tokens:
         overflow = b"estimated_tokens=%d; context_length=%d" % (prompt_tokens, loaded.window_tokens)
         headers.append((b"X-Fleet-Context-Overflow", overflow))
     return headers
+
+
+@lru_cache
+def _node_headers(node_id: NodeId, served: ModelName, kind: str) -> tuple[Header, ...]:
+    return (
+        (b"X-Fleet-Node", encode_header_value(node_id)),
+        (b"X-Fleet-Served-Model", encode_header_value(served)),
+        (b"X-Fleet-Backend", encode_header_value(kind)),
+    )
 
 
 def outgoing_headers(ignored: Sequence[str], warning: str) -> list[Header]:

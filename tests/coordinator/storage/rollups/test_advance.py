@@ -28,7 +28,6 @@ def database() -> Iterator[sqlite3.Connection]:
     yield connection
     connection.close()
 
-
 RESERVED_MAX = max(kind.beyond_limit for kind in KINDS)
 
 
