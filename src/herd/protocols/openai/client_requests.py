@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from operator import attrgetter
 from typing import Any
 
 import msgspec
@@ -79,6 +80,15 @@ class _ChatRequestFields(_RequestFields, kw_only=True):
 
 _REQUEST_FIELDS = msgspec.json.Decoder(_RequestFields)
 _STREAM_OPTIONS = msgspec.json.Decoder(_StreamOptions)
+_RARE_FIELDS = (
+    *server_fields.SilentFields.__annotations__,
+    *("instructions", "reasoning_effort", "reasoning", "prompt", "suffix", "input"),
+    *("n", "logit_bias", "functions", "audio", "best_of", "echo"),
+)
+"""Fields that most chat requests do not have: without them, nothing that follows from one of them is looked for."""
+_RARE = attrgetter(*_RARE_FIELDS)
+_NONE_RARE = (request_fields.ABSENT,) * len(_RARE_FIELDS)
+_COMPLETION = frozenset(("completion",))
 _CHAT_REQUEST_FIELDS = msgspec.json.Decoder(_ChatRequestFields)
 
 
@@ -87,14 +97,18 @@ def parse(route: Route, body: bytes) -> ParsedRequest:
     is_chat = route.path == CHAT
     fields = request_fields.read(body, _CHAT_REQUEST_FIELDS) if is_chat else request_fields.read(body, _REQUEST_FIELDS)
     model = request_fields.model_name(fields.model)
-    text_bytes, has_images = _prompt_size(fields, _messages(fields))
+    text_bytes, lists = _prompt_size(fields, _messages(fields))
+    has_images = any(b'"image_url"' in bytes(content) for content in lists)
+    has_rare = _RARE(fields) != _NONE_RARE
+    has_tools = fields.tools is not request_fields.ABSENT
     number = request_fields.sent_number
     max_tokens = number(fields.max_tokens)
     limit = number(fields.max_completion_tokens) or number(fields.max_output_tokens) or max_tokens
     # Embeddings have no streams, so that engines do not read the field there.
     streams = route.kind is not RequestKind.EMBED and request_fields.flag("stream", fields.stream)
     extensions = request_fields.read_extensions(fields, model)
-    is_hosted = fields.tools is not request_fields.ABSENT and has_only_hosted_tools(fields.tools)
+    is_hosted = has_tools and has_only_hosted_tools(fields.tools)
+    is_special = not is_chat or has_rare or has_tools or bool(lists)
     return ParsedRequest(
         route=route,
         body=body,
@@ -102,21 +116,22 @@ def parse(route: Route, body: bytes) -> ParsedRequest:
         stream=streams,
         prompt_tokens=request_fields.estimate_tokens(text_bytes),
         output_tokens_max=request_fields.token_limit(limit),
-        needs=_needs(route, fields, has_images, is_hosted),
+        needs=_needs(route, fields, has_images, is_hosted) if is_special else _COMPLETION,
         fallback_models=extensions.fallback_models,
         tags=extensions.tags,
         user=extensions.user,
         has_extensions=extensions.are_present,
-        may_think_unseen=server_fields.may_think_unseen(fields),
-        has_format=server_fields.has_format(fields),
-        wants_thinking=any(
+        may_think_unseen=has_rare and server_fields.may_think_unseen(fields),
+        has_format=has_rare and server_fields.has_format(fields),
+        wants_thinking=has_rare
+        and any(
             request_fields.has_content(raw, server_fields.EMPTY_VALUES)
             for raw in (fields.reasoning_effort, fields.reasoning)
         ),
         is_thinking_in_limit=not max_tokens or limit != max_tokens or bytes(fields.reasoning_effort) == b'"none"',
         include_usage=_includes_usage(fields.stream_options),
-        special_fields=_special_fields(route, fields, has_images),
-        translatable_fields=_translatable_fields(route, fields, streams) + (HOSTED_ONLY,) * is_hosted,
+        special_fields=_special_fields(route, fields, lists, has_images) if is_special else (),
+        translatable_fields=_translatable_fields(route, fields, lists, streams) + (HOSTED_ONLY,) * is_hosted,
     )
 
 
@@ -133,14 +148,14 @@ def _messages(fields: _RequestFields) -> list[_RawMessage]:
     return fields.messages
 
 
-def _prompt_size(fields: _RequestFields, messages: Sequence[_RawMessage]) -> tuple[int, bool]:
-    """Bytes of text without images, and whether there are images. Only content that is a list can contain images."""
-    size_bytes, has_images = 0, False
+def _prompt_size(fields: _RequestFields, messages: Sequence[_RawMessage]) -> tuple[int, list[msgspec.Raw]]:
+    """Bytes of text without images, and the contents that are lists: only they can contain images or files."""
     plain = [fields.prompt, fields.suffix, fields.instructions, fields.tools]
     contents = [fields.input]
     for message in messages:
         plain += (message.tool_calls, message.reasoning, message.reasoning_content)
         contents.append(message.content)
+    size_bytes, lists = 0, []
     for raw in plain:
         if raw is not request_fields.ABSENT:
             size_bytes += memoryview(raw).nbytes
@@ -149,10 +164,10 @@ def _prompt_size(fields: _RequestFields, messages: Sequence[_RawMessage]) -> tup
             continue
         if request_fields.is_list(content):
             size_bytes += request_fields.text_bytes(content)
-            has_images = has_images or b'"image_url"' in bytes(content)
+            lists.append(content)
         else:
             size_bytes += memoryview(content).nbytes
-    return size_bytes, has_images
+    return size_bytes, lists
 
 
 def _needs(route: Route, fields: _RequestFields, has_images: bool, is_hosted: bool) -> frozenset[str]:
@@ -167,7 +182,9 @@ def _needs(route: Route, fields: _RequestFields, has_images: bool, is_hosted: bo
     return frozenset(needs)
 
 
-def _special_fields(route: Route, fields: _RequestFields, has_images: bool) -> tuple[str, ...]:
+def _special_fields(
+    route: Route, fields: _RequestFields, lists: Sequence[msgspec.Raw], has_images: bool
+) -> tuple[str, ...]:
     """The fields that some engines honor, and that others, or a translation, leave out."""
     given = (
         ("n", fields.n),
@@ -193,20 +210,9 @@ def _special_fields(route: Route, fields: _RequestFields, has_images: bool) -> t
             found.append("suffix")
     if route.path == EMBEDDINGS and request_fields.is_list(fields.input) and _TOKENS.match(fields.input):
         found.append("input")
-    if has_images and isinstance(fields, _ChatRequestFields) and _has_remote_image(fields.messages or ()):
+    if has_images and route.path == CHAT and any(_REMOTE_IMAGE.search(content) for content in lists):
         found.append("messages[].content[]")
     return tuple(found)
-
-
-def _has_remote_image(messages: Sequence[_RawMessage]) -> bool:
-    contents = (message.content for message in messages if message.content is not request_fields.ABSENT)
-    return any(request_fields.is_list(content) and _REMOTE_IMAGE.search(content) for content in contents)
-
-
-def _has_file(content: msgspec.Raw) -> bool:
-    """Only content that is a list can have a part with a file."""
-    is_list = content is not request_fields.ABSENT and request_fields.is_list(content)
-    return is_list and _FILE.search(content) is not None
 
 
 def _has_schema_beside_type(raw: msgspec.Raw) -> bool:
@@ -214,13 +220,15 @@ def _has_schema_beside_type(raw: msgspec.Raw) -> bool:
     return raw is not request_fields.ABSENT and bool(_SCHEMA.search(raw)) and not _NESTED_SCHEMA.search(raw)
 
 
-def _translatable_fields(route: Route, fields: _RequestFields, streams: bool) -> tuple[str, ...]:
+def _translatable_fields(
+    route: Route, fields: _RequestFields, lists: Sequence[msgspec.Raw], streams: bool
+) -> tuple[str, ...]:
     """Fields that some engine's own endpoint does not honor, although another endpoint of that engine does."""
     if route.path == CHAT:
         found = ("max_completion_tokens",) if request_fields.is_given(fields.max_completion_tokens) else ()
         if _has_schema_beside_type(fields.response_format):
             found = (*found, "response_format.schema")
-        if isinstance(fields, _ChatRequestFields) and any(_has_file(one.content) for one in fields.messages or ()):
+        if any(_FILE.search(content) for content in lists):
             found = (*found, "messages.content.file")
         return (*found, "tools (streamed)") if streams and request_fields.has_content(fields.tools) else found
     if fields.text is not request_fields.ABSENT and _JSON_OBJECT.search(fields.text):
