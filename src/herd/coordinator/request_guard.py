@@ -46,10 +46,16 @@ class RequestGuard:
             self._contain(self._request_id, "on_body")
 
     def on_head(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
-        guarded(self._request_id, "on_head", lambda: self._sink.on_head(status, headers), self._contain)
+        try:
+            self._sink.on_head(status, headers)
+        except Exception:  # noqa: BLE001 - as above
+            self._contain(self._request_id, "on_head")
 
     def on_end(self) -> None:
-        guarded(self._request_id, "on_end", self._sink.on_end, self._contain)
+        try:
+            self._sink.on_end()
+        except Exception:  # noqa: BLE001 - as above
+            self._contain(self._request_id, "on_end")
 
     def on_error(self, kind: FailureKind, detail: str) -> None:
         guarded(self._request_id, "on_error", lambda: self._sink.on_error(kind, detail), self._contain)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from herd.core.state.fleet import NO_ABILITIES, EngineAbilities, ModelInfo
 from herd.core.state.request import FailureKind
@@ -20,8 +20,7 @@ from herd.protocols.conversation import Conversation, Delta
 from herd.protocols.engine_errors import blames_request
 
 
-@dataclass(frozen=True, slots=True)
-class EngineRequest:
+class EngineRequest(NamedTuple):
     """An HTTP request to an engine: the method, the path with its query, and the JSON body if there is one."""
 
     method: str

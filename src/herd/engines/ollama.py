@@ -162,7 +162,7 @@ class Ollama(Engine):
             return None
         sampling = dataclasses.replace(conversation.sampling, output_tokens_max=1)
         call = self.build_request(dataclasses.replace(conversation, stream=False, sampling=sampling))
-        return dataclasses.replace(call, body=call.body[:-1] + b',"_debug_render_only":true}')
+        return call._replace(body=call.body[:-1] + b',"_debug_render_only":true}')
 
     def read_rendered(self, response: EngineResponse) -> str | None:
         answer = decode(response.body, _RENDER_ANSWER) if response.status == 200 else None

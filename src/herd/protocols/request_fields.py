@@ -108,12 +108,12 @@ def read(body: bytes, decoder: msgspec.json.Decoder[Body]) -> Body:
 
 def is_given(raw: msgspec.Raw) -> bool:
     """Whether the client sent the field with a value other than null."""
-    return raw is not ABSENT and raw not in (ABSENT, _NULL)
+    return raw is not ABSENT and raw != ABSENT and raw != _NULL
 
 
 def has_content(raw: msgspec.Raw, empty: Collection[bytes] = EMPTY_VALUES) -> bool:
     """Whether the client sent the field with a value that is neither null nor one of `empty`."""
-    if not is_given(raw):
+    if raw is ABSENT or not is_given(raw):
         return False
     view = memoryview(raw)
     if _EMPTY_LIST.fullmatch(view):

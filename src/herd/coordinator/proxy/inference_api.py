@@ -145,18 +145,18 @@ class InferenceApi:
                 raise MethodNotAllowed("method not allowed here", allow=route.method)
             if route.path == RESPONSES:
                 exchange = self._responses.attend(exchange, _owner(exchange))
+            key = key_of(exchange.admission)
             parsed = dialect.parse(route, exchange.body)
             if isinstance(exchange, RecordedExchange):
                 exchange.describe(parsed)
             headers = client_headers(exchange)
-            models = self._models.find(parsed, key_of(exchange.admission), headers.may_fall_back)
+            models = self._models.find(parsed, key, headers.may_fall_back)
             parsed.is_alias = bool(models.alias_of)
             if route.kind is RequestKind.INFO and self._answer_from_memory(exchange, dialect, parsed, models.model):
                 return
         except HerdError as error:
             _refuse(exchange, dialect, error, request_id)
             return
-        key = key_of(exchange.admission)
         if key is not None and (refusal := self._key_refusal(key, parsed)) is not None:
             _send(exchange, dialect.error(refusal, request_id), _retry_after_header(refusal))
             return

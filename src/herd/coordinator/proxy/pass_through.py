@@ -128,7 +128,7 @@ class PassThrough:
 
     def _end(self, held: bytes) -> bytes:
         if self.has_failed or self.counters() is not None:
-            return self._complete_rest()
+            return self._complete_rest() if self._streams else b""
         self._fail(read_error(held + self._lines.rest))
         lacking = self._watcher.end_without_terminator() if self.error is None else None
         if lacking is None:

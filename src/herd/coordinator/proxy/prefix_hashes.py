@@ -19,6 +19,7 @@ from herd.protocols.request_fields import ABSENT, is_list
 BYTES_PER_TOKEN: Final = 4
 BLOCK_BYTES: Final = BLOCK_TOKENS * BYTES_PER_TOKEN
 _START_FIELDS: Final = (b'"messages"', b'"prompt"')
+_START_BYTES: Final = len(_START_FIELDS[0])
 
 
 class _Prompt(msgspec.Struct):
@@ -31,10 +32,11 @@ _PROMPT = msgspec.json.Decoder(_Prompt)
 
 def prefix_hashes(body: bytes, owner: str = "") -> tuple[int, ...]:
     """One hash for each complete block of about BLOCK_TOKENS tokens; each covers everything from the start."""
-    start = next((at for field in _START_FIELDS if (at := body.find(field)) >= 0), -1)
-    if start < 0:
-        return ()
-    return _chain(hash((owner, body[start : start + len(_START_FIELDS[0])])), body, start)
+    for name in _START_FIELDS:
+        start = body.find(name)
+        if start >= 0:
+            return _chain(hash((owner, body[start : start + _START_BYTES])), body, start)
+    return ()
 
 
 def responses_prefix_hashes(body: bytes, owner: str = "") -> tuple[int, ...]:

@@ -11,8 +11,8 @@ translation keeps. Otherwise the request is translated. A field that the neutral
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
-from typing import Final
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
 
 from herd.coordinator.proxy.missing_paths import STATUSES, MissingPaths
 from herd.coordinator.upstream.forwarded_headers import outgoing_headers
@@ -38,8 +38,7 @@ _LIMIT: Final = "max_completion_tokens"
 MAY_RELOAD: Final = "the request was sent without the context window of the loaded model, which may be reloaded"
 
 
-@dataclass(frozen=True, slots=True)
-class Outgoing:
+class Outgoing(NamedTuple):
     """What is sent to the engine. `conversation` is None if it is the client's request itself.
 
     `ignored` are fields of the client that have no effect; `warning` says that the model may be reloaded.
@@ -88,7 +87,7 @@ class RequestForms:
         except HerdError as error:
             return _failure(engine, error)
         if isinstance(outgoing, Outgoing) and (dropped := self._left_out(command, engine, outgoing)):
-            return replace(outgoing, ignored=named([*outgoing.ignored, *dropped]))
+            return outgoing._replace(ignored=named([*outgoing.ignored, *dropped]))
         return outgoing
 
     def _left_out(self, command: Dispatch, engine: Engine, outgoing: Outgoing) -> list[str]:

@@ -7,8 +7,6 @@ are in `protocols/tool_repair.py`, `protocols/passed_tool_calls.py` (answers tha
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from herd.coordinator.proxy.pass_through import PassThrough
 from herd.coordinator.proxy.translation import Translation
 from herd.engines import EngineRequest
@@ -56,7 +54,7 @@ class ToolRepairs:
         if body is None:
             return None
         self._has_simple_schemas = True
-        return replace(request, body=body), lines
+        return request._replace(body=body), lines
 
     def described(self, answer: PassThrough | Translation | None) -> str | None:
         """What was repaired, for the trace; None if nothing was."""

@@ -37,9 +37,13 @@ class Utilization:
     def record_start(self, node_id: NodeId, model: ModelName, running: int, slots: int, now: float) -> None:
         """A request started; `running` requests run now, including it."""
         key = (node_id, model)
-        known = self._slot_use.pop(key, None)
-        mean = known.mean_at(now) if known is not None else 0.0
-        self._slot_use[key] = _SlotUse(mean, now, min(1.0, running / slots), slots)
+        share = running / slots if running < slots else 1.0
+        known = self._slot_use.get(key)
+        if known is not None:
+            known.mean, known.at, known.share, known.slots = known.mean_at(now), now, share, slots
+            self._slot_use.move_to_end(key)
+            return
+        self._slot_use[key] = _SlotUse(0.0, now, share, slots)
         if len(self._slot_use) > PAIRS_MAX:
             self._slot_use.popitem(last=False)
 

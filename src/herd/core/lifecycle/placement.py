@@ -97,9 +97,10 @@ class Placement:
 
         A free slot is never denied to a retry, and after the longest wait for a node it queues like any other request.
         """
+        if not live_request.needs_budget or now >= live_request.hold_until:
+            return False
         running = len(self.live_requests) - len(self._waiting)
-        is_limited = live_request.needs_budget and now < live_request.hold_until
-        if not is_limited or has_budget(self._settings.retries, len(self.retrying), running):
+        if has_budget(self._settings.retries, len(self.retrying), running):
             return False
         model, fleet = decision.model, self._fleet
         if decision.pruned:

@@ -26,6 +26,9 @@ class RequestState(Enum):
     STREAMING = "streaming"
     ENDED = "ended"
 
+    __hash__ = object.__hash__
+    """By identity, as members are compared: the table of transitions is read three times for each request."""
+
 
 class Trigger(Enum):
     """What can change the state of a request. The values are the words of the table in ARCHITECTURE.md."""
@@ -45,6 +48,9 @@ class Trigger(Enum):
     FAILED_FINAL = "`AttemptFailed`, no other attempt may follow"
     DEADLINE = "the client's deadline"
     CLIENT_LEFT = "`ClientLeft`"
+
+    __hash__ = object.__hash__
+    """As for `RequestState`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +159,7 @@ class LiveRequest:
 
     @property
     def retries(self) -> int:
-        return max(0, self.attempts - 1)
+        return self.attempts - 1 if self.attempts else 0
 
     @property
     def model(self) -> ModelName:

@@ -174,17 +174,26 @@ def usage(answer: AnswerFields) -> conversation.Usage | None:
     counts, timings = answer.usage, answer.timings
     if counts is None and timings is None:
         return None
-    counts, timings = counts or Usage(), timings or Timings()
-    details = counts.prompt_tokens_details
-    prompt, completion = token_count(counts.prompt_tokens), token_count(counts.completion_tokens)
-    cached = token_count(details.cached_tokens) if details is not None else None
-    return conversation.Usage(
-        prompt_tokens=prompt if prompt is not None else _prompt_tokens(timings),
-        completion_tokens=completion if completion is not None else token_count(timings.predicted_n),
-        cached_tokens=cached if cached is not None else token_count(timings.cache_n),
-        prefill_s=seconds(timings.prompt_ms, MS_PER_S),
-        decode_s=seconds(timings.predicted_ms, MS_PER_S),
-    )
+    counted = conversation.Usage()
+    if counts is not None:
+        counted.prompt_tokens = token_count(counts.prompt_tokens)
+        counted.completion_tokens = token_count(counts.completion_tokens)
+        if counts.prompt_tokens_details is not None:
+            counted.cached_tokens = token_count(counts.prompt_tokens_details.cached_tokens)
+    if timings is not None:
+        _add_timings(counted, timings)
+    return counted
+
+
+def _add_timings(counted: conversation.Usage, timings: Timings) -> None:
+    if counted.prompt_tokens is None:
+        counted.prompt_tokens = _prompt_tokens(timings)
+    if counted.completion_tokens is None:
+        counted.completion_tokens = token_count(timings.predicted_n)
+    if counted.cached_tokens is None:
+        counted.cached_tokens = token_count(timings.cache_n)
+    counted.prefill_s = seconds(timings.prompt_ms, MS_PER_S)
+    counted.decode_s = seconds(timings.predicted_ms, MS_PER_S)
 
 
 def counters(usage: conversation.Usage, finish_reason: str | None) -> Counters:

@@ -176,7 +176,10 @@ def _outline(body: bytes) -> chat_json.AnswerOutline | None:
 
 
 def _finish_reason(outline: chat_json.AnswerOutline) -> str | None:
-    return next((choice.finish_reason for choice in outline.choices or () if choice and choice.finish_reason), None)
+    for choice in outline.choices or ():
+        if choice is not None and choice.finish_reason:
+            return choice.finish_reason
+    return None
 
 
 _CHUNK_MARK = b'"finish_reason"'

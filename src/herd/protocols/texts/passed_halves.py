@@ -51,6 +51,8 @@ class PassedHalves:
 
     def end(self) -> bytes:
         """What waited for a second half that did not come."""
+        if not self._waiting:
+            return b""
         waiting, self._waiting = self._waiting, []
         return without_halves(b"".join(waiting))
 

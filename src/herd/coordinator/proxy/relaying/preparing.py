@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from herd.coordinator.proxy.continuation import Rest
 from herd.coordinator.proxy.pass_through import PassThrough
@@ -20,8 +20,7 @@ from herd.engines import Engine, EngineRequest
 from herd.protocols.conversation import ParsedRequest
 
 
-@dataclass(frozen=True, slots=True)
-class PreparedAttempt:
+class PreparedAttempt(NamedTuple):
     """A request to a node, with its header lines, and the reader of its answer."""
 
     request: EngineRequest

@@ -15,9 +15,11 @@ def rejection_reason(request: Request, candidate: Candidate) -> str | None:
     into the memory that is free or occupied by idle models. The window counts at most as large as the model was trained
     for."""
     model_info = candidate.model_info
+    if model_info.loaded is not None:
+        return None
     window = min(request.wanted_window_tokens or 0, model_info.context_max_tokens or math.inf)
     needed_bytes = int(model_info.size_bytes + (model_info.kv_bytes_per_token or 0) * window * model_info.engine.slots)
-    if model_info.loaded is not None or needed_bytes <= candidate.free_bytes:
+    if needed_bytes <= candidate.free_bytes:
         return None
     limit = candidate.report.budget.memory_bytes
     within = f" within the node's budget of {limit / GB:.1f} GB" if limit is not None else ""
