@@ -186,8 +186,8 @@ def usage(answer: AnswerFields) -> conversation.Usage | None:
 
 
 def _add_timings(counted: conversation.Usage, timings: Timings) -> None:
-    if counted.prompt_tokens is None:
-        counted.prompt_tokens = _prompt_tokens(timings)
+    if counted.prompt_tokens is None and (computed := token_count(timings.prompt_n)) is not None:
+        counted.prompt_tokens = computed + (token_count(timings.cache_n) or 0)
     if counted.completion_tokens is None:
         counted.completion_tokens = token_count(timings.predicted_n)
     if counted.cached_tokens is None:
@@ -219,11 +219,6 @@ def write_usage(usage: conversation.Usage) -> dict[str, Any]:
     if usage.cached_tokens is not None:
         body["prompt_tokens_details"] = {"cached_tokens": usage.cached_tokens}
     return body
-
-
-def _prompt_tokens(timings: Timings) -> int | None:
-    computed = token_count(timings.prompt_n)
-    return None if computed is None else computed + (token_count(timings.cache_n) or 0)
 
 
 # --- messages, read ---

@@ -1,4 +1,4 @@
-"""What the headers of a client's request say about how it is served. Equal requests of a connection are read once."""
+"""Reads what the headers of a client's request say about how it is served, once for equal requests of a connection."""
 
 from __future__ import annotations
 
