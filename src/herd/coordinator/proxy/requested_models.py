@@ -43,9 +43,9 @@ class ModelResolver:
 
         With `may_fall_back` False only the first one may answer.
         """
-        name = canonical(parsed.model)
-        if not parsed.fallback_models and self.aliases.is_model(name, self._fleet):
-            return RequestedModels(name)  # as nearly every request: nothing to download, and nothing else to try
+        asked = canonical(parsed.model)
+        if not parsed.fallback_models and self.aliases.is_model(asked, self._fleet):
+            return RequestedModels(asked)  # as nearly every request: nothing to download, and nothing else to try
         resolution = self._resolve(parsed, parsed.model, key)
         model, others = _preferred(parsed.model, resolution)
         for name in parsed.fallback_models:

@@ -25,6 +25,8 @@ def visible_tokens_max(command: Dispatch, parsed: ParsedRequest) -> int | None:
 
 def limited_reader(command: Dispatch, parsed: ParsedRequest, engine: Engine) -> VisibleLimit | None:
     """A reader of the engine's stream that ends at the client's limit; None if the engine got that limit itself."""
+    if visible_tokens_max(command, parsed) is None:
+        return None
     # The engine streams also where the client does not: only then the visible tokens can be counted.
     streamed = streamed_answer(parsed.route.kind, command.model_info.name)
     return limited_rest(command, parsed, engine.reader(streamed), 0)

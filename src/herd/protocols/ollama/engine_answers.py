@@ -99,10 +99,7 @@ class StreamReader:
         return deltas
 
     def _delta(self, line: bytes) -> Delta:
-        try:
-            answer_line, is_repaired = chat_json.ANSWER_LINE.decode(line), False
-        except (msgspec.DecodeError, RecursionError):
-            answer_line, is_repaired = _decode(line), True
+        answer_line, is_repaired = _decode(line)
         delta = _delta(answer_line, self._calls)
         if is_repaired or self._characters.is_waiting:
             self._characters.join(delta, line)
@@ -125,7 +122,7 @@ class DocumentAnswerReader(NoPlainTexts):
     def end(self) -> list[Delta]:
         body = self._document.end()
         try:
-            delta = _delta(_decode(body), 0)
+            delta = _delta(_decode(body)[0], 0)
         except ValueError:
             return []
         if delta.error is None and not self._form.is_answer(body, says_end=delta.finish_reason is not None):
@@ -135,10 +132,17 @@ class DocumentAnswerReader(NoPlainTexts):
         return [delta]
 
 
-def _decode(body: bytes) -> chat_json.AnswerLine:
-    """One line or document. Raises `ValueError` if it does not follow Ollama's protocol."""
+def _decode(body: bytes) -> tuple[chat_json.AnswerLine, bool]:
+    """One line or document, and whether it had to be repaired.
+
+    Raises `ValueError` if it does not follow Ollama's protocol.
+    """
     try:
-        return decode_leniently(body, chat_json.ANSWER_LINE, chat_json.SIDE_FIELDS)
+        return chat_json.ANSWER_LINE.decode(body), False
+    except (msgspec.DecodeError, RecursionError):
+        pass
+    try:
+        return decode_leniently(body, chat_json.ANSWER_LINE, chat_json.SIDE_FIELDS), True
     except ValueError as error:
         raise ValueError(f"the answer does not follow Ollama's protocol: {error}") from None
 

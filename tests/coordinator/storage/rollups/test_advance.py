@@ -28,6 +28,7 @@ def database() -> Iterator[sqlite3.Connection]:
     yield connection
     connection.close()
 
+
 RESERVED_MAX = max(kind.beyond_limit for kind in KINDS)
 
 
