@@ -211,11 +211,8 @@ def counters(usage: conversation.Usage, finish_reason: str | None) -> Counters:
 def write_usage(usage: conversation.Usage) -> dict[str, Any]:
     """The `usage` object. OpenAI's clients require numbers, so unknown values are 0."""
     prompt, completion = usage.prompt_tokens or 0, usage.completion_tokens or 0
-    body: dict[str, Any] = {
-        "prompt_tokens": prompt,
-        "completion_tokens": completion,
-        "total_tokens": prompt + completion,
-    }
+    counts = {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+    body: dict[str, Any] = {**counts}
     if usage.cached_tokens is not None:
         body["prompt_tokens_details"] = {"cached_tokens": usage.cached_tokens}
     return body
