@@ -28,7 +28,7 @@ from herd.build_form import PURE, build_form
 
 STORED = HERE / "instructions.json"
 GROWTH_MAX = 0.03
-TIME_MAX_S = 300.0
+TIME_MAX_S = 900.0
 REQUESTS, STREAMS = 20, 6
 """How many whole answers, and how many streams of each length, are counted."""
 WARMUP = 12

@@ -30,6 +30,7 @@ from herd.coordinator.driver import Driver
 from herd.coordinator.proxy import inference_api
 from herd.coordinator.proxy.inference_api import InferenceApi
 from herd.coordinator.proxy.relay import Relay
+from herd.coordinator.proxy.requested_models import ModelResolver
 from herd.coordinator.settings import Settings
 from herd.coordinator.storage.writer import TraceStore
 from herd.coordinator.upstream.connection import UpstreamConnection
@@ -46,6 +47,7 @@ STAGES: tuple[tuple[str, object, tuple[str, ...]], ...] = (
     ("authorize", AccessControl, ("__call__",)),
     ("find the route", InferenceApi, ("__call__",)),
     ("dialect", type(DIALECT), ("parse",)),
+    ("model's name", ModelResolver, ("find",)),
     ("request", InferenceApi, ("_request",)),
     ("prefix hashes", inference_api, ("prefix_hashes",)),
     ("driver", Driver, ("feed",)),
