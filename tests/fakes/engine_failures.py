@@ -237,5 +237,6 @@ FIRST_EVENTS = (
     Spelling("lines of null", b"null\n"),
     Spelling("a line of an error", b'{"error":"died"}\n'),
     Spelling("a line of a progress", b'{"status":"success"}\n'),
+    Spelling("an error behind another object", b'{"done":false}{"error":"died"}\n'),
 )
 """Streams with status 200 that have no answer."""

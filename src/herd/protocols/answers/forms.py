@@ -208,7 +208,7 @@ MESSAGE: Final = AnswerForm(
     (b'"content":[',),
 )
 """Some servers answer at these paths in the form of chats."""
-LINES: Final = AnswerForm(_is_line, _begins_lines, (b'"done":false',), (b'"message":{', b'"response":"'))
+LINES: Final = AnswerForm(_is_line, _begins_lines, (b'"done":false}\n',), (b'"message":{', b'"response":"'))
 VECTORS: Final = AnswerForm(_has_vectors, _has_vectors)
 VECTORS_IF_ANY: Final = AnswerForm(_may_have_vectors, _may_have_vectors)
 """The answer to a request without any text."""
