@@ -123,13 +123,13 @@ def _edits(api: Api, subject: Subject) -> str:
     for _ in range(TURNS_MAX):
         answer = api.ask(subject.client, subject.model, turns, (READ, EDIT))
         if not answer.calls:
-            return _verdict(files, answer)
+            return _result_of(files, answer)
         results = tuple(files.use(call.name, call.parsed()) for call in answer.calls)
         turns.append(Turn(answer=answer, results=results))
     return f"it still called tools after {TURNS_MAX} answers; the file says: {_shown(files.texts['notes.txt'])}"
 
 
-def _verdict(files: _Files, answer: Answer) -> str:
+def _result_of(files: _Files, answer: Answer) -> str:
     if "notes.txt" not in files.read:
         return f"it did not call read_file, but answered: {_shown(answer.text)}"
     if files.texts["notes.txt"] != AFTER:
