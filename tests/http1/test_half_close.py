@@ -9,10 +9,11 @@ from collections.abc import Callable
 
 import pytest
 
-from herd.http1 import half_close, tcp_state
+from herd.http1 import half_close
 from herd.http1.connection import HttpConnection
 from herd.http1.exchange import HttpExchange
 from herd.http1.server import Server
+from herd.http1.tcp import state as tcp_state
 from http_fixtures import GET, Reply, a_memory, a_server, a_socket, echo, read_until_close, replies, run
 
 GET_1_0 = b"GET /a HTTP/1.0\r\n\r\n"

@@ -11,9 +11,7 @@ import dataclasses
 import json
 import logging
 import secrets
-import signal
 import socket
-import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -47,6 +45,7 @@ from herd.engines import Engine
 from herd.files import write_atomically
 from herd.logs import LogSettings
 from herd.steady_time import SteadyTime, since_boot_s
+from herd.stop_signals import stop_signals
 from herd.trust import pairing
 
 log = logging.getLogger("herd.agent")
@@ -476,7 +475,7 @@ async def run(settings: Settings) -> int:
     Raises `CannotStart`.
     """
     agent = Agent(settings, Random(secrets.randbits(64)), secrets.token_hex(8))
-    signals = _signals(asyncio.get_running_loop())
+    signals = stop_signals(asyncio.get_running_loop())
     await agent.start()
     log.info("agent started", extra={"node_id": agent.node_id})
     beating = asyncio.create_task(_beat_forever(agent))
@@ -509,14 +508,3 @@ async def _beat_forever(agent: Agent) -> None:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(agent.link.pause_s()):
                 await agent.has_news.wait()
-
-
-def _signals(loop: asyncio.AbstractEventLoop) -> asyncio.Queue[int]:
-    """A queue of the signals that ask the process to end."""
-    signals: asyncio.Queue[int] = asyncio.Queue()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        if sys.platform == "win32":
-            signal.signal(number, lambda n, _frame: loop.call_soon_threadsafe(signals.put_nowait, n))
-        else:
-            loop.add_signal_handler(number, signals.put_nowait, int(number))
-    return signals

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
-from herd.agent import gateways
+from herd.agent import routers
 from herd.agent.engine_list import EngineKeys, EngineKeySettings, InvalidEntry, ListedEngine, authorization, read_entry
 from herd.agent.engine_silence import EngineSilence
 from herd.agent.ollama_environment import OllamaSetup, read_setup
@@ -295,9 +295,9 @@ class Engines:
         self._note_refused({url: one for url, one in refused.items() if url not in self._found})
 
     async def _add_unless_router(self, engine: Engine, url: str, response: EngineResponse, key: str) -> None:
-        name = gateways.router(await self._send(url, gateways.FLEET_PROBE, key))
+        name = routers.own_router(await self._send(url, routers.FLEET_PROBE, key))
         if not name and not self._is_named(url):
-            name = gateways.gateway(response)
+            name = routers.other_router(response)
         if name:
             if self._routers.get(url) != name:
                 log.log(

@@ -75,8 +75,8 @@ from herd.coordinator.queue_counts import QueueCounts
 from herd.coordinator.saved_state import SavedState
 from herd.coordinator.settings import Settings
 from herd.coordinator.settings_store import SettingsStore
-from herd.coordinator.storage import benchmark_runs
 from herd.coordinator.storage.credential_store import CredentialStore
+from herd.coordinator.storage.model_tests import benchmark_runs
 from herd.coordinator.storage.writer import TraceStore
 from herd.coordinator.upstream.engine_client import EngineClient
 from herd.coordinator.upstream.late_nodes import LateNodes

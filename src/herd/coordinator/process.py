@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-import signal
 import sys
 from collections.abc import Callable
 
 from herd.coordinator.app import Coordinator
 from herd.coordinator.settings import Settings
 from herd.coordinator.settings_store import SettingsStore
+from herd.stop_signals import stop_signals
 
 log = logging.getLogger("herd")
 
@@ -32,7 +32,7 @@ async def run(
     try:
         port = await coordinator.start()
         _tune_interpreter()
-        signals = _stop_signals(coordinator.loop)
+        signals = stop_signals(coordinator.loop)
         on_start(coordinator, port)
         await signals.get()
         log.info("draining", extra={"running": len(coordinator.driver.runs)})
@@ -54,14 +54,3 @@ def _tune_interpreter() -> None:
     gc.freeze()
     gc.set_threshold(GC_ALLOCATIONS, 20, 50)
     sys.setswitchinterval(SWITCH_INTERVAL_S)
-
-
-def _stop_signals(loop: asyncio.AbstractEventLoop) -> asyncio.Queue[int]:
-    """A queue of the numbers of the received SIGTERM and SIGINT signals."""
-    received: asyncio.Queue[int] = asyncio.Queue()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        if sys.platform == "win32":
-            signal.signal(number, lambda n, _frame: loop.call_soon_threadsafe(received.put_nowait, n))
-        else:
-            loop.add_signal_handler(number, received.put_nowait, int(number))
-    return received

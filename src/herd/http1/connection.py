@@ -27,8 +27,8 @@ from herd.http1.places import NEW_S, Activity
 from herd.http1.request_head import CHUNKED, RequestHead, can_never_complete, path_hint, read_head
 from herd.http1.slow_reader import ReaderProgress
 from herd.http1.streamed_body import StreamedBody
-from herd.http1.tcp_options import reset_on_close
-from herd.http1.tcp_state import has_closed, peer_ip
+from herd.http1.tcp.options import reset_on_close
+from herd.http1.tcp.state import has_closed, peer_ip
 
 _IDLE: Final = 0
 _HEAD: Final = 1

@@ -11,7 +11,7 @@ from typing import Final
 
 from herd.errors import Refusal
 from herd.http1.exchange import HttpExchange
-from herd.http1.tcp_state import is_gone
+from herd.http1.tcp.state import is_gone
 
 HALF_CLOSED_TOO_LONG: Final = Refusal(
     408, "request_timeout", "the connection is half-closed and the answer takes too long; use HTTP/1.1 or leave it open"

@@ -1,4 +1,7 @@
-"""Writes header lines. A header with CR, LF or NUL is left out: it could inject another header or message."""
+"""Writes header lines.
+
+A header with CR, LF or NUL is left out: it could inject another header or message.
+"""
 
 from __future__ import annotations
 

@@ -13,15 +13,15 @@ import openai
 import pytest
 
 from builders import a_model_info
-from fakes.conforming_model import ConformingModel
 from fakes.fleet import Fleet, running_fleet
 from fakes.llamacpp.engines import LlamaEngine
+from fakes.scripted.conforming_model import ConformingModel
 from fakes.scripted_engine import Answer, Json, ScriptedEngine
 from herd import __version__
 from herd.cli.certify.command import PATH, certify
 from herd.cli.certify.steps import steps
 from herd.cli.client import CliError, CoordinatorClient, coordinator_at
-from herd.coordinator.storage.conformance import ConformanceResult, StepResult, badges, failing_step
+from herd.coordinator.storage.model_tests.conformance import ConformanceResult, StepResult, badges, failing_step
 from terminal import IS_POSIX, Terminal, herd
 
 WINDOW = 4096

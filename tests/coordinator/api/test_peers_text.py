@@ -6,7 +6,7 @@ import json
 from random import Random
 
 from herd.coordinator.api.peers_text import PeersText
-from herd.core.state.engine_hosts import EngineHosts
+from herd.core.state.nodes.engine_hosts import EngineHosts
 
 
 def test_the_addresses_are_those_of_a_walk_over_all_nodes() -> None:

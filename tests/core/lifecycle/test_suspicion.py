@@ -106,10 +106,13 @@ def test_returning_node_gets_its_slots_gradually_unless_it_is_the_only_one() -> 
     beat(world, "alpha", slots=8)
     alpha = world.dispatcher.fleet.nodes[NodeId("alpha")]
     model = next(iter(alpha.report.models))
-    shares = [world.dispatcher.slots(alpha, model, world.now + part * SLOW_START_S) for part in (0.0, 0.25, 0.5, 1.0)]
+    shares = [
+        world.dispatcher.placement.free_slots.slots(alpha, model, world.now + part * SLOW_START_S)
+        for part in (0.0, 0.25, 0.5, 1.0)
+    ]
     assert shares == [1, 2, 4, 8]
     world.feed(NodeLeft(world.now, NodeId("beta")))
-    assert world.dispatcher.slots(alpha, model, world.now) == 8
+    assert world.dispatcher.placement.free_slots.slots(alpha, model, world.now) == 8
 
 
 # --- quarantine, pauses, keys ---

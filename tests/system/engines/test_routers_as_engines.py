@@ -14,7 +14,7 @@ import herd.engines
 from builders import a_model_info, a_report, an_engine
 from fakes.fleet import Fleet, running_fleet
 from fakes.ollama.server import FakeOllama
-from herd.agent import gateways
+from herd.agent import routers
 from herd.agent.inventory import Engines, EngineSettings
 from herd.agent.ollama_environment import OllamaSetup
 from herd.agent_protocol import heartbeat_encode
@@ -53,7 +53,7 @@ def test_the_agent_does_not_take_a_coordinator_for_an_engine(caplog: pytest.LogC
     ],
 )
 def test_routers_are_recognised_by_a_path_that_no_engine_has(limits: EngineResponse, name: str) -> None:
-    assert gateways.router(limits) == name
+    assert routers.own_router(limits) == name
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_routers_are_recognised_by_a_path_that_no_engine_has(limits: EngineRespo
     ],
 )
 def test_gateways_are_recognised_by_their_answers(answer: EngineResponse, name: str) -> None:
-    assert gateways.gateway(answer) == name
+    assert routers.other_router(answer) == name
 
 
 def announce(fleet: Fleet, node_id: str, url: str) -> None:

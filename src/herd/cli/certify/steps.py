@@ -205,7 +205,7 @@ def _red_picture(size: int = 64) -> bytes:
     """A PNG file of one colour."""
     rows = (b"\0" + b"\xe0\x10\x10" * size) * size
     parts = (
-        (b"IHDR", struct.pack(">IIBBBBB", size, size, 8, 2, 0, 0, 0)),
+        (b"IHDR", struct.pack(">II", size, size) + bytes((8, 2, 0, 0, 0))),
         (b"IDAT", zlib.compress(rows)),
         (b"IEND", b""),
     )

@@ -13,8 +13,8 @@ from herd.coordinator.auth.audit import audit_entry
 from herd.coordinator.auth.routes import ApiRoute
 from herd.coordinator.driver import Driver
 from herd.coordinator.models.benchmark_runner import BenchmarkPlan, BenchmarkRun, BenchmarkRunner, select
-from herd.coordinator.storage import benchmark_runs
-from herd.coordinator.storage.benchmark_runs import FinishedRun, SentBenchmark
+from herd.coordinator.storage.model_tests import benchmark_runs
+from herd.coordinator.storage.model_tests.benchmark_runs import FinishedRun, SentBenchmark
 from herd.coordinator.storage.writer import TraceStore
 from herd.core.planning.benchmark_stats import compare
 from herd.dashboard.pages.benchmarks import (

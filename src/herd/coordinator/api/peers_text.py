@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from herd.core.state.engine_hosts import EngineHosts
+from herd.core.state.nodes.engine_hosts import EngineHosts
 
 
 class PeersText:

@@ -65,7 +65,7 @@ NEWEST_LATENCIES = """SELECT latency_ms FROM latency_observations WHERE node_id 
     ORDER BY id DESC LIMIT ?"""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TraceFilter:
     """Which traces to return; None means any. `before_id` pages backwards: pass the smallest `id` received so far."""
 

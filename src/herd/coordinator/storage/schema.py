@@ -15,8 +15,9 @@ from __future__ import annotations
 import sqlite3
 from dataclasses import dataclass
 
-from herd.coordinator.storage import conformance, node_history, setting_changes
+from herd.coordinator.storage import node_history, setting_changes
 from herd.coordinator.storage.journal import progress
+from herd.coordinator.storage.model_tests import conformance
 from herd.coordinator.storage.rollups import earlier, tables
 
 SCHEMA_VERSION = 14

@@ -16,7 +16,7 @@ from herd.coordinator.upstream.contract import UpstreamSettings, UpstreamSink
 from herd.coordinator.upstream.hops import hop_line
 from herd.core.state.request import FailureKind
 from herd.http1.contract import Header
-from herd.http1.tcp_options import set_options
+from herd.http1.tcp.options import set_options
 from herd.http1.write_batching import WriteBatcher
 
 SWEEP_EVERY_S: Final = 1.0

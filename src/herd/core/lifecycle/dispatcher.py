@@ -37,7 +37,7 @@ from herd.core.state.events import (
     RequestArrived,
     Ticked,
 )
-from herd.core.state.fleet import Fleet, ModelName, Node, canonical
+from herd.core.state.fleet import Fleet, Node, canonical
 from herd.core.state.live_request import LiveRequest, RequestState, Trigger
 from herd.core.state.liveness import PAUSE_GAP_S
 from herd.core.state.request import Attempt, Failure, FailureKind, Outcome, RequestId, RequestKind
@@ -100,9 +100,6 @@ class Dispatcher:
     def next_wakeup(self) -> float | None:
         """When the next `Ticked` is due; None while there is nothing to check."""
         return self._swept_at + SWEEP_EVERY_S if self.live_requests or self.fleet.nodes else None
-
-    def slots(self, node: Node, model: ModelName, now: float) -> int:
-        return self.placement.free_slots.slots(node, model, now)
 
     def problems(self) -> list[str]:
         """Violated invariants; empty when the state is consistent. Tests call this after every event."""

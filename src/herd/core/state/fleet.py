@@ -16,12 +16,12 @@ from typing import NewType
 
 from herd.core.state.changed_nodes import ChangedNodes
 from herd.core.state.conformance import Certified
-from herd.core.state.engine_hosts import EngineHosts
 from herd.core.state.loads import remember_unloaded
 from herd.core.state.model_index import ModelIndex
 from herd.core.state.nodes import administration
 from herd.core.state.nodes.administration import Administration
 from herd.core.state.nodes.budget import NO_BUDGET, Budget
+from herd.core.state.nodes.engine_hosts import EngineHosts
 from herd.core.state.nodes.machine import Capacity as Capacity
 from herd.core.state.nodes.machine import Disk as Disk
 from herd.core.state.nodes.machine import Gpu as Gpu

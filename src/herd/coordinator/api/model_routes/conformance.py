@@ -13,8 +13,8 @@ from herd import __version__
 from herd.coordinator.api.responses import json_errors, json_response, read_body
 from herd.coordinator.auth.audit import audit_entry
 from herd.coordinator.auth.routes import ApiRoute
-from herd.coordinator.storage import conformance
-from herd.coordinator.storage.conformance import ConformanceResult, StepResult
+from herd.coordinator.storage.model_tests import conformance
+from herd.coordinator.storage.model_tests.conformance import ConformanceResult, StepResult
 from herd.coordinator.storage.writer import TraceStore
 from herd.core.state.conformance import Certified
 from herd.core.state.fleet import Fleet, ModelName, NodeId, canonical

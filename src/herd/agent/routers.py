@@ -1,7 +1,7 @@
-"""Recognises routers and gateways, which answer like engines: herd itself, ollama-herd, LiteLLM, Olla and GPUStack.
+"""Recognises routers, which answer like engines: herd itself, ollama-herd, LiteLLM, Olla and GPUStack.
 
 An agent that announced one as an engine would count its models twice, or send requests around in a circle. A router of
-herd's kind is never an engine. Another gateway is used only if the settings name its URL.
+herd's kind is never an engine. Another router is used only if the settings name its URL.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ HERD = "herd"
 FLEET_PROBE = EngineRequest("GET", "/fleet/limits")
 """No engine has this path. Ours answers with `http.body_max_bytes`, and both with `max_retries`."""
 HEADERS: Mapping[str, str] = MappingProxyType({"x-litellm-": "LiteLLM", "x-olla-": "Olla"})
-"""The beginnings of headers that a gateway adds to its answers."""
+"""The beginnings of headers that a router adds to its answers."""
 OWNERS: Mapping[str, str] = MappingProxyType({"gpustack": "GPUStack", "olla": "Olla"})
-"""`owned_by` of gateways that list the models of other servers."""
+"""`owned_by` of routers that list the models of other servers."""
 
 
-def router(limits: EngineResponse) -> str:
-    """The name of the router that answered `FLEET_PROBE`; empty if none did."""
+def own_router(limits: EngineResponse) -> str:
+    """The name of the router of herd's kind that answered `FLEET_PROBE`; empty if none did."""
     if limits.status in (401, 403) and "x-request-id" in limits.headers:
         return HERD
     if limits.status != 200:
@@ -38,8 +38,8 @@ def router(limits: EngineResponse) -> str:
     return HERD if "http.body_max_bytes" in found else "ollama-herd"
 
 
-def gateway(response: EngineResponse) -> str:
-    """The name of the gateway that sent this answer to an engine's probe; empty for anything else."""
+def other_router(response: EngineResponse) -> str:
+    """The name of the router that sent this answer to an engine's probe; empty for anything else."""
     by_header = (
         name for begin, name in HEADERS.items() if any(header.startswith(begin) for header in response.headers)
     )

@@ -1,0 +1,1 @@
+"""What the operating system knows of a TCP connection, and what can be set."""
