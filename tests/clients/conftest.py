@@ -11,7 +11,7 @@ import pytest
 from fakes.agents.install import Agents, Unavailable, find
 from fakes.agents.stage import Stage
 from fakes.client_targets import Target, client_models
-from fakes.fleet import running_fleet
+from fakes.fleet import running_fleet, settings_of_steady_nodes
 from fakes.ollama.server import FakeOllama
 
 SURROUNDINGS = ("OLLAMA_HOST", "OLLAMA_API_KEY", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy")
@@ -24,7 +24,7 @@ def target(request: pytest.FixtureRequest) -> Iterator[Target]:
         if request.param == "fake":
             yield Target("fake", fake.url, fake)
             return
-        with running_fleet({"alpha": fake}) as fleet:
+        with running_fleet({"alpha": fake}, settings=settings_of_steady_nodes()) as fleet:
             yield Target("coordinator", fleet.url, fake)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from fakes.faults import Counting, Cut, How
-from fakes.fleet import Fleet, Machine, running_fleet, settings_for_tests
+from fakes.fleet import Fleet, Machine, running_fleet, settings_for_tests, settings_of_steady_nodes
 from fakes.llamacpp.engines import LlamaEngine
 from fakes.ollama.continuing_fleet import continuing_fleet
 from fakes.ollama.server import FakeModel, FakeOllama
@@ -60,10 +60,13 @@ def ask(fleet: Fleet, path: str, body: dict[str, Any], headers: dict[str, str] |
 @pytest.fixture(scope="module", params=["ollama", "llama.cpp"])
 def fleet(request: pytest.FixtureRequest) -> Iterator[Fleet]:
     if request.param == "ollama":
-        with FakeOllama([MODEL]) as node, running_fleet({"alpha": node}) as running:
+        with (
+            FakeOllama([MODEL]) as node,
+            running_fleet({"alpha": node}, settings=settings_of_steady_nodes()) as running,
+        ):
             yield running
         return
-    with LlamaEngine() as engine, running_fleet({"alpha": engine}) as running:
+    with LlamaEngine() as engine, running_fleet({"alpha": engine}, settings=settings_of_steady_nodes()) as running:
         yield running
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import typer.main
 
-from fakes.fleet import Fleet, running_fleet
+from fakes.fleet import Fleet, running_fleet, settings_of_steady_nodes
 from fakes.ollama.server import FakeModel, FakeOllama
 from fakes.real_ollama_herd import Unavailable, find_or_install
 from herd.cli.commands import agent, app
@@ -38,7 +38,10 @@ MODELS = ("llama3.2:3b", "qwen2.5:7b")
 def fleet() -> Iterator[Fleet]:
     models = [FakeModel(name=name) for name in MODELS]
     embedding = FakeModel(name="nomic-embed-text", capabilities=("embedding",))
-    with FakeOllama([*models, embedding]) as node, running_fleet({"alpha": node}) as running:
+    with (
+        FakeOllama([*models, embedding]) as node,
+        running_fleet({"alpha": node}, settings=settings_of_steady_nodes()) as running,
+    ):
         yield running
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from fakes.fleet import Fleet, Machine, running_fleet
+from fakes.fleet import Fleet, Machine, running_fleet, settings_of_steady_nodes
 from fakes.ollama.server import FakeModel, FakeOllama
 
 HI = [{"role": "user", "content": "Hi"}]
@@ -26,7 +26,10 @@ def fleet() -> Iterator[Fleet]:
         FakeModel(name="other-half", size_bytes=13 * GB),
         FakeModel(name="huge", size_bytes=60 * GB),
     ]
-    with FakeOllama(models) as node, running_fleet({"alpha": node}, {"alpha": Machine(memory_gb=32.0)}) as running:
+    with (
+        FakeOllama(models) as node,
+        running_fleet({"alpha": node}, {"alpha": Machine(memory_gb=32.0)}, settings_of_steady_nodes()) as running,
+    ):
         yield running
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from fakes.client_targets import client_models
-from fakes.fleet import Fleet, running_fleet
+from fakes.fleet import Fleet, running_fleet, settings_of_steady_nodes
 from fakes.ollama.server import FakeOllama
 
 Json = dict[str, Any]
@@ -32,7 +32,7 @@ def ollama() -> Iterator[FakeOllama]:
 
 @pytest.fixture(scope="module")
 def fleet(ollama: FakeOllama) -> Iterator[Fleet]:
-    with running_fleet({"alpha": ollama}) as running:
+    with running_fleet({"alpha": ollama}, settings=settings_of_steady_nodes()) as running:
         yield running
 
 

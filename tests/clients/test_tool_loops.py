@@ -15,7 +15,7 @@ import openai
 import pydantic
 import pytest
 
-from fakes.fleet import running_fleet
+from fakes.fleet import running_fleet, settings_of_steady_nodes
 from fakes.scripted.engines import KINDS
 from fakes.scripted.process import EngineProcess
 from fakes.scripted.server import MODEL
@@ -153,7 +153,7 @@ def url(kind: str) -> Iterator[str]:
     """A coordinator in front of one engine of this kind."""
     with ExitStack() as stack:
         engine = stack.enter_context(EngineProcess(kind))
-        yield stack.enter_context(running_fleet({"alpha": engine})).url
+        yield stack.enter_context(running_fleet({"alpha": engine}, settings=settings_of_steady_nodes())).url
 
 
 @pytest.mark.parametrize("streams", [False, True], ids=["whole", "streamed"])

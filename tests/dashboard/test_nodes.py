@@ -12,7 +12,7 @@ from herd.coordinator.storage import node_history
 from herd.core.state.fleet import Liveness, Loaded, Node, Pressure, canonical
 from herd.core.state.queues import Queue, Work
 from herd.core.state.request import RequestId
-from herd.dashboard.fleet_summary import FleetSummary, summarize_fleet
+from herd.dashboard.fleet_summary import PLANNED_ABSENCES, SERVING, FleetSummary, summarize_fleet
 from herd.dashboard.nodes import STATES, NodeCard, node_card
 
 
@@ -70,6 +70,11 @@ def test_a_card_has_the_time_until_each_model_is_unloaded(expires_at: str, left_
 
 def named(name: str, made: NodeCard) -> NodeCard:
     return type(made)(**{field: getattr(made, field) for field in made.__struct_fields__} | {"node_id": name})
+
+
+def test_the_summary_mentions_every_state_in_which_a_node_serves_nothing() -> None:
+    mentioned = SERVING | {state for state, _ in PLANNED_ABSENCES} | {"gone"}
+    assert mentioned == set(STATES)
 
 
 def test_the_summary_counts_the_online_nodes_and_names_the_others() -> None:

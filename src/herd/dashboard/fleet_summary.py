@@ -11,7 +11,12 @@ from herd.text import join_names, number
 
 SERVING = frozenset({"online", "busy", "degraded", "waking"})
 """States in which a node may get requests."""
-PLANNED_ABSENCES = (("yielding", "paused for local use"), ("draining", "draining"), ("asleep", "asleep"))
+PLANNED_ABSENCES = (
+    ("yielding", "paused for local use"),
+    ("paused", "paused by an administrator"),
+    ("draining", "draining"),
+    ("asleep", "asleep"),
+)
 """States in which a node serves no requests although nothing is wrong."""
 
 

@@ -192,5 +192,5 @@ def test_seconds_of_a_state_add_up_within_a_bucket(database: sqlite3.Connection)
 
 
 def test_every_state_of_a_node_is_counted(tmp_path: Path) -> None:
-    from_model_infos = {"online", "busy", "degraded", "yielding", "asleep", "waking", "draining", "gone"}
+    from_model_infos = {"online", "busy", "degraded", "yielding", "paused", "asleep", "waking", "draining", "gone"}
     assert {state for state, _ in node_history.COUNTED_AS} == from_model_infos
