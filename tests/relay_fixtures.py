@@ -29,9 +29,10 @@ from herd.core.state.served_paths import ServedPath
 from herd.dialects import Dialect, Timestamp
 from herd.dialects.ollama import DIALECT
 from herd.discover import discover
-from herd.engines import Engine
+from herd.engines import Engine, EngineRequest
 from herd.engines.ollama import ENGINE
 from herd.http1.contract import Header
+from herd.protocols.conversation import Conversation
 from http_fixtures import LOOPS
 
 TIMESTAMP = Timestamp("2026-11-23T09:13:03.960297886Z", 1795338783)
@@ -45,6 +46,19 @@ class TranslatedEngine(type(ENGINE)):  # type: ignore[misc]
 
     def served_path(self, path: str, version: str = "") -> ServedPath | None:
         return None
+
+    def older_requests(self, conversation: Conversation) -> tuple[EngineRequest, ...]:
+        """None: it has every path that a translation asks, although it serves none of them to clients."""
+        return ()
+
+
+class OlderEngine(TranslatedEngine):
+    """The same, in a version that has none of the newer paths that a translation asks either."""
+
+    kind = "older"
+
+    def older_requests(self, conversation: Conversation) -> tuple[EngineRequest, ...]:
+        return ENGINE.older_requests(conversation)
 
 
 class Client:
@@ -214,6 +228,7 @@ async def a_relay_setup(
     pool = Pool(upstream or UpstreamSettings(), loop)
     engines: dict[str, Engine] = {engine.kind: engine for engine in discover(herd.engines, Engine, "ENGINE")}  # type: ignore[type-abstract]
     engines["other"] = TranslatedEngine()
+    engines["older"] = OlderEngine()
     wait_comments = WaitComments(
         WaitCommentSettings(), loop, lambda: queue_positions(dispatcher, loop.time()), driver.contain
     )
