@@ -21,8 +21,8 @@ from herd.dialects.openai import DIALECT as OPENAI
 from relay_fixtures import TURN, Client, RelaySetup, a_relay_setup, run
 
 KINDS = ("llamacpp", "lmstudio", "ollama", "openai", "vllm", "other", "older")
-"""Engine kinds. Every request to "other" is translated to Ollama's API, and to "older" for an Ollama without /api/embed:
-its vectors get the length 1 that /api/embed gives them."""
+"""Engine kinds. Every request to "other" is translated to Ollama's API, and every request to "older" to the API of an
+Ollama without /api/embed: its vectors get the length 1 that /api/embed gives them."""
 
 PARTS = 6
 
