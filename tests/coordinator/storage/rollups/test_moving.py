@@ -27,12 +27,33 @@ BINS = """INSERT INTO rollup_{size}_bins SELECT CAST(timestamp / {seconds} AS IN
     WHERE kind <> 'info' AND status = 'completed' AND t.id <= ? GROUP BY 1, 2"""
 
 
+EARLIER_VERSION = 11
+"""The last schema with roll-ups instead of sums."""
+
+
+def upgrade(connection: sqlite3.Connection, version: int) -> None:
+    for step in schema.STEPS:
+        if schema.version_of(connection) < step.version <= version:
+            schema.apply(connection, step)
+
+
+def write_traces(connection: sqlite3.Connection, newest: Path) -> None:
+    """A day of traces, made in a database with the newest schema: only the columns that this older one has."""
+    with closing(sqlite3.connect(newest, isolation_level=None)) as source:
+        upgrade(source, schema.SCHEMA_VERSION)
+        write_day(source, Day(MIDNIGHT, seed=4, requests=900))
+    columns = ", ".join(name for (name,) in connection.execute(schema.COLUMN_NAMES, ("request_traces",)))
+    connection.execute("ATTACH ? AS newest", (str(newest),))
+    connection.execute(f"INSERT INTO request_traces ({columns}) SELECT {columns} FROM newest.request_traces")
+    connection.execute("DETACH newest")
+
+
 def an_older_database(path: Path, rolled_up: int) -> None:
     """A day of traces; the first ones are in the roll-ups of schema 11."""
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
-        for step in schema.STEPS[:-1]:
-            schema.apply(connection, step)
-        write_day(connection, Day(MIDNIGHT, seed=4, requests=900))
+        upgrade(connection, EARLIER_VERSION)
+        assert connection.execute("SELECT name FROM sqlite_master WHERE name LIKE 'sum%'").fetchall() == []
+        write_traces(connection, path.with_name("newest.db"))
         connection.execute(
             "INSERT INTO rollup_keys (node_id, model, app_kind, app) "
             "SELECT DISTINCT node_id, model, 'tag', 'an app' FROM request_traces"
@@ -48,9 +69,12 @@ def an_older_database(path: Path, rolled_up: int) -> None:
         connection.execute("UPDATE rollup_progress SET trace_id = ?", (rolled_up,))
 
 
+@pytest.mark.parametrize("opened_before", [EARLIER_VERSION, 12])
 @pytest.mark.parametrize("deleted", [0, 300])
 @pytest.mark.parametrize("rolled_up", [0, 500, 10**6])
-def test_every_trace_is_counted_once_after_the_move(tmp_path: Path, deleted: int, rolled_up: int) -> None:
+def test_every_trace_is_counted_once_after_the_move(
+    tmp_path: Path, deleted: int, rolled_up: int, opened_before: int
+) -> None:
     path = tmp_path / "latency.db"
     an_older_database(path, rolled_up)
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
@@ -59,6 +83,10 @@ def test_every_trace_is_counted_once_after_the_move(tmp_path: Path, deleted: int
             "WHERE kind <> 'info'"
         ).fetchone()
         connection.execute("DELETE FROM request_traces WHERE id <= ?", (deleted if rolled_up else 0,))
+        upgrade(connection, opened_before)
+        # A coordinator of schema 12 stopped in the middle of the move.
+        if opened_before > EARLIER_VERSION:
+            assert all(moving.advance(connection, 37) for _ in range(3 if rolled_up else 0))
     with closing(open_for_writing(path, 1.0)) as connection:
         # Traces are added and roll-ups are moved in turns, a few at a time, as on a busy coordinator.
         while advance.advance(connection, NOW, 100) | moving.advance(connection, 37):
