@@ -115,6 +115,12 @@ def test_the_list_of_models_and_its_strict_client_have_the_badges_also_after_a_r
                 engine.join(fleet, "one", [MODEL])
                 if is_first:
                     certify(client(fleet), "m", "one", None, True)
+                    assert fleet.get("/v1/models")["data"][0]["conformance"]
+                    step = {"name": "usage", "passed": True, "badges": ["JSON"]}
+                    client(fleet).post(PATH, {"model": "m", "node_id": "one", "steps": [step]})
+                    [badge] = fleet.get("/v1/models")["data"][0]["conformance"]
+                    assert badge["works_with"] == ["JSON"], "a list of the same second is not repeated"
+                    certify(client(fleet), "m", "one", None, True)
                 with openai.OpenAI(base_url=f"{fleet.url}/v1", api_key="x") as sdk:
                     [listed] = sdk.models.list().data
                 [badge] = listed.to_dict()["conformance"]

@@ -64,6 +64,7 @@ class ConformanceApi:
             )
             by_model[ModelName(model)] = (*by_model.get(ModelName(model), ()), certified)
         self._fleet.certified = by_model
+        self._fleet.version += 1  # lists of models are cached until it changes
 
     @property
     def routes(self) -> list[ApiRoute]:
