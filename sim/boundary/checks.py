@@ -120,7 +120,9 @@ class History:
         live_request, node = core.live_requests[request_id], core.fleet.nodes[node_id]
         queue = core.waiting.queues.of_node(node_id).get(live_request.request.model)
         running = len(queue.in_flight) if queue is not None else 0
-        return live_request.needs_budget and running >= core.slots(node, live_request.request.model, now)
+        return live_request.needs_budget and running >= core.placement.free_slots.slots(
+            node, live_request.request.model, now
+        )
 
     # --- for every row ---
 
