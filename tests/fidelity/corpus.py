@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -102,6 +102,14 @@ def lengthened(sample: Sample) -> Sample:
     else:
         body["input"] = long + "Say hi."
     return Sample(sample.endpoint, body, (*sample.fields, "a long prompt"))
+
+
+def without_window(sample: Sample) -> Sample:
+    """The same request without `num_ctx`: the engine that answers directly then reads the whole prompt."""
+    if "num_ctx" not in sample.body.get("options", {}):
+        return sample
+    options = {name: value for name, value in sample.body["options"].items() if name != "num_ctx"}
+    return replace(sample, body={**sample.body, "options": options})
 
 
 def _sample(endpoint: Endpoint, fields: Json, streams: bool) -> Sample:

@@ -45,10 +45,14 @@ class Pair:
 
     def both(self, sample: Sample, limit_bytes: int = ANSWER_MAX_BYTES) -> tuple[Outcome, Outcome]:
         """The engine's own answer, and the one through herd."""
+        return self.direct(sample, limit_bytes), self.through(sample, limit_bytes)
+
+    def direct(self, sample: Sample, limit_bytes: int = ANSWER_MAX_BYTES) -> Outcome:
         role = sample.endpoint.model
-        model = self.models[role]
-        direct = ask_for(self.direct_port[role], sample, model, limit_bytes)
-        return direct, ask_for(self.herd_port, sample, model, limit_bytes)
+        return ask_for(self.direct_port[role], sample, self.models[role], limit_bytes)
+
+    def through(self, sample: Sample, limit_bytes: int = ANSWER_MAX_BYTES) -> Outcome:
+        return ask_for(self.herd_port, sample, self.models[sample.endpoint.model], limit_bytes)
 
 
 @contextmanager
