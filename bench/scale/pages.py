@@ -11,7 +11,6 @@ from bench.scale.history import KEYS, MODELS, MODELS_PER_NODE, NODES
 from herd.coordinator.api import charts, overview, recommendations
 from herd.coordinator.storage import (
     audit_log,
-    benchmark_runs,
     chart_queries,
     health_queries,
     learned_state,
@@ -21,6 +20,7 @@ from herd.coordinator.storage import (
     uptime_queries,
     usage_queries,
 )
+from herd.coordinator.storage.model_tests import benchmark_runs
 from herd.coordinator.storage.queries import TraceFilter
 from herd.core.state.fleet import ModelName, NodeId
 

@@ -13,6 +13,7 @@ from collections import deque
 from types import MappingProxyType
 
 from herd.coordinator.storage import node_history
+from herd.coordinator.storage.rollups.trim import BEFORE_ALL
 from herd.coordinator.storage.rollups.trim import trim as trim_sums
 from herd.coordinator.storage.store_settings import StoreSettings
 from herd.steady_time import JUMP_MIN_S, SteadyTime
@@ -62,7 +63,7 @@ class Retention:
         """Whether the times of earlier runs may be wrong."""
         self._agrees_since_s = 0.0
         """Monotonic time since which the wall clock has been the believed time."""
-        self._trimmed_subject = 0
+        self._trimmed_subject = BEFORE_ALL
         """The sums of subjects up to this id are trimmed in this round."""
         self._marks: dict[str, deque[tuple[float, int]]] = {table: deque(maxlen=MARKS_MAX) for table in TABLES}
         """For each table: monotonic times, and the id of the newest row at that time."""
@@ -102,7 +103,7 @@ class Retention:
         days = (settings.minutes_days, settings.hours_days)
         is_more = node_history.trim(connection, now_s, *days) or is_more
         trimmed = trim_sums(connection, now_s, *days, self._trimmed_subject)
-        self._trimmed_subject = trimmed or 0
+        self._trimmed_subject = BEFORE_ALL if trimmed is None else trimmed
         return is_more or trimmed is not None
 
     def _delete_old(

@@ -45,7 +45,8 @@ def joined(answers: Sequence[bytes]) -> bytes:
             vectors.append(_normalized(_ANSWER.decode(answer).embedding))
         except (msgspec.DecodeError, UnicodeDecodeError):
             return answer
-    return msgspec.json.encode({"embeddings": [vector for vector in vectors if vector]})
+    # One empty vector among others keeps its place, because clients match vectors and texts by position.
+    return msgspec.json.encode({"embeddings": vectors if any(vectors) else []})
 
 
 def _normalized(vector: list[float]) -> list[float]:

@@ -171,9 +171,18 @@ def test_old_buckets_are_deleted_minutes_first(database: sqlite3.Connection) -> 
 def trim_all(database: sqlite3.Connection, now: float) -> None:
     while node_history.trim(database, now, minutes_days=16.0, hours_days=400.0):
         pass
-    after: int | None = 0
+    after: int | None = trim.BEFORE_ALL
     while after is not None:
         after = trim.trim(database, now, 16.0, 400.0, after)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: str(kind.number))
+def test_old_sums_beyond_the_limit_of_subjects_are_deleted(database: sqlite3.Connection, kind: Kind) -> None:
+    database.execute(
+        "INSERT INTO sums (kind, size, subject, bucket) VALUES (?, 3600, ?, 3600)", (kind.number, kind.beyond_limit)
+    )
+    trim_all(database, now=MIDNIGHT)
+    assert database.execute("SELECT * FROM sums WHERE bucket = 3600").fetchall() == []
 
 
 def test_seconds_of_a_state_add_up_within_a_bucket(database: sqlite3.Connection) -> None:

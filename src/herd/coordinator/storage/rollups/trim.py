@@ -27,6 +27,8 @@ _DELETE_OLD = (
 )
 _SIZES = f"({MINUTE_S}, {HOUR_S}, {DAY_S})"
 _RESERVED_MAX = max(kind.beyond_limit for kind in KINDS)
+BEFORE_ALL = min(0, min(kind.beyond_limit for kind in KINDS) - 1)
+"""Every subject's id is above this, also the reserved ones."""
 _DELETE_UNUSED = f"""DELETE FROM sum_subjects WHERE id > MAX(?, {_RESERVED_MAX}) AND id <= ? AND NOT EXISTS (
     SELECT 1 FROM sums r WHERE r.kind = sum_subjects.kind AND r.size IN {_SIZES}
         AND r.subject = sum_subjects.id)"""  # noqa: S608 - only constants
