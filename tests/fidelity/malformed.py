@@ -25,7 +25,7 @@ WRONG: tuple[Any, ...] = (
 TIMES = frozenset(("keep_alive",))
 """Fields whose number would make an engine load its models again and again, or never again; other values are sent.
 
-A real Ollama was asked with numbers of every size too (5,440 requests): it refused or answered each, and none hung it.
+A real Ollama was asked with numbers of every size in a run of its own: it refused or answered each, and none hung it.
 """
 LIMITS = frozenset(("max_tokens", "max_completion_tokens", "max_output_tokens", "options"))
 """Fields whose wrong value may mean that the answer never ends: such an answer is streamed, so that it can be cut."""
