@@ -12,6 +12,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -81,7 +82,8 @@ class RealOllama:
         runners = self.runners()
         self.child.stop()
         for runner in runners:
-            if runner.is_running():
+            # A runner ends by itself when its server ends, also between a question whether it runs and the signal.
+            with suppress(psutil.NoSuchProcess):
                 runner.kill()
         psutil.wait_procs(runners, timeout=10)
         self._folder.cleanup()

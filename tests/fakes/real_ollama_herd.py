@@ -19,6 +19,8 @@ from fakes.llamacpp.tiny_gguf import cache_folder
 VERSION = "0.11.4"
 PACKAGE = f"ollama-herd=={VERSION}"
 INSTALL_LIMIT_S = 600.0
+INSTALLED = "installed"
+"""A file that is written last: pip writes the programs before it has written all packages."""
 
 
 class Unavailable(Exception):
@@ -30,7 +32,7 @@ def folder() -> Path:
 
 
 def is_installed() -> bool:
-    return (folder() / "bin" / "herd-node").exists()
+    return (folder() / INSTALLED).exists()
 
 
 def find_or_install() -> Path:
@@ -38,10 +40,23 @@ def find_or_install() -> Path:
     programs = folder() / "bin"
     if not is_installed():
         if os.environ.get("CI", "").lower() != "true":
-            command = f"python3 -m venv {folder()} && {programs}/pip install {PACKAGE}"
+            command = f"python3 -m venv {folder()} && {programs}/pip install {PACKAGE} && touch {folder()}/{INSTALLED}"
             raise Unavailable(f"{PACKAGE} is not installed; to test with it: {command}")
-        _install(folder())
+        with _one_installation_at_a_time(folder()):
+            if not is_installed():
+                _install(folder())
     return programs
+
+
+@contextmanager
+def _one_installation_at_a_time(target: Path) -> Iterator[None]:
+    """Each test process asks for the programs, and two of them must not write into one environment at once."""
+    import fcntl  # noqa: PLC0415  # CI runs on Linux only; Windows has no such module.
+
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with target.with_name(f"{target.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _install(target: Path) -> None:
@@ -50,6 +65,7 @@ def _install(target: Path) -> None:
     done = subprocess.run(pip, capture_output=True, text=True, timeout=INSTALL_LIMIT_S, check=False)
     if done.returncode:
         raise Unavailable(f"{PACKAGE} cannot be installed: {done.stderr.strip()[-500:]}")
+    (target / INSTALLED).touch()
 
 
 def environment(home: Path, **more: str) -> dict[str, str]:

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -87,7 +87,8 @@ def a_show(*flags: str) -> Iterator[Show]:
                 process.terminate()
                 process.wait(PATIENCE_S)
             for stray in show.left():
-                stray.kill()
+                with suppress(psutil.NoSuchProcess):
+                    stray.kill()
 
 
 @real
