@@ -17,7 +17,7 @@ from herd.core.state.fleet import NO_ABILITIES, EngineAbilities, ModelInfo
 from herd.core.state.request import FailureKind
 from herd.core.state.served_paths import ServedPath, served_path
 from herd.protocols.conversation import Conversation, Delta
-from herd.protocols.engine_errors import blames_request
+from herd.protocols.engine_errors import blames_request, tells_crash
 
 
 class EngineRequest(NamedTuple):
@@ -234,6 +234,8 @@ class Engine(ABC):
             return FailureKind.BUSY
         if self.is_model_missing(status, body):
             return FailureKind.MODEL_MISSING
+        if status >= 500 and tells_crash(body):
+            return FailureKind.MODEL_CRASHED
         if is_continuation:
             return FailureKind.CANNOT_CONTINUE
         if status in (401, 403):

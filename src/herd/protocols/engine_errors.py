@@ -152,6 +152,11 @@ def blames_request(body: bytes) -> bool:
     return _UNREADABLE_REQUEST.search(body) is not None
 
 
+def tells_crash(body: bytes) -> bool:
+    """Whether an error says that the process of the model died, and not for want of memory on this node."""
+    return _CRASHED.search(body) is not None and not _OUT_OF_MEMORY.search(body)
+
+
 class _Details(msgspec.Struct, kw_only=True):
     """The object in which most servers describe an error."""
 
@@ -230,6 +235,12 @@ _UNREADABLE_REQUEST = re.compile(
 """llama.cpp's and Ollama's words for messages, tools, options and formats of a wrong type (found by `tests/fidelity`),
 and for an image or another input that the model cannot read, whatever kind of server forwards them.
 "Failed to parse input" is about the model's answer."""
+_CRASHED = re.compile(
+    rb"process (?:has terminated|no longer running)|has unexpectedly stopped|while running the model: unexpected EOF"
+    rb"|model has crashed"
+)
+"""The words of Ollama's versions for a runner that died while it loaded or generated, and those of LM Studio."""
+_OUT_OF_MEMORY = re.compile(rb"memory|alloc", re.IGNORECASE)
 _FIELD = re.compile(rb"^(?:data|error):[ ]?(.*)$", re.MULTILINE)
 _UNWRAPPED_MAX = 3
 """How often a message that is itself JSON is read: Ollama puts the error of its runner into a string."""

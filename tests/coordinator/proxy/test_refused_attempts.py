@@ -8,9 +8,10 @@ import pytest
 
 from builders import a_model_info, an_engine
 from herd.coordinator.proxy.refused_attempts import classify_error
+from herd.core.lifecycle.poison_requests import is_crash
 from herd.core.state.commands import Dispatch
 from herd.core.state.fleet import ModelName, NodeId
-from herd.core.state.request import Failure, RequestId
+from herd.core.state.request import Failure, FailureKind, RequestId
 from herd.engines import Engine
 from herd.engines.llamacpp import ENGINE as LLAMACPP
 from herd.engines.lmstudio import ENGINE as LMSTUDIO
@@ -76,6 +77,32 @@ def test_a_request_that_an_engine_cannot_read_is_400_and_not_a_failure_of_its_no
 def test_an_answer_that_an_engine_cannot_read_is_a_failure_of_its_node(message: str) -> None:
     body = json.dumps({"error": {"code": 500, "message": message, "type": "server_error"}}).encode()
     assert isinstance(classify_error(LLAMACPP, a_dispatch("llamacpp"), 500, [], body, False), Failure)
+
+
+@pytest.mark.parametrize(
+    ("engine", "message"),
+    [
+        (OLLAMA, "llama-server process has terminated: signal: aborted"),
+        (OLLAMA, "llama runner process has terminated: exit status 2"),
+        (OLLAMA, "llama runner process no longer running: 1 error"),
+        (OLLAMA, "model runner has unexpectedly stopped, this may be due to resource limitations"),
+        (OLLAMA, "an error was encountered while running the model: unexpected EOF"),
+        (LMSTUDIO, "The model has crashed without additional information. (Exit code: 6)"),
+    ],
+)
+def test_a_model_that_died_is_evidence_against_the_request(engine: Engine, message: str) -> None:
+    body = json.dumps({"error": message}).encode()
+    for is_continuation in (False, True):
+        failure = classify_error(engine, a_dispatch(engine.kind), 500, [], body, is_continuation)
+        assert isinstance(failure, Failure) and failure.kind is FailureKind.MODEL_CRASHED and is_crash(failure)
+        assert failure.engine_text == message
+
+
+def test_a_model_that_died_for_want_of_memory_is_only_a_failure_of_its_node() -> None:
+    for cause in ("cudaMalloc failed: out of memory", "error loading model: unable to allocate CUDA0 buffer"):
+        body = json.dumps({"error": f"llama runner process has terminated: {cause}"}).encode()
+        failure = classify_error(OLLAMA, a_dispatch("ollama"), 500, [], body, False)
+        assert isinstance(failure, Failure) and failure.kind is FailureKind.SERVER_ERROR
 
 
 def test_other_server_errors_are_failures_of_the_node() -> None:

@@ -258,8 +258,9 @@ def test_an_orderly_close_without_the_end_marker_is_a_failure() -> None:
         (whole(b""), FailureKind.TRUNCATED),
         (
             whole(b'{"error":"llama runner process has terminated"}', "500 Internal Server Error"),
-            FailureKind.SERVER_ERROR,
+            FailureKind.MODEL_CRASHED,
         ),
+        (whole(b'{"error":"failed to decode"}', "500 Internal Server Error"), FailureKind.SERVER_ERROR),
         (whole(b'{"error":"server busy"}', "503 Service Unavailable"), FailureKind.BUSY),
         (whole(b'{"error":"model \'m\' not found"}', "404 Not Found"), FailureKind.MODEL_MISSING),
         (whole(b"", "401 Unauthorized"), FailureKind.UNAUTHORIZED),
@@ -581,7 +582,7 @@ def test_an_engine_error_before_the_first_byte_causes_a_retry(kind: str) -> None
             a_relay_setup({"bad": bad.url, "good": good.url}, kind=kind) as setup,
         ):
             assert (await setup.answered()).is_whole
-            assert setup.outcomes == [RETRIED, COMPLETED] and first_failure(setup) is FailureKind.SERVER_ERROR
+            assert setup.outcomes == [RETRIED, COMPLETED] and first_failure(setup) is FailureKind.MODEL_CRASHED
 
     run(test)
 

@@ -382,6 +382,27 @@ def test_evidence_of_several_requests_with_the_same_body_adds_up() -> None:
     assert refused.refusal.code == "poison_suspected"
 
 
+def test_a_request_whose_own_options_kill_the_model_is_refused_after_two_crashes_and_no_node_is_quarantined() -> None:
+    world = two_nodes()
+    beat(world, "gamma", "delta")
+    failure = Failure(
+        kind=FailureKind.MODEL_CRASHED, fingerprint=78, has_own_options=True, engine_text="the process has terminated"
+    )
+    world.arrives("r1")
+    world.feed(AttemptFailed(world.now, RequestId("r1"), 1, failure))
+    commands = world.feed(AttemptFailed(world.now, RequestId("r1"), 2, failure))
+    [ended] = [command.refusal for command in commands if isinstance(command, Refuse)]
+    assert (ended.status, ended.code) == (502, "poison_suspected")
+    assert ended.message.startswith("the process has terminated; ")
+    for number in range(6):
+        [again, *_] = world.arrives(f"again{number}", fingerprint=78)
+        assert isinstance(again, Refuse) and again.refusal.code == "poison_suspected"
+    model = world.dispatcher.fleet.model_names[0]
+    assert not any(
+        world.dispatcher.liveness.quarantined_until(node_id, model) for node_id in world.dispatcher.fleet.nodes
+    )
+
+
 # --- alarms ---
 
 

@@ -43,6 +43,7 @@ from herd.engines import Engine, EngineRequest, EngineResponse
 from herd.errors import HerdError, Refusal
 from herd.http1.contract import Exchange, Header
 from herd.protocols.conversation import ParsedRequest
+from herd.protocols.engine_errors import tells_crash
 from herd.protocols.valid_text import valid_text
 
 _IDLE: Final = 0
@@ -263,7 +264,8 @@ class Relay:
             self._feed_finished(Counters(), status)
             self._send_refusal(Refusal(status, "invalid_request", error.message))
         else:
-            self._fail(FailureKind.SERVER_ERROR, "the answer ended with an error", engine_text=error.message)
+            kind = FailureKind.MODEL_CRASHED if tells_crash(error.body) else FailureKind.SERVER_ERROR
+            self._fail(kind, "the answer ended with an error", engine_text=error.message)
 
     def on_end(self) -> None:
         self._upstream = None
@@ -457,10 +459,18 @@ class Relay:
             bytes_forwarded=self._client.forwarded_bytes,
             status=self._status or None,
             fingerprint=hash(self._parsed.body) if is_crash(failure) else 0,
+            has_own_options=is_crash(failure) and self._has_own_options,
             continuation_kinds=self._client.continuation_kinds(),
         )
         driver = self._dependencies.driver
         driver.feed(AttemptFailed(driver.now(), self._request_id, self._dispatch.attempt, failure))
+
+    @property
+    def _has_own_options(self) -> bool:
+        """Whether the node got options of the client that decide how it starts the model."""
+        options = self._dispatch.options
+        is_changed = options is not None and (options.drops_options or options.window_tokens is not None)
+        return not is_changed and (self._parsed.has_runner_options or self._parsed.window_tokens is not None)
 
     # --- the client ---
 

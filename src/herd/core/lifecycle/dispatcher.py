@@ -123,7 +123,7 @@ class Dispatcher:
             self.placement.refuse(live_request, Trigger.ARRIVED, event.at, refusals.DRAINING, out)
             return
         if request.fingerprint and (blocked_s := self.poisons.blocked_s(request.fingerprint, event.at)):
-            refusal = refusals.poisonous(blocked_s, is_repeated=True)
+            refusal = refusals.poisonous(blocked_s)
             self.placement.refuse(live_request, Trigger.ARRIVED, event.at, refusal, out)
             return
         self.placement.place(live_request, Trigger.ARRIVED, event.at, out)
@@ -208,13 +208,14 @@ class Dispatcher:
         if not is_crash(failure):
             return False
         live_request.fingerprint = failure.fingerprint
-        weight = crash_weight(attempt, self.waiting.queues, self.liveness)
+        weight = crash_weight(attempt, failure, self.waiting.queues, self.liveness)
         return self.poisons.record_crash(failure.fingerprint, failure.bytes_forwarded, weight, now)
 
     def _refuse_poisonous(self, live_request: LiveRequest, attempt: Attempt, now: float, out: list[Command]) -> None:
         for node_id in {*live_request.tried, attempt.node_id}:
             self.liveness.reduce_penalty(node_id, attempt.model)
-        self.placement.refuse(live_request, Trigger.FAILED_FINAL, now, refusals.poisonous(BLOCKED_S), out)
+        refusal = refusals.poisonous(BLOCKED_S, attempt.failure)
+        self.placement.refuse(live_request, Trigger.FAILED_FINAL, now, refusal, out)
 
     def _can_continue(self, live_request: LiveRequest, attempt: Attempt, failure: Failure, now: float) -> bool:
         """Whether another node can continue the answer, now or soon."""

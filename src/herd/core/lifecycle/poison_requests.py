@@ -2,7 +2,8 @@
 
 An engine that dies says nothing about the request that it processed: it may have run out of memory for another one, or
 its owner stopped it. So several engines must have died at the same place of the same request. A crash counts in full if
-the request was alone there and nothing else had failed there, else half.
+the request was alone there and nothing else had failed there, else half. It counts more if the client itself chose how
+the model runs: some values of `num_batch` or `num_thread` kill the process of every Ollama that gets them.
 """
 
 from __future__ import annotations
@@ -22,19 +23,23 @@ PROOF = 6
 """Weight at which a request is refused: three crashes that count in full."""
 ALONE_WEIGHT = 2
 COMPANY_WEIGHT = 1
+OWN_OPTIONS_WEIGHT = 3
+"""Two crashes with options of the client are proof, on one node or on two."""
 
-_CRASHES = (FailureKind.RESET, FailureKind.CLOSED)
+_CRASHES = (FailureKind.RESET, FailureKind.CLOSED, FailureKind.MODEL_CRASHED)
 
 
 def is_crash(failure: Failure) -> bool:
-    """Whether the engine closed the connection, as it does when it dies."""
+    """Whether the engine closed the connection, as it does when it dies, or says that its model has died."""
     return failure.kind in _CRASHES
 
 
-def crash_weight(attempt: Attempt, queues: Queues, liveness: LivenessTracker) -> int:
+def crash_weight(attempt: Attempt, failure: Failure, queues: Queues, liveness: LivenessTracker) -> int:
     """How much a crash says about the request. Called before the crash is counted against the node."""
     running = sum(len(queue.in_flight) for queue in queues.of_node(attempt.node_id).values())
     is_alone = attempt.is_alone and running <= 1
+    if is_alone and failure.has_own_options:
+        return OWN_OPTIONS_WEIGHT
     return ALONE_WEIGHT if is_alone and liveness.is_healthy(attempt.node_id, attempt.model) else COMPANY_WEIGHT
 
 

@@ -72,6 +72,7 @@ def first_byte_timeout_s(settings: RetrySettings, stream: bool, prompt_tokens: i
 
 _STRIKES = (
     FailureKind.SERVER_ERROR,
+    FailureKind.MODEL_CRASHED,
     FailureKind.GARBAGE,
     FailureKind.TRUNCATED,
     FailureKind.STALLED,

@@ -90,14 +90,19 @@ def not_labelled(request: Request, decision: Decision | None, labelled: list[Nod
     return Refusal(404, "model_not_found", message)
 
 
-def poisonous(blocked_s: float, is_repeated: bool = False) -> Refusal:
-    """502: engines crashed at the same place of this request. `blocked_s` is for how long it is refused."""
+def poisonous(blocked_s: float, last: Failure | None = None) -> Refusal:
+    """502: engines crashed at the same place of this request. `blocked_s` is for how long it is refused.
+
+    `last` is the crash that proved it; None if it was proven before.
+    """
     minutes = max(1, round(blocked_s / 60.0))
-    when = "before" if is_repeated else "while processing this request"
+    when = "before" if last is None else "while processing this request"
     message = (
         f"engines crashed at the same place of this same request {when}, each time without another cause; it is "
         f"refused for {minutes} min: change it, or try again then"
     )
+    if last is not None and last.engine_text:
+        message = f"{last.engine_text}; {message}"
     return Refusal(502, "poison_suspected", message, retry_after_s=blocked_s)
 
 
@@ -142,6 +147,8 @@ def after_failure(failure: Failure) -> Refusal:
         return Refusal(400, "unsupported_field", text)
     if failure.kind is FailureKind.INTERNAL:
         return INTERNAL_ERROR
+    if failure.kind is FailureKind.MODEL_CRASHED:
+        return Refusal(502, "model_crashed", f"the model stopped on its node: {text}")
     if failure.kind is FailureKind.MODEL_MISSING:
         return Refusal(404, "model_not_found", f"the model is no longer on the node that had it: {text}")
     if failure.status == LOOP_DETECTED:

@@ -102,6 +102,8 @@ class FailureKind(Enum):
     TRUNCATED = "truncated"
     GARBAGE = "garbage"
     SERVER_ERROR = "server_error"
+    MODEL_CRASHED = "model_crashed"
+    """The process that runs the model died; the engine itself is there and says so."""
     BUSY = "busy"
     MODEL_MISSING = "model_missing"
     UNAUTHORIZED = "unauthorized"
@@ -136,7 +138,9 @@ class Failure:
     continuation_kinds: frozenset[str] = frozenset()
     """Kinds of engines that can continue the forwarded part of the answer; empty if none can."""
     fingerprint: int = 0
-    """A salted hash of the request's body, if the node closed the connection."""
+    """A salted hash of the request's body, if the engine or its model died."""
+    has_own_options: bool = False
+    """The client itself chose how the model runs (`num_batch` and others), and the node got these options."""
     prompt_tokens: int = 0
     """The engine's token count of the prompt, if it refused the prompt as too long."""
 
