@@ -259,7 +259,8 @@ def engines() -> str:
         "The agent also looks for an Ollama on the ports 11435 to 11440: a second one for another graphics card, "
         "or one that another product has moved. Each further engine of a kind is a node of its own, named after "
         "the machine and the engine's port (`box:11436`), with its own slots, models, learned speeds and "
-        "failures; a request can name it in `X-Herd-Node`. Pausing, draining or removing `box` includes it. An "
+        "failures; `X-Herd-Node: box:11436` selects it, and `X-Herd-Node: box` any engine of the machine. "
+        "Pausing, draining or removing `box` includes it. An "
         "Ollama that is limited to certain graphics cards (`CUDA_VISIBLE_DEVICES`) is reported with those only, "
         "if the agent may read its environment.",
         "`FLEET_NODE_ENGINES` lists the engines of a machine instead of detecting them. An entry is a URL, with the "

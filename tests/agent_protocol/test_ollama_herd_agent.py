@@ -148,6 +148,15 @@ def test_report_has_the_values_that_the_agent_sent() -> None:
     assert model_info.modified_at == META["modified_at"] and model_info.capabilities == {"completion", "tools"}
 
 
+def test_a_model_that_lists_no_thinking_lacks_it_and_nothing_else() -> None:
+    """Ollama refuses thinking with 400; of the other capabilities its list, which the agent passes on, has too few."""
+    assert ollama_model(sent()).lacks == {"thinking"}
+    described = deepcopy(SENT)
+    for capabilities, lacks in (([], set()), (None, set()), (["completion", "thinking"], set())):
+        described["ollama"]["models_available_meta"] = {"llama3.2:3b": {**META, "capabilities": capabilities}}
+        assert ollama_model(decode(json.dumps(described).encode(), NODE_IP)).lacks == lacks
+
+
 @pytest.mark.parametrize("path", [path for path in FIELDS if path not in NAMES], ids=str)
 @pytest.mark.parametrize("is_null", [True, False], ids=["null", "missing"])
 def test_every_optional_value_may_be_null_or_missing(path: tuple[str | int, ...], is_null: bool) -> None:

@@ -135,6 +135,10 @@ class Engines:
     ) -> None:
         self._known = {engine.kind: engine for engine in sorted(known, key=lambda engine: engine.is_generic)}
         self._settings = settings
+        port = self._known[OLLAMA].default_port if OLLAMA in self._known else 0
+        is_default = full_url(settings.ollama_host, port) == full_url("", port)
+        self._ollama_host = "" if is_default else settings.ollama_host
+        """Empty for the default, where Ollama is searched anyway: environment files of ollama-herd contain it."""
         self._listed, self._list_problem = _read_list(settings.engines)
         self._keys = EngineKeys(keys or EngineKeySettings(), self._listed)
         self._logged_key_problem = ""
@@ -271,11 +275,11 @@ class Engines:
             return [(engine, full_url(settings.engine_url, engine.default_port)) for engine in self._known.values()]
         found = []
         for engine in self._known.values():
-            host = (settings.ollama_host or os.environ.get("OLLAMA_HOST", "")) if engine.kind == OLLAMA else ""
+            host = (self._ollama_host or os.environ.get("OLLAMA_HOST", "")) if engine.kind == OLLAMA else ""
             first = full_url(host or "127.0.0.1", engine.default_port)
             # An Ollama on another address of this machine also answers on 127.0.0.1, so its port is not tried twice.
             other_ports = [port for port in (engine.default_port, *engine.more_ports) if port != urlsplit(first).port]
-            if engine.kind == OLLAMA and settings.ollama_host:
+            if engine.kind == OLLAMA and self._ollama_host:
                 other_ports = []
             found += [(engine, url) for url in (first, *(f"http://127.0.0.1:{port}" for port in other_ports if port))]
         return found
@@ -317,7 +321,7 @@ class Engines:
     def _is_named(self, url: str) -> bool:
         """Whether the settings name this URL, so that it is not only a default port."""
         settings = self._settings
-        hosts = [one for one in (settings.engine_url, settings.ollama_host) if one]
+        hosts = [one for one in (settings.engine_url, self._ollama_host) if one]
         return any(one.url == url for one in self._listed) or any(full_url(host, 0) == url for host in hosts)
 
     def _instance(self, kind: str, url: str) -> str:

@@ -24,6 +24,7 @@ from herd.agent_protocol.heartbeat_json import (
     OllamaJson,
 )
 from herd.bounded import BoundedDict
+from herd.core.state.capabilities import THINKING
 from herd.core.state.fleet import (
     GB,
     NO_ABILITIES,
@@ -47,6 +48,8 @@ MLX_KIND = "openai"
 """The engine whose protocol a server of mlx-lm has."""
 ALL_ADDRESSES_HINT = "start its agent with FLEET_NODE_MLX_BIND_HOST=0.0.0.0"
 _LOOPBACK = ("127.", "::1", "localhost")
+
+_NO_THINKING = frozenset((THINKING,))
 
 _OLLAMA: msgspec.json.Decoder[OllamaJson | None] = msgspec.json.Decoder(OllamaJson | None)
 
@@ -140,6 +143,9 @@ def _ollama_model(
 ) -> ModelInfo:
     loaded_bytes = checks.gigabytes(loaded.size_gb or 0.0, "ollama.models_loaded.size_gb") if loaded is not None else 0
     window_tokens = loaded.context_length or None if loaded is not None else None
+    capabilities = frozenset(
+        checks.text(capability, "ollama.capabilities") for capability in (meta.capabilities or [])[:64]
+    )
     return ModelInfo(
         name=name,
         engine=endpoint,
@@ -155,14 +161,19 @@ def _ollama_model(
             meta.quantization_level or (loaded.quantization if loaded else None) or "", "ollama.quantization"
         ),
         context_max_tokens=checks.optional(meta.context_length or None, "ollama.models_available_meta.context_length"),
-        capabilities=frozenset(
-            checks.text(capability, "ollama.capabilities") for capability in (meta.capabilities or [])[:64]
-        ),
+        capabilities=capabilities,
+        lacks=_lacks(capabilities),
         modified_at=checks.text(meta.modified_at or "", "ollama.models_available_meta.modified_at"),
         loaded=Loaded(loaded_bytes, checks.optional(window_tokens, "ollama.models_loaded.context_length"))
         if loaded is not None
         else None,
     )
+
+
+def _lacks(capabilities: frozenset[str]) -> frozenset[str]:
+    """What Ollama would refuse. The list of /api/tags, which this agent passes on, may have too few: therefore only
+    thinking, which a model that can think does by default, also if the request no longer asks for it."""
+    return _NO_THINKING if capabilities and THINKING not in capabilities else frozenset()
 
 
 def _mlx(

@@ -59,7 +59,7 @@ def node_lines(state: Json, width: int, now: float) -> list[Text]:
     paired = {one["node_id"] for one in state["paired"]}
     rows = [
         *(_paired_row(one, lines_of.get(one["node_id"]), now) for one in state["paired"]),
-        *(_unpaired_row(one) for one in state["nodes"] if one["node_id"] not in paired),
+        *(_unpaired_row(one, paired) for one in state["nodes"] if one["node_id"] not in paired),
         *(_pending_row(one, now) for one in state["pending"]),
     ]
     lines = table(NODE_COLUMNS, rows, width) if rows else wrapped(Text(), NO_NODES, width)
@@ -92,9 +92,13 @@ def _paired_row(one: Json, line: Json | None, now: float) -> list[Cell]:
     ]
 
 
-def _unpaired_row(line: Json) -> list[Cell]:
-    state = _duty(line) or Cell("not paired", "dim")
-    return [Cell(printable(line["node_id"])), state, _labels(line), *[Cell("")] * 4]
+def _unpaired_row(line: Json, paired: set[str]) -> list[Cell]:
+    """A node without a pairing of its own: a further engine reports with its machine."""
+    machine = str(line.get("machine") or "")
+    state = Cell("paired", "green") if machine in paired else Cell("not paired", "dim")
+    with_machine = Cell(f"with {printable(machine)}" if machine in paired else "")
+    name = Cell(printable(line["node_id"]))
+    return [name, _duty(line) or state, _labels(line), Cell(""), with_machine, Cell(""), Cell("")]
 
 
 def _duty(line: Json | None) -> Cell | None:
@@ -135,11 +139,15 @@ def invitation_lines(invited: Json) -> list[Text]:
 
 def approve(coordinator: CoordinatorClient, name: str, as_json: bool) -> None:
     _, reply = coordinator.post("/fleet/nodes/approve", {"name": name})
-    show(
-        reply,
-        as_json,
-        lambda one: [Text(f"{printable(one['name'])} ({one['fingerprint']}) joins with its next heartbeat.")],
-    )
+    show(reply, as_json, approved_lines)
+
+
+def approved_lines(one: Json) -> list[Text]:
+    name, reported = printable(one["name"]), printable(one.get("reported", one["name"]))
+    lines = [Text(f"{name} ({one['fingerprint']}) joins with its next heartbeat.")]
+    if reported != name:
+        lines.append(Text(f"It calls itself {reported}, which is the name of another node.", "dim"))
+    return lines
 
 
 def remove(coordinator: CoordinatorClient, name: str, as_json: bool) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from builders import World, a_model_info, a_report, a_world
 from herd.core.state.commands import Dispatch
 from herd.core.state.events import AttemptFinished, FirstByte, Ticked
+from herd.core.state.fleet import NodeId
 from herd.core.state.request import Counters, RequestId
 
 
@@ -86,6 +89,17 @@ def test_a_request_behind_one_that_must_stay_can_move(tail: dict[str, str]) -> N
     world.arrives("last", **tail)
     world.receives(a_report("second", model_infos, memory_bandwidth_gbps=100.0))
     assert tick(world) == ["moves on second" if tail else "last on second"]
+
+
+def test_a_request_for_a_machine_moves_to_its_other_engine() -> None:
+    world = a_world(policy="completion_time")
+    model_infos = [a_model_info("m", size_gb=5.0, loaded=True)]
+    world.receives(a_report("box", model_infos, memory_bandwidth_gbps=100.0))
+    for name in ("running", "waits"):
+        world.arrives(name, only_node="box")
+    further = a_report("box:11436", model_infos, memory_bandwidth_gbps=100.0)
+    world.receives(a_report("other", model_infos), replace(further, machine=NodeId("box")))
+    assert tick(world) == ["waits on box:11436"]
 
 
 def test_a_request_stays_if_its_busy_node_answers_sooner_than_the_free_one() -> None:

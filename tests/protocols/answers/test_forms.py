@@ -197,3 +197,16 @@ def test_what_has_no_known_beginning_is_not_held_for_ever(form: forms.AnswerForm
 
 def test_event_of_several_lines_begins_an_answer() -> None:
     assert forms.CHOICES.has_begun(b'data: {"choices":\ndata: [{"delta":{}}]}\n\n')
+
+
+def test_an_empty_answer_of_ollama_is_one_if_it_counts_its_end() -> None:
+    """Recorded from Ollama 0.32.15, whose model had ended at once: the content is null."""
+    dialect, request = a_request("/v1/messages", stream=False)
+    recorded = (
+        b'{"id":"msg_761c25c18700e975ad5580fc","type":"message","role":"assistant","model":"m","content":null,'
+        b'"stop_reason":"end_turn","usage":{"input_tokens":19,"output_tokens":%s}}\n'
+    )
+    counters = passed(dialect, request, recorded % b"1", 1 << 20).counters()
+    assert counters is not None and (counters.prompt_tokens, counters.completion_tokens) == (19, 1)
+    for nothing in (b"0", b"null"):
+        assert passed(dialect, request, recorded % nothing, 1 << 20).counters() is None

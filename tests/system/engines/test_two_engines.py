@@ -202,11 +202,13 @@ def test_an_engine_that_is_no_longer_listed_leaves_the_fleet(tmp_path: Path) -> 
         with_agent(tmp_path, "llamacpp", [one.url, two.url], play)
 
 
+@pytest.mark.parametrize("ollama_host", ["", "http://localhost:{port}"], ids=["", "ollama-herd's default"])
 def test_two_ollamas_and_an_engine_with_a_key_join_with_no_setting_but_the_key(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ollama_host: str
 ) -> None:
-    """As a new user starts `herd-node`. One Ollama has the port to which another product moved it, beside this
-    coordinator, which is not taken for an engine; here the ports are free ones."""
+    """As a new user starts `herd-node`, also with an environment file of ollama-herd, which has the default of every
+    setting. One Ollama has the port to which another product moved it, beside this coordinator, which is not taken for
+    an engine; here the ports are free ones."""
     for engine in discover(herd.engines, Engine, "ENGINE"):
         monkeypatch.setattr(engine, "default_port", 0)
         monkeypatch.setattr(engine, "more_ports", ())
@@ -220,14 +222,15 @@ def test_two_ollamas_and_an_engine_with_a_key_join_with_no_setting_but_the_key(
         monkeypatch.setattr(ollama.ENGINE, "default_port", port_of(one.url))
         monkeypatch.setattr(ollama.ENGINE, "more_ports", (fleet.port, port_of(two.url)))
         monkeypatch.setattr(VLLM, "default_port", port_of(vllm.url))
-        asyncio.run(joined_and_asked(tmp_path, fleet, second(two.url)))
+        host = ollama_host.format(port=port_of(one.url))
+        asyncio.run(joined_and_asked(tmp_path, fleet, second(two.url), host))
         assert len(vllm.requests("/v1/chat/completions")) > 0
 
 
-async def joined_and_asked(folder: Path, fleet: Fleet, name: str) -> None:
+async def joined_and_asked(folder: Path, fleet: Fleet, name: str, ollama_host: str) -> None:
     settings = Settings(
         agent=AgentSettings(node_id="alpha", data_dir=folder / "agent"),
-        engines=EngineSettings(timeout_s=10.0),
+        engines=EngineSettings(timeout_s=10.0, ollama_host=ollama_host),
         engine_keys=EngineKeySettings("sk-engine"),
         link=LinkSettings(fleet.url, 0.1, 20.0),
         model_registry=ModelRegistrySettings(share=False),

@@ -15,6 +15,7 @@ import pytest
 
 from fakes.fleet import Fleet, running_fleet, settings_for_tests
 from herd.coordinator.auth.membership import MembershipSettings
+from herd.coordinator.storage.credential_store import PairedNode
 from node_fixtures import NODES, call
 from terminal import herd
 
@@ -69,6 +70,33 @@ def test_an_approved_address_may_report_only_its_own_node(tmp_path: Path) -> Non
         assert report(fleet, a_report(address=ELSEWHERE), ELSEWHERE)[0] == 200, "the approval survives a restart"
         assert call(fleet, "POST", f"{NODES}/remove", {"name": "studio"})[0] == 200
         assert report(fleet, a_report(address=ELSEWHERE), ELSEWHERE)[0] == 401
+
+
+def test_an_agent_with_the_name_of_another_node_gets_a_number(tmp_path: Path) -> None:
+    """Two machines that are called alike: the name of a paired node is never given to an unsigned report."""
+    with closed_fleet(tmp_path) as fleet:
+        fleet.coordinator.membership.credentials.put_node(PairedNode("studio", "00", "00", 1.0, "code"))
+        for address in (HERE, ELSEWHERE):
+            assert report(fleet, a_report(address=address), address)[0] == 401
+            assert herd("nodes", "approve", address, url=fleet.url).status == 0
+            assert report(fleet, a_report(address=address), address)[0] == 200
+        assert set(fleet.coordinator.driver.fleet.nodes) == {"studio-2", "studio-3"}
+    with closed_fleet(tmp_path) as fleet:
+        assert report(fleet, a_report(address=ELSEWHERE), ELSEWHERE)[0] == 200, "after a restart"
+        assert set(fleet.coordinator.driver.fleet.nodes) >= {"studio-3"}
+        assert call(fleet, "POST", f"{NODES}/remove", {"name": "studio-3"})[0] == 200
+        assert report(fleet, a_report(address=ELSEWHERE), ELSEWHERE)[0] == 401
+        assert report(fleet, a_report(), HERE)[0] == 200, "only that node was removed"
+
+
+def test_an_agent_that_changes_its_name_waits_for_approval_again(tmp_path: Path) -> None:
+    with closed_fleet(tmp_path) as fleet:
+        for name in ("studio", "attic"):
+            status, answer = report(fleet, a_report(name), ELSEWHERE)
+            assert status == 401 and f"herd nodes approve {ELSEWHERE}" in answer["error"]
+            assert name in herd("nodes", url=fleet.url).out
+            assert herd("nodes", "approve", ELSEWHERE, url=fleet.url).status == 0
+            assert report(fleet, a_report(name), ELSEWHERE)[0] == 200
 
 
 def test_nothing_is_approved_that_has_not_reported_or_is_ambiguous(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import shlex
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -19,7 +20,7 @@ from herd.coordinator.api.fleet_status import FleetStatus
 from herd.coordinator.api.peers_text import PeersText
 from herd.coordinator.api.responses import json_errors, json_response
 from herd.coordinator.auth.audit import client_ip
-from herd.coordinator.auth.membership import UNSIGNED, Membership, NodeNotPaired, Reporter
+from herd.coordinator.auth.membership import Membership, NodeNotPaired, Reporter
 from herd.coordinator.auth.routes import ApiRoute
 from herd.coordinator.driver import Driver
 from herd.coordinator.queue_counts import QueueCounts
@@ -112,10 +113,10 @@ class FleetApi:
             raise self._refusal_of_unsigned(body, source_ip) from None
         drained = heartbeat_decode.drain_signal(body)
         if drained is not None:
-            return _signed(reporter, self._drain(reporter.node_id or drained, source_ip, reporter))
+            name = reporter.node_id or self._unsigned_name(drained, source_ip, body)
+            return _signed(reporter, self._drain(name, source_ip))
         report, *further = heartbeat_decode.decode_all(body, source_ip, self._abilities, self._known_engines)
-        claimed = reporter.node_id or report.node_id
-        self._check_claim(claimed, reporter, source_ip)
+        claimed = reporter.node_id or self._unsigned_name(report.node_id, source_ip, body)
         self._membership.check_engine_urls(
             (
                 url
@@ -170,9 +171,8 @@ class FleetApi:
             log.warning("a report was refused: %s", message, extra={"ip": source_ip})
         return NodeNotPaired(message)
 
-    def _drain(self, node_id: NodeId, source_ip: str, reporter: Reporter) -> Response:
+    def _drain(self, node_id: NodeId, source_ip: str) -> Response:
         """Notes that the node of an ollama-herd agent takes no more requests; what runs there may finish."""
-        self._check_claim(node_id, reporter, source_ip)
         boot_id = heartbeat_decode.boot_id_at(source_ip)
         for node in self._driver.fleet:
             if node.report.boot_id == boot_id and (node.id == node_id or node.id.startswith(f"{node_id}-")):
@@ -182,11 +182,18 @@ class FleetApi:
                 break
         return json_response({"status": "draining", "node_id": node_id})
 
-    def _check_claim(self, node_id: NodeId, reporter: Reporter, source_ip: str) -> None:
-        if reporter is UNSIGNED and not self._membership.may_claim(node_id, source_ip):
-            raise NodeNotPaired(
-                f"{node_id} is a paired node or has another address, and this report is not signed by that node"
-            )
+    def _unsigned_name(self, node_id: NodeId, source_ip: str, body: bytes) -> NodeId:
+        """The name of the node that sent this unsigned report. Raises `NodeNotPaired`."""
+        name = self._membership.unsigned_name(node_id, source_ip)
+        if name is not None:
+            return name
+        if heartbeat_decode.ollama_herd_node(body):
+            raise self._refusal_of_unsigned(body, source_ip)
+        raise NodeNotPaired(
+            f"{node_id} is the name of a paired node, and this report is not signed by it; start this agent under "
+            f"another name (herd-node --node-id NAME), or on the coordinator run: "
+            f"herd nodes remove {shlex.quote(node_id)}"
+        )
 
     async def goodbye(self, request: Request) -> Response:
         """Removes the node of an agent that shuts down; its queued requests move to other nodes."""
@@ -199,8 +206,10 @@ class FleetApi:
         node_id = NodeId(message.node_id)
         if reporter.node_id is not None:
             node_id = self._node_names.assign(reporter.node_id, message.boot_id, client_ip(request), self._driver.now())
-        elif not self._membership.may_claim(node_id, client_ip(request)):
+        elif (name := self._membership.unsigned_name(node_id, client_ip(request))) is None:
             raise NodeNotPaired(f"{node_id} is a paired node, but this goodbye is not signed by that node")
+        else:
+            node_id = name
         self._driver.feed(NodeLeft(self._driver.now(), node_id, message.boot_id))
         self._node_names.release(node_id)
         return _signed(reporter, json_response({"status": "ok"}))

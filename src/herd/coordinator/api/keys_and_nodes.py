@@ -192,9 +192,10 @@ class AccessApi:
             addresses = ", ".join(one.ip for one in found)
             message = f"{len(found)} pending nodes are named {found[0].name}; approve one of them by its address"
             raise BadRequest(f"{message}: {addresses}", code="ambiguous")
-        await asyncio.to_thread(self._membership.approve_address, found[0])
-        self._audit(request, "approved an address", f"{found[0].name} ({found[0].ip})")
-        return json_response({"status": "approved", "name": found[0].name, "fingerprint": found[0].ip})
+        node_id = await asyncio.to_thread(self._membership.approve_address, found[0])
+        self._audit(request, "approved an address", f"{node_id} ({found[0].ip})")
+        answer = {"status": "approved", "name": node_id, "fingerprint": found[0].ip, "reported": found[0].name}
+        return json_response(answer)
 
     async def remove(self, request: Request) -> Response:
         """Removes a node from the fleet: `{"name"}`. To return, it must be paired again.

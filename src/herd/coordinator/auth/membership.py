@@ -12,9 +12,10 @@ from __future__ import annotations
 import logging
 import shlex
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_network
+from itertools import count
 from types import MappingProxyType
 from urllib.parse import parse_qs, urlsplit
 
@@ -32,7 +33,6 @@ from herd.trust.signing import Sessions, Stamp, Verification
 
 log = logging.getLogger("herd.membership")
 
-SAME_NAMES_MAX = 100
 ADDRESSES_MAX = 32
 FORWARDERS_MAX = 4096
 NODE_ADDRESSES_MAX = 4096
@@ -145,7 +145,7 @@ class Membership:
         self._now = now
         self._unix_s = unix_s
         self._logged = BoundedDict[str, None](pairing.PENDING_MAX)
-        """Fingerprints of pending nodes that were already logged."""
+        """The pending nodes that were already logged: fingerprints, or names with addresses."""
         self._join_lock = threading.Lock()
         self._wrong_codes = LoginAttempts(WRONG_CODES_MAX)
         self._strangers_logged = LoginAttempts(STRANGERS_LOGGED_MAX)
@@ -162,7 +162,7 @@ class Membership:
         """The sender of this message. Raises `NodeNotPaired` or `NewSessionRequired`, also for a replayed message."""
         stamp = signing.read_stamp(header)
         if stamp is None:
-            if self.settings.open or plain_address(ip) in self.credentials.addresses:
+            if self.settings.open or self._has_approved(plain_address(ip)):
                 return UNSIGNED
             raise NodeNotPaired(f"this node is not paired with the fleet; {_INVITE}, then run the printed command here")
         node = self.credentials.nodes.get(stamp.node_id)
@@ -215,32 +215,51 @@ class Membership:
         self._forwarder_proofs[url] = proof
         self._forwarder_proofs.move_to_end(url)
 
-    def may_claim(self, node_id: NodeId, ip: str) -> bool:
-        """Whether an unsigned report from this address may use this node id: not that of a paired node, and in a fleet
-        that is not open only the one for which the address was approved."""
-        if node_id in self.credentials.nodes:
-            return False
-        approved = self.credentials.addresses.get(plain_address(ip))
-        return self.settings.open or (approved is not None and approved.node_id == node_id)
+    def _has_approved(self, ip: str) -> bool:
+        return any(address == ip for address, _ in self.credentials.addresses)
+
+    def unsigned_name(self, node_id: NodeId, ip: str) -> NodeId | None:
+        """The name of the node that sends unsigned reports with this name from this address; None if it may not.
+
+        The name of a paired node is not free, and in a fleet that is not open the sender must have been approved.
+        """
+        approved = self.credentials.addresses.get((plain_address(ip), node_id))
+        if approved is None and not self.settings.open:
+            return None
+        name = NodeId(approved.node_id) if approved is not None else node_id
+        return name if name not in self.credentials.nodes else None
 
     # --- agents that cannot sign ---
 
     def note_unsigned(self, name: str, ip: str) -> bool:
         """Notes an agent of ollama-herd that waits for approval. Whether it is new and should be logged."""
-        known = self.unsigned.get(plain_address(ip))
+        address = plain_address(ip)
+        known = self.unsigned.get(address)
         since = known.since if known is not None and known.name == name else self._unix_s()
-        self.unsigned[plain_address(ip)] = UnsignedNode(name, plain_address(ip), since)
-        return known is None and self._may_log()
+        self.unsigned[address] = UnsignedNode(name, address, since)
+        sender = f"{name} at {address}"
+        if sender in self._logged or not self._may_log():
+            return False
+        self._logged[sender] = None
+        return True
 
     def find_unsigned(self, name_or_address: str) -> list[UnsignedNode]:
         """The agents that wait for approval with this address, or with this name."""
         by_address = self.unsigned.get(plain_address(name_or_address.strip()))
         return [by_address] if by_address else [one for one in self.unsigned.values() if one.name == name_or_address]
 
-    def approve_address(self, node: UnsignedNode) -> None:
-        """Raises `CredentialStoreFull` and `OSError`."""
-        self.credentials.put_address(ApprovedAddress(node.ip, node.name, self._unix_s()))
+    def approve_address(self, node: UnsignedNode) -> NodeId:
+        """The name of the node: the reported one, or with a number behind it if another node has that name.
+
+        Raises `CredentialStoreFull` and `OSError`.
+        """
+        taken = {*self.credentials.nodes, *(one.node_id for one in self.credentials.addresses.values())}
+        name = next(name for name in _names(node.name) if name not in taken and self._is_free(name, ""))
+        reported = node.name if name != node.name else ""
+        self.credentials.put_address(ApprovedAddress(node.ip, name, self._unix_s(), reported))
         self.unsigned.pop(node.ip, None)
+        self._logged.pop(f"{node.name} at {node.ip}", None)
+        return name
 
     # --- joining ---
 
@@ -326,14 +345,19 @@ class Membership:
 
     def _name_for(self, request: JoinRequest) -> NodeId:
         """The requested name, or with a number behind it if another machine reports under that name."""
-        names = [NodeId(request.name), *(NodeId(f"{request.name}-{n}") for n in range(2, SAME_NAMES_MAX))]
-        return next((name for name in names if self._is_free(name, request.public)), names[-1])
+        return next(name for name in _names(request.name) if self._is_free(name, request.public))
 
     def _is_free(self, name: NodeId, public: str) -> bool:
         paired, node = self.credentials.nodes.get(name), self._fleet.node(name)
         if paired is not None and paired.public == public:
             return True
         return node is None or node.liveness is Liveness.OFFLINE
+
+
+def _names(wanted: str) -> Iterator[NodeId]:
+    """The wanted name, then the same with a number behind it."""
+    yield NodeId(wanted)
+    yield from (NodeId(f"{wanted}-{n}") for n in count(2))
 
 
 def _check_address(query: str, ip: str) -> None:

@@ -24,7 +24,7 @@ log = logging.getLogger("herd.models")
 
 @dataclass(frozen=True, slots=True)
 class WantedNodes:
-    """The node that the client requires, or empty; and the labels that each node must have."""
+    """The node or machine that the client requires, or empty; and the labels that each node must have."""
 
     only_node: str
     labels: frozenset[str]
@@ -32,7 +32,7 @@ class WantedNodes:
     def includes(self, node: Node | None) -> bool:
         if node is None:
             return False
-        return self.only_node in ("", node.id) and not (self.labels and lacking(self.labels, node.report.all_labels))
+        return node.answers_to(self.only_node) and not (self.labels and lacking(self.labels, node.report.all_labels))
 
     def __str__(self) -> str:
         return f"node {self.only_node}" if self.only_node else f"a node with {listed(self.labels)}"

@@ -57,6 +57,13 @@ class ApprovedAddress(msgspec.Struct, frozen=True):
     address: str
     node_id: str
     approved_at: float
+    reported: str = ""
+    """The name in its reports, if another node had it; the node is then `node_id` here."""
+
+    @property
+    def sender(self) -> tuple[str, str]:
+        """The address and the name in its reports."""
+        return self.address, self.reported or self.node_id
 
 
 class _Identity(msgspec.Struct, frozen=True):
@@ -75,7 +82,8 @@ class CredentialStore:
         self.local_code = ""
         self.keyring = Keyring()
         self.nodes: dict[NodeId, PairedNode] = {}
-        self.addresses: dict[str, ApprovedAddress] = {}
+        self.addresses: dict[tuple[str, str], ApprovedAddress] = {}
+        """By address and reported name."""
 
     @property
     def fleet_id(self) -> str:
@@ -97,7 +105,7 @@ class CredentialStore:
         self.local_code = self._code(local_code)
         self.keyring = Keyring(self._read(KEYS_FILE, list[ApiKey]) or [])
         self.nodes = {NodeId(one.node_id): one for one in self._read(NODES_FILE, list[PairedNode]) or []}
-        self.addresses = {one.address: one for one in self._read(ADDRESSES_FILE, list[ApprovedAddress]) or []}
+        self.addresses = {one.sender: one for one in self._read(ADDRESSES_FILE, list[ApprovedAddress]) or []}
 
     def put_key(self, key: ApiKey) -> None:
         """Adds the key, or replaces the key with its id. Raises `CredentialStoreFull` and `OSError`; then nothing has
@@ -126,18 +134,18 @@ class CredentialStore:
     def put_address(self, approved: ApprovedAddress) -> None:
         """Adds or replaces an address. Raises `CredentialStoreFull` and `OSError`; then nothing has changed."""
         with self._changing:
-            self._write_addresses({**self.addresses, approved.address: approved})
+            self._write_addresses({**self.addresses, approved.sender: approved})
 
     def remove_addresses(self, node_id: NodeId) -> bool:
         """Removes the addresses of a node; False if it has none. Raises `OSError`."""
         with self._changing:
-            kept = {address: one for address, one in self.addresses.items() if one.node_id != node_id}
+            kept = {sender: one for sender, one in self.addresses.items() if one.node_id != node_id}
             if len(kept) == len(self.addresses):
                 return False
             self._write_addresses(kept)
             return True
 
-    def _write_addresses(self, addresses: dict[str, ApprovedAddress]) -> None:
+    def _write_addresses(self, addresses: dict[tuple[str, str], ApprovedAddress]) -> None:
         if len(addresses) > NODES_MAX:
             raise CredentialStoreFull(
                 f"the maximum of {NODES_MAX} approved addresses is reached; remove a node with: herd nodes remove NAME"

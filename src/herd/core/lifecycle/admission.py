@@ -49,8 +49,7 @@ def not_supported(request: Request, models: Sequence[ModelName], fleet: Fleet) -
         model_info
         for model in models
         for node in fleet.with_model(model)
-        if (not request.only_node or node.id == request.only_node)
-        and (model_info := node.model_info(model)) is not None
+        if node.answers_to(request.only_node) and (model_info := node.model_info(model)) is not None
     ]
     lacking = [missing(request, model_info) for model_info in copies]
     if not lacking or not all(lacking):
@@ -98,7 +97,7 @@ def _able_elsewhere(live_request: LiveRequest, fleet: Fleet) -> list[NodeId]:
         (node.id, model_info.engine)
         for model in live_request.models
         for node in fleet.with_model(model)
-        if request.only_node in (None, "", node.id) and (model_info := node.model_info(model)) is not None
+        if node.answers_to(request.only_node) and (model_info := node.model_info(model)) is not None
     ]
     refused_by = {(engine.kind, engine.version) for node_id, engine in copies if node_id in live_request.tried}
     return [

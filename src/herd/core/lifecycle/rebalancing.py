@@ -66,11 +66,11 @@ class Rebalancer:
         if not queue.pending:
             return None
         others = self._scheduler.fleet.with_model(queue.model)
-        free = [node.id for node in others if node.id != queue.node_id and has_free_slot(node, queue.model)]
+        free = [node for node in others if node.id != queue.node_id and has_free_slot(node, queue.model)]
         for request_id in reversed(queue.pending) if free else ():
             live_request = live_requests[request_id]
             only_node = live_request.request.only_node
-            if any(node_id not in live_request.tried and only_node in ("", node_id) for node_id in free):
+            if any(node.id not in live_request.tried and node.answers_to(only_node) for node in free):
                 return live_request
         return None
 

@@ -294,6 +294,10 @@ class Node:
     def model_info(self, model: ModelName) -> ModelInfo | None:
         return self.report.models.get(model)
 
+    def answers_to(self, name: str) -> bool:
+        """Whether a client that asks for this node or machine means it; the empty name means every node."""
+        return name in ("", self.id, self.report.machine)
+
     def is_loaded(self, model: ModelName) -> bool:
         return model in self.loaded
 

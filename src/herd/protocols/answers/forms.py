@@ -33,6 +33,7 @@ class _Members(msgspec.Struct, kw_only=True, rename={"debug_info": "_debug_info"
     output: msgspec.Raw = ABSENT
     content: msgspec.Raw = ABSENT
     stop_reason: msgspec.Raw = ABSENT
+    usage: msgspec.Raw = ABSENT
     message: msgspec.Raw = ABSENT
     response: msgspec.Raw = ABSENT
     thinking: msgspec.Raw = ABSENT
@@ -132,7 +133,16 @@ def _is_response_event(members: _Members) -> bool:
 
 
 def _is_message(members: _Members) -> bool:
-    return _is_list(members.content) and (has_content(members.content) or has_content(members.stop_reason, _EMPTY))
+    says_end = has_content(members.stop_reason, _EMPTY)
+    if bytes(members.content) == b"null":
+        # Ollama 0.32 writes an empty answer so. It counts at least one token, the end; without a count it is a failure.
+        return says_end and _has_output(members.usage)
+    return _is_list(members.content) and (says_end or has_content(members.content))
+
+
+def _has_output(usage: msgspec.Raw) -> bool:
+    counts = decode(bytes(usage), _OBJECT) if _is_object(usage) else None
+    return bool(counts) and has_content(counts.get("output_tokens", ABSENT), _EMPTY | {b"0"})
 
 
 def _is_message_event(members: _Members) -> bool:

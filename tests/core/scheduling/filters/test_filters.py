@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -74,6 +75,17 @@ def test_request_for_a_named_node_gets_it_or_is_refused_at_once() -> None:
     assert isinstance(sent, Dispatch) and sent.node_id == "beta"
     refused = world.arrives("r2", only_node="gamma")
     assert any(isinstance(command, Refuse) for command in refused)
+
+
+@pytest.mark.parametrize(("name", "served"), [("box", {"box", "box:11436"}), ("box:11436", {"box:11436"})])
+def test_the_name_of_a_machine_reaches_every_engine_of_it(name: str, served: set[str]) -> None:
+    world = a_world()
+    for machine, loaded in (("other", True), ("box", False)):
+        world.receives(a_report(machine, models=[a_model_info(loaded=loaded)]))
+        further = a_report(f"{machine}:11436", models=[a_model_info(loaded=loaded)])
+        world.receives(replace(further, machine=NodeId(machine)))
+    sent = [command for number in range(2) for command in world.arrives(f"r{number}", only_node=name)]
+    assert {command.node_id for command in sent if isinstance(command, Dispatch)} == served
 
 
 TEXT = frozenset({"completion"})

@@ -63,10 +63,11 @@ class NodeLine(msgspec.Struct, frozen=True, kw_only=True):
     """One node: what is set for it, and what it still does. `status` is that of `/fleet/status`, or "away".
 
     `left_s`: when the last running request will probably end; None if that is unknown. `transfers`: downloads to the
-    node that have not ended.
+    node that have not ended. `machine`: the node of the same machine, for a further engine; else empty.
     """
 
     node_id: str
+    machine: str
     status: str
     duty: str
     reason: str
@@ -227,6 +228,7 @@ class NodesApi:
         budget = node.report.budget if node is not None else administration.budget
         return NodeLine(
             node_id=node_id,
+            machine=node.report.machine if node is not None else "",
             status=node.liveness.value if node is not None else "away",
             duty=administration.duty.value,
             reason=administration.reason,

@@ -1,4 +1,4 @@
-"""Rejects every node but the one that the request names, if it names one."""
+"""Rejects every node but the one that the request names, if it names one; a machine's name means all of its engines."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from herd.core.state.request import Request
 
 
 def rejection_reason(request: Request, candidate: Candidate) -> str | None:
-    if not request.only_node or candidate.node.id == request.only_node:
+    if not request.only_node or candidate.node.answers_to(request.only_node):
         return None
     return f"the request is for {request.only_node} only"
 
