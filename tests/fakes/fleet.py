@@ -145,6 +145,10 @@ def reply_to(node: RealOllama | LlamaEngine | EngineProcess, call: EngineRequest
         connection.close()
 
 
+SETTLE_LIMIT_S = 200.0
+"""Below the limit of one test, whose message would not show which request runs."""
+
+
 @dataclass
 class Fleet:
     """A running coordinator and its nodes."""
@@ -208,9 +212,22 @@ class Fleet:
 
         return self.thread.run(called())
 
-    def settle(self) -> None:
-        """Returns when no request is running or held."""
-        self.thread.run(self.coordinator.driver.idle())
+    def settle(self, limit_s: float = SETTLE_LIMIT_S) -> None:
+        """Returns when no request is running or held. Fails with the requests that still run after the limit."""
+        self.thread.run(self._settled(limit_s))
+
+    async def _settled(self, limit_s: float) -> None:
+        driver = self.coordinator.driver
+        try:
+            await asyncio.wait_for(driver.idle(), limit_s)
+        except TimeoutError:
+            now = driver.now()
+            left = [
+                f"{one.request.kind.value} of {one.request.model}, {one.state.value} for {now - one.arrived_at:.0f} s, "
+                f"{one.attempt}"
+                for one in driver.dispatcher.live_requests.values()
+            ]
+            raise AssertionError(f"requests still run {limit_s} s after the test: {left}") from None
 
 
 def sharing(report: Report, library_url: str) -> Report:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import http.client
 import json
+import socket
+from contextlib import closing
 from typing import Any
 
 import pytest
 
-from fakes.faults import Cut
+from fakes.child_process import wait_until
+from fakes.faults import Cut, Hang
 from fakes.fleet import Fleet, Machine, running_fleet
 from fakes.llamacpp.engines import HAS_XLLAMACPP, EngineSettings, LlamaEngine
 from fakes.ollama.server import FakeOllama
@@ -60,6 +63,19 @@ def test_broken_node_does_not_affect_a_client_before_the_first_byte() -> None:
         assert fault.used > 0
         fleet.settle()
         assert fleet.on_loop(lambda: dict(fleet.coordinator.driver.runs)) == {}
+
+
+def test_a_request_that_never_ends_is_named_by_settle() -> None:
+    with FakeOllama(["m"]) as fake, running_fleet({"alpha": fake}) as fleet:
+        fault = fake.fail(Hang())
+        with closing(socket.create_connection(("127.0.0.1", fleet.port))) as client:
+            body = json.dumps({"model": "m", "messages": HI}).encode()
+            client.sendall(
+                b"POST /api/chat HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+            )
+            wait_until(lambda: fault.used > 0, "the request")
+            with pytest.raises(AssertionError, match=r"chat of m:latest, .*alpha"):
+                fleet.settle(limit_s=0.0)
 
 
 @pytest.mark.skipif(not HAS_XLLAMACPP, reason="xllamacpp is not installed")
