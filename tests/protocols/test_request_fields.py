@@ -124,13 +124,29 @@ NEW_NAMES = (
 )
 LISTED_NAMES = (
     *("../../etc/passwd", "a/../b", "..", ".", "a..b", "%2e%2e", "a\\..\\b", "a b/ c", "a:b:c", "/a", "a/"),
-    *(":x", "a:", "é", "a/b/c/d/e/f", "http://evil/x", "m?x=1", "m#x", "My Model [Q4]+v"),
+    *(
+        ":x",
+        "a:",
+        "é",
+        "a/b/c/d/e/f",
+        "http://evil/x",
+        "http://hf.co/bob/m",
+        "https://evil/x",
+        "https://m",
+        "m?x=1",
+        "m#x",
+        "My Model [Q4]+v",
+    ),
 )
 
 
 @pytest.mark.parametrize("name", NEW_NAMES)
 def test_names_of_registries_are_unchanged(name: str) -> None:
     assert model_name(name) == name == new_model_name(name)
+
+
+def test_an_address_of_a_model_is_its_name() -> None:
+    assert new_model_name("https://hf.co/bob/M-GGUF:Q4_K_M") == "hf.co/bob/M-GGUF:Q4_K_M"
 
 
 @pytest.mark.parametrize("name", LISTED_NAMES)

@@ -14,6 +14,7 @@ from types import MappingProxyType
 import msgspec
 
 from herd.core.state.fleet import EngineAbilities, ModelInfo, ModelName, canonical
+from herd.core.state.model_names import OLLAMA_NAMESPACE
 from herd.core.state.request import RequestKind
 from herd.core.state.served_paths import EVERY_FIELD, PathsByName, ServedPath
 from herd.engines import NO_RESPONSE, Engine, EngineRequest, EngineResponse, Inventory, Reader
@@ -98,7 +99,7 @@ class Ollama(Engine):
         can_pull=True,
         serves_ollama_api=True,
         model_format="gguf",
-        default_namespace="library",
+        default_namespace=OLLAMA_NAMESPACE,
         paths=PATHS,
     )
     can_render = True

@@ -53,6 +53,9 @@ _SEGMENT = r"[A-Za-z0-9_](?:[A-Za-z0-9_.@-]*[A-Za-z0-9_@-])?"
 _NEW_MODEL_NAME = re.compile(
     rf"(?:{_SEGMENT}(?::[0-9]{{1,5}})?/)?(?:{_SEGMENT}/){{0,3}}{_SEGMENT}(?::[A-Za-z0-9_.-]+)?"
 )
+_SCHEME = "https://"
+_SLASHES_WITH_HOST = 4
+"""In a name with a scheme, a host and a namespace, as Ollama requires them."""
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _EMPTY_LIST = re.compile(rb"\[[ \t\r\n]*+\]")
 _EMPTY_MAX_BYTES = 16
@@ -168,11 +171,14 @@ def model_name(name: str | None) -> str:
 
 
 def new_model_name(name: str | None) -> str:
-    """The unchanged name of a model to download or create: `[host[:port]/][namespace/...]model[:tag]`, or BadRequest.
+    """The name of a model to download or create: `[host[:port]/][namespace/...]model[:tag]`, or BadRequest.
 
-    Segments contain letters, digits and `. _ - @`, and do not begin or end with `.` or `-`.
+    Segments contain letters, digits and `. _ - @`, and do not begin or end with `.` or `-`. Only `https://` before a
+    host is removed: it is what engines use anyway.
     """
     name = model_name(name)
+    if name.startswith(_SCHEME) and name.count("/") >= _SLASHES_WITH_HOST:
+        name = name.removeprefix(_SCHEME)
     if ".." in name or not _NEW_MODEL_NAME.fullmatch(name):
         raise BadRequest("invalid model name", code=INVALID_MODEL_NAME)
     return name

@@ -238,6 +238,15 @@ def test_several_chunks_of_text_are_spliced_without_being_decoded(name: str, eng
     assert spliced == expected.feed(chunk * 3) != b""
 
 
+def test_the_events_of_a_long_response_have_the_numbers_of_a_decoded_one() -> None:
+    translation, expected = (a_case("responses", OLLAMA_ENGINE).translation(is_fast) for is_fast in (True, False))
+    found, decoded = (one.feed(OLLAMA_LINE) + one.feed(OLLAMA_LINE * 4083) for one in (translation, expected))
+    for count in (1, 7, 1, 30):  # from a number in the prepared table to the numbers after its end
+        found += translation.feed(OLLAMA_LINE * count)
+        decoded += expected.feed(OLLAMA_LINE * count)
+    assert found == decoded and b'"sequence_number":4120}' in found
+
+
 def test_the_visible_limit_counts_spliced_texts() -> None:
     translation = a_case("chat", OLLAMA_ENGINE).translation(True, tokens_max=5)
     out = translation.feed(OLLAMA_LINE) + translation.feed(OLLAMA_LINE * 3)

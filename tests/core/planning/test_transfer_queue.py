@@ -120,6 +120,7 @@ def test_a_fifth_of_the_free_disk_space_is_reserved() -> None:
     ("name", "registry"),
     [
         ("m", DEFAULT_REGISTRY),
+        ("https://hf.co/bob/m", "hf.co"),
         ("someone/m:7b", DEFAULT_REGISTRY),
         ("hf.co/someone/m", "hf.co"),
         ("localhost/m", "localhost"),

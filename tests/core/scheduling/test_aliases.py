@@ -245,5 +245,12 @@ def test_names_that_ollama_herd_lists_for_mlx_are_models_of_their_own_server() -
     assert targets("mlx:unknown", fleet) is None
 
 
+def test_a_name_that_says_local_is_the_model_unless_a_model_has_this_very_name() -> None:
+    fleet = a_fleet(a_model("m:latest", "8B"), a_model("n:4b", "8B"), a_model("n:local", "8B"))
+    assert targets("m:local", fleet) == targets("library/M:latest:LOCAL", fleet) == ["m"]
+    assert targets("n:4b:local", fleet) == ["n:4b"]
+    assert targets("n:local", fleet) is targets("unknown:local", fleet) is None
+
+
 def test_resolution_depends_only_on_its_arguments() -> None:
     assert len({tuple(targets("claude-sonnet-4", three_sizes()) or ()) for _ in range(5)}) == 1

@@ -16,6 +16,7 @@ from herd.coordinator.upstream.engine_client import EngineClient, EngineRequestF
 from herd.core.state import refusals
 from herd.core.state.events import ModelsChanged
 from herd.core.state.fleet import EngineEndpoint, Liveness, ModelInfo, ModelName, NodeId, canonical
+from herd.core.state.model_names import without_local
 from herd.engines import Engine, EngineRequest
 from herd.errors import HerdError, Refusal, Unavailable, UnknownModel
 from herd.protocols.engine_errors import error_text
@@ -52,6 +53,8 @@ class ModelOperations:
         """The nodes that can be reached and have the model. Raises `UnknownModel` with similar names, or
         `Unavailable`."""
         model = canonical(name)
+        if not self._fleet.knows(model):
+            model = canonical(without_local(name))
         nodes = self._fleet.with_model(model)
         if not nodes:
             raise UnknownModel(refusals.unknown_name(name, self._fleet.model_names).message)
@@ -230,5 +233,6 @@ def _file(model_info: ModelInfo) -> tuple[str, str]:
 
 
 def _tagged(name: str) -> str:
-    """The name as the engine lists it, with its tag."""
-    return name if ":" in name.rpartition("/")[2] else f"{name}:latest"
+    """The name as the engine lists it: with its tag, and without Ollama's own registry and namespace."""
+    tagged = name if ":" in name.rpartition("/")[2] else f"{name}:latest"
+    return tagged[-len(canonical(name)) :]

@@ -98,7 +98,8 @@ class Transfers:
     ) -> Transfer:
         """Starts or queues a transfer, or joins the one that exists. Raises `CannotTransfer`, and `BadRequest` for a
         name that no registry can have."""
-        model = canonical(new_model_name(name))
+        name = new_model_name(name)
+        model = canonical(name)
         running_on = self._running_on(model) if node_id is None else node_id
         running = self.table.unfinished(running_on, model) if running_on is not None else None
         if running is not None:

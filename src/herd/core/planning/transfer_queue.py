@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from herd.core.state.fleet import Fleet, Liveness, ModelInfo, ModelName, Node, NodeId, canonical
+from herd.core.state.model_names import OLLAMA_REGISTRY
 from herd.core.state.nodes.labels import lacking, listed
 from herd.errors import Refusal
 
@@ -28,7 +29,7 @@ DISK_RESERVE_SHARE = 0.2
 STEPS_MAX = 2000
 """Maximum number of statuses that are stored for one download; a model has a few layers."""
 INTERNET = "internet"
-DEFAULT_REGISTRY = "registry.ollama.ai"
+DEFAULT_REGISTRY = OLLAMA_REGISTRY
 
 
 class TransferState(Enum):
@@ -275,7 +276,9 @@ def disk_problem(node: Node, size_bytes: int) -> str | None:
 
 
 def registry_of(name: str) -> str:
-    """The registry host of a name `[host/][namespace/]model[:tag]`: a host has a dot or a port, or is localhost."""
+    """The registry host of a name `[https://][host/][namespace/]model[:tag]`: a host has a dot or a port, or is
+    localhost."""
+    name = name.removeprefix("https://")
     head, slash, _ = name.partition("/")
     is_host = bool(slash) and ("." in head or ":" in head or head == "localhost" or name.count("/") > 1)
     return head.lower() if is_host else DEFAULT_REGISTRY

@@ -22,7 +22,7 @@ import msgspec
 
 from herd.core.state.capabilities import THINKING
 from herd.core.state.fleet import GB, Fleet, Liveness, ModelInfo, ModelName, canonical
-from herd.core.state.model_names import is_model_name
+from herd.core.state.model_names import is_model_name, without_local
 from herd.core.state.request import RequestKind
 
 ALIASES_MAX = 256
@@ -228,8 +228,8 @@ class Aliases:
             targets = self.defined[defined]
             live = tuple(name for each in targets if fleet.knows(name := canonical(each)) and may_use(name))
             return Resolution(live, f"alias {defined}", targets)
-        if wanted.name.startswith(MLX_PREFIX) and fleet.knows(name := canonical(wanted.name.removeprefix(MLX_PREFIX))):
-            return Resolution((name,) if may_use(name) else (), "a model of mlx-lm", (name,))
+        if (marked := _without_mark(wanted.name)) is not None and fleet.knows(name := canonical(marked[0])):
+            return Resolution((name,) if may_use(name) else (), marked[1], (name,))
         tier = tier_of(wanted.name) if self.has_tiers and wanted.kind is not RequestKind.EMBED else None
         return None if tier is None else Resolution(_tier(tier, wanted, fleet, may_use), f"{tier.value} model")
 
@@ -243,6 +243,14 @@ class Aliases:
 
     def _pattern(self, name: str) -> str | None:
         return next((pattern for pattern in self._patterns if fnmatchcase(name, pattern.lower())), None)
+
+
+def _without_mark(name: str) -> tuple[str, str] | None:
+    """The name without what only says where its model is, and what that says."""
+    if name.startswith(MLX_PREFIX):
+        return name.removeprefix(MLX_PREFIX), "a model of mlx-lm"
+    local = without_local(name)
+    return None if local == name else (local, "a model on a node, not in a cloud")
 
 
 @dataclass(frozen=True, slots=True)

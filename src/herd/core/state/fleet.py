@@ -11,13 +11,14 @@ import math
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
-from functools import lru_cache
 from typing import NewType
 
 from herd.core.state.changed_nodes import ChangedNodes
 from herd.core.state.conformance import Certified
 from herd.core.state.loads import remember_unloaded
 from herd.core.state.model_index import ModelIndex
+from herd.core.state.model_names import ModelName as ModelName
+from herd.core.state.model_names import canonical as canonical
 from herd.core.state.nodes import administration
 from herd.core.state.nodes.administration import Administration
 from herd.core.state.nodes.budget import NO_BUDGET, Budget
@@ -31,20 +32,9 @@ from herd.core.state.other_names import with_other_names
 from herd.core.state.served_paths import PathsByName
 
 NodeId = NewType("NodeId", str)
-ModelName = NewType("ModelName", str)
 
 GB = 1_000_000_000
 """Gigabytes in texts are decimal, as in `ollama list`."""
-
-NAMES_CACHED_MAX = 1024
-"""Model names whose canonical form is cached: every request needs it several times."""
-
-
-@lru_cache(NAMES_CACHED_MAX)
-def canonical(name: str) -> ModelName:
-    """The canonical name of a model: `m` is `m:latest`, and case does not matter (Ollama's rule)."""
-    tail = name.rpartition("/")[2]
-    return ModelName((name if ":" in tail else name + ":latest").lower())
 
 
 class Liveness(Enum):

@@ -1,8 +1,21 @@
-"""Tells which names of models can be listed and requested."""
+"""Tells which names of models can be listed and requested, and which of them name one model."""
 
 from __future__ import annotations
 
+from functools import lru_cache
+from typing import Final, NewType
+
+ModelName = NewType("ModelName", str)
+
 MODEL_NAME_MAX_CHARS = 256
+OLLAMA_REGISTRY: Final = "registry.ollama.ai"
+OLLAMA_NAMESPACE: Final = "library"
+"""The registry and the namespace of a name that has none."""
+
+LOCAL_SUFFIX: Final = ":local"
+
+NAMES_CACHED_MAX = 1024
+"""Model names whose canonical form is cached: every request needs it several times."""
 
 
 def is_model_name(name: str) -> bool:
@@ -12,3 +25,24 @@ def is_model_name(name: str) -> bool:
     only bounded, and every character is printable. It is quoted wherever it becomes a part of a path or URL.
     """
     return 0 < len(name) <= MODEL_NAME_MAX_CHARS and name.isprintable()
+
+
+@lru_cache(NAMES_CACHED_MAX)
+def canonical(name: str) -> ModelName:
+    """The canonical name of a model by Ollama's rules: case, a scheme and blanks around it do not matter, and `m` is
+    `m:latest`, `library/m` and `registry.ollama.ai/library/m`."""
+    path, slash, tail = name.strip().lower().rpartition("/")
+    if ":" not in tail:
+        tail += ":latest"
+    if not slash:
+        return ModelName(tail)
+    scheme, _, registry = path.partition("://")
+    if "/" in registry and "/" not in scheme:
+        path = registry
+    path = path.removeprefix(OLLAMA_REGISTRY + "/")
+    return ModelName(tail if path == OLLAMA_NAMESPACE else f"{path}/{tail}")
+
+
+def without_local(name: str) -> str:
+    """The name without a `:local` at its end: so Ollama names the model on this machine, and not one in its cloud."""
+    return name[: -len(LOCAL_SUFFIX)] if name.lower().endswith(LOCAL_SUFFIX) else name

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Mapping, Sequence
-from functools import cached_property
+from functools import cache, cached_property
 from types import MappingProxyType
 from typing import Any, Final, Protocol
 
@@ -35,6 +35,20 @@ _DONE_STATUSES: Final[Mapping[str, str]] = MappingProxyType({"apply_patch": "in_
 _TEXT: Final = "the text"
 """Marks the place of the text in a prepared event."""
 _STRING: Final = msgspec.json.Decoder(str)
+_ENDING: Final = b"%d}\n\n"
+"""The end of an event that adds a text, with its number."""
+_USUAL_EVENTS: Final = 4096
+
+
+@cache
+def _usual_ends() -> tuple[bytes, ...]:
+    """The ends of the first events with their numbers; most streams have no more. Needs about 200 KB."""
+    return tuple(_ENDING % number for number in range(_USUAL_EVENTS))
+
+
+def _numbered_ends(first: int, end: int) -> Sequence[bytes]:
+    """The ends of the events with these numbers."""
+    return _usual_ends()[first:end] if end <= _USUAL_EVENTS else [_ENDING % number for number in range(first, end)]
 
 
 class OutputItem(Protocol):
@@ -87,21 +101,24 @@ class TextItem:
         return [added, {"type": f"{self._part_event}.added", **self._position, "part": self._part("")}]
 
     @cached_property
-    def _spliced_event(self) -> bytes:
-        """The event that adds a text to a message, to be formatted with the text's JSON and the event's number."""
+    def _around_text(self) -> tuple[bytes, bytes]:
+        """What is before the text's JSON, and between it and the event's number, in an event that adds to a message."""
         kind = f"{self._text_event}.delta"
         body = {"type": kind, **self._position, "delta": _TEXT, "logprobs": [], "sequence_number": 0}
         before, _, after = msgspec.json.encode(body).rpartition(_TEXT.encode())
-        before, after = (part.replace(b"%", b"%%") for part in (before, after.removesuffix(b"0}")))
-        return f"event: {kind}\ndata: ".encode() + before + b"%b" + after + b"%d}\n\n"
+        return f"event: {kind}\ndata: ".encode() + before, after.removesuffix(b"0}")
 
     def splice(self, texts: Sequence[bytes], joined: bytes, first_number: int) -> bytes:
         """Adds texts, given as JSON without quotes, and returns their numbered events; `joined` is all of them."""
         self._spliced.append(joined)
-        spliced_event = self._spliced_event
+        before, after = self._around_text
         if len(texts) == 1:
-            return spliced_event % (joined, first_number)
-        return b"".join([spliced_event % (text, number) for number, text in enumerate(texts, first_number)])
+            return before + joined + after + _numbered_ends(first_number, first_number + 1)[0]
+        # The parts of the events are put into their places in one step each: that costs a third of a format per event.
+        parts = [before, b"", after, b""] * len(texts)
+        parts[1::4] = texts
+        parts[3::4] = _numbered_ends(first_number, first_number + len(texts))
+        return b"".join(parts)
 
     @property
     def _whole_text(self) -> str:
