@@ -18,10 +18,10 @@ AGENTS = (claude_code, codex, codex_with_patch_tool, opencode)
 ALONE = {
     "claude_code": ("ollama", "vllm", "llamacpp"),
     "codex": ("ollama", "vllm"),
-    "codex_with_patch_tool": ("vllm",),
+    "codex_with_patch_tool": (),
     "opencode": ("openai",),
 }
-"""The engines that serve an agent without herd: the others lack its API, or refuse its kinds of tools."""
+"""The engines that serve an agent without herd: the others lack its API, or refuse or drop its kinds of tools."""
 THROUGH_HERD = {
     "claude_code": KINDS,
     "codex": ("ollama", "llamacpp"),

@@ -11,7 +11,7 @@ from types import MappingProxyType
 import msgspec
 
 from herd.core.state.fleet import EngineAbilities, EngineEndpoint
-from herd.core.state.served_paths import ServedPath
+from herd.core.state.served_paths import PathsByName, ServedPath
 from herd.engines import NO_RESPONSE, EngineRequest, EngineResponse, Inventory
 from herd.engines._openai_compatible import WITHOUT_FILES, OpenAICompatible, always_loaded_model
 from herd.protocols.answer_ends import decode
@@ -23,6 +23,23 @@ SLOTS_ASSUMED = 32
 (`--max-num-seqs`, 128 or more), and its memory usually limits it earlier."""
 
 _ENDPOINT = EngineEndpoint("vllm", "")
+
+
+PATHS: PathsByName = MappingProxyType(
+    {
+        **WITHOUT_FILES,
+        "/v1/completions": ServedPath(refuses=frozenset(("suffix",))),
+        "/v1/responses": ServedPath(
+            since=(0, 10), loses=frozenset(("tools", "input.items", "text.format.json_object"))
+        ),
+    }
+)
+"""Inference paths that are used as they are (sources of 0.10 to 0.20, `entrypoints/openai/responses`).
+
+Its /v1/responses does not read `json_object`, shows the model only functions (before 0.17 it did not stream their
+calls), and fails on items of other tools and on reasoning that another server has encrypted. Developer messages get a
+turn of their own, which most templates refuse. Its /v1/messages is newer and therefore translated.
+"""
 
 
 class _Count(msgspec.Struct):
@@ -44,8 +61,7 @@ class VLlm(OpenAICompatible):
     title = "vLLM"
     answers_while_busy = True
     default_port = 8000
-    abilities = EngineAbilities(paths=MappingProxyType({**WITHOUT_FILES, "/v1/responses": ServedPath(since=(0, 10))}))
-    """/v1/messages is newer and therefore translated."""
+    abilities = EngineAbilities(paths=PATHS)
     quirks = ServerQuirks(has_template_kwargs=True, needs_null_limit=True)
 
     def probe(self) -> EngineRequest:

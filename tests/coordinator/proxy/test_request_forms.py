@@ -31,6 +31,22 @@ SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}}
 TOOL = {"type": "function", "function": {"name": "f", "parameters": SCHEMA}}
 
 
+CALL = {"type": "function_call", "call_id": "c", "name": "f", "arguments": '{"type": "custom_tool_call"}'}
+RESULT = {"type": "function_call_output", "call_id": "c", "output": "x"}
+NOT_FOR_VLLM: tuple[dict[str, Any], ...] = (
+    {"input": "x", "text": {"format": {"type": "json_object"}}},
+    {"input": "x", "tools": [{"type": "function", "name": "f", "parameters": SCHEMA}]},
+    {"input": "x", "tools": [{"type": "custom", "name": "apply_patch"}]},
+    {"input": [*HI, {"type": "custom_tool_call", "call_id": "c", "name": "f", "input": "x"}, *HI]},
+    {"input": [*HI, {"type": "local_shell_call_output", "id": "c", "output": "x"}]},
+    {"input": [*HI, {"type": "web_search_call", "id": "ws_1", "status": "completed"}]},
+    {"input": [{"type": "reasoning", "summary": [], "encrypted_content": "abc"}, *HI]},
+    {"input": [{"role": "developer", "content": "Be brief."}, *HI]},
+    {"input": [{"role": "user", "content": [{"type": "input_file", "file_data": "data:text/plain;base64,QQ=="}]}]},
+)
+"""What vLLM's own /v1/responses drops, or answers with an error."""
+
+
 def forms_of(path: str, dialect: Dialect = OPENAI, **body: Any) -> RequestForms:
     route = next(route for route in dialect.routes if route.path == path)
     parsed = dialect.parse(route, json.dumps({"model": "m", **body}).encode())
@@ -139,6 +155,15 @@ def test_an_engine_without_the_path_fails_and_the_error_names_one_that_could_ser
             "/v1/chat/completions",
         ),
         ("/v1/responses", OPENAI, LLAMACPP, {"input": "x"}, "/v1/chat/completions"),
+        *(("/v1/responses", OPENAI, VLLM, body, "/v1/chat/completions") for body in NOT_FOR_VLLM),
+        ("/v1/responses", OPENAI, VLLM, {"input": "x", "tools": [], "instructions": "Be brief."}, "/v1/responses"),
+        (
+            "/v1/responses",
+            OPENAI,
+            VLLM,
+            {"input": [*HI, {"type": "reasoning", "summary": [], "encrypted_content": None}, CALL, RESULT]},
+            "/v1/responses",
+        ),
         ("/v1/chat/completions", OPENAI, OLLAMA, {"messages": HI, "max_completion_tokens": 5}, "/api/chat"),
         ("/v1/chat/completions", OPENAI, VLLM, {"messages": HI, "max_completion_tokens": 5}, "/v1/chat/completions"),
     ],

@@ -34,7 +34,7 @@ class Kind(Enum):
     OPENAI = "openai"
     """Only the oldest paths."""
     VLLM = "vllm"
-    """Serves Anthropic's API and Responses too."""
+    """Serves Anthropic's API and Responses too, but its Responses know only functions."""
     LLAMACPP = "llamacpp"
     """Serves them too, but its Responses take only functions, and its first stream events lack fields."""
 
@@ -64,12 +64,23 @@ def functions_only(body: Json) -> Seen:
     return responses.read(body)
 
 
+def without_other_tools(body: Json) -> Seen:
+    """vLLM leaves out every other kind of tool in silence, and fails on items of such tools."""
+    for item in body["input"] if isinstance(body.get("input"), list) else []:
+        if item.get("encrypted_content"):
+            raise Refused("Encrypted content is not supported.")
+        if item.get("type", "message") not in ("message", "function_call", "function_call_output", "reasoning"):
+            raise Refused("'role'")
+    tools = [tool for tool in body.get("tools") or [] if tool["type"] in ("function", "namespace")]
+    return responses.read({**body, "tools": tools})
+
+
 CHAT = Api(chat.read, chat.whole, chat.stream)
 MESSAGES = Api(messages.read, messages.whole, messages.stream)
-RESPONSES = Api(responses.read, responses.whole, responses.stream)
+VLLM_RESPONSES = Api(without_other_tools, responses.whole, responses.stream)
 APIS: dict[Kind, dict[str, Api]] = {
     Kind.OPENAI: {"/v1/chat/completions": CHAT},
-    Kind.VLLM: {"/v1/chat/completions": CHAT, "/v1/messages": MESSAGES, "/v1/responses": RESPONSES},
+    Kind.VLLM: {"/v1/chat/completions": CHAT, "/v1/messages": MESSAGES, "/v1/responses": VLLM_RESPONSES},
     Kind.LLAMACPP: {
         "/v1/chat/completions": CHAT,
         "/v1/messages": MESSAGES,

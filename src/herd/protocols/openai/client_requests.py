@@ -25,7 +25,6 @@ EMBEDDINGS = "/v1/embeddings"
 RESPONSES = "/v1/responses"
 
 _KNOWN_FORMAT = re.compile(rb'null|"type"\s*:\s*"(?:text|json_object|json_schema)"')
-_JSON_OBJECT = re.compile(rb'"type"\s*:\s*"json_object"')
 _SCHEMA = re.compile(rb'"schema"\s*:')
 _NESTED_SCHEMA = re.compile(rb'"json_schema"\s*:')
 _SINGLE_TEXT = re.compile(rb'\[\s*"(?:[^"\\]|\\.)*"\s*\]', re.DOTALL)
@@ -231,8 +230,8 @@ def _translatable_fields(
         if any(_FILE.search(content) for content in lists):
             found = (*found, "messages.content.file")
         return (*found, "tools (streamed)") if streams and request_fields.has_content(fields.tools) else found
-    if fields.text is not request_fields.ABSENT and _JSON_OBJECT.search(fields.text):
-        return ("text.format.json_object",)
+    if route.path == RESPONSES:
+        return responses_requests.translatable_fields(fields.text, fields.tools, lists)
     return ()
 
 

@@ -7,7 +7,8 @@ before a request is read: the coordinator inserts their items.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -16,7 +17,7 @@ import msgspec
 from herd.errors import BadRequest
 from herd.protocols import request_fields
 from herd.protocols.conversation import Conversation, Message, ParsedRequest, Sampling
-from herd.protocols.openai import chat_json
+from herd.protocols.openai import chat_json, server_fields
 from herd.protocols.openai.responses_items import Item, ReadItems, read_items
 from herd.protocols.openai.responses_tools import Tools, read_tool_choice, read_tools
 
@@ -41,6 +42,15 @@ _HARMLESS: Final[Mapping[str, tuple[object, ...]]] = MappingProxyType(
     {"background": (False,), "truncation": ("disabled",)}
 )
 """Values that mean the same as no value."""
+
+
+_JSON_OBJECT: Final = re.compile(rb'"type"\s*:\s*"json_object"')
+_SPECIAL_ITEM: Final = re.compile(
+    rb'"type"\s*:\s*"(?:(?!function_)\w+_call(?:_output)?|mcp_\w+|tool_search_output|item_reference|compaction'
+    rb'|additional_tools|configuration_update|input_file|input_audio)"'
+    rb'|"encrypted_content"\s*:\s*"|"role"\s*:\s*"(?:system|developer)"'
+)
+"""Input items other than turns of user and assistant, calls of functions, and readable reasoning."""
 
 
 class _Text(msgspec.Struct):
@@ -94,6 +104,17 @@ _KNOWN: Final = frozenset(
     )
 )
 """Fields that are read, here or by `parse`, and fields that never change an answer."""
+
+
+def translatable_fields(text: msgspec.Raw, tools: msgspec.Raw, contents: Sequence[msgspec.Raw]) -> tuple[str, ...]:
+    """Fields that an engine's own /v1/responses may not honor, although its chats do.
+
+    With tools, `contents` (the lists of items) are not searched: an endpoint that loses one loses both.
+    """
+    found = ("text.format.json_object",) if _JSON_OBJECT.search(bytes(text)) else ()
+    if request_fields.has_content(tools, server_fields.EMPTY_VALUES):
+        return (*found, "tools")
+    return (*found, "input.items") if any(_SPECIAL_ITEM.search(content) for content in contents) else found
 
 
 def read_conversation(request: ParsedRequest) -> Conversation:
