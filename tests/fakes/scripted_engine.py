@@ -10,7 +10,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any
@@ -21,9 +21,24 @@ from herd.agent_protocol import heartbeat_encode
 from herd.core.state.fleet import EngineEndpoint, ModelInfo
 
 Json = dict[str, Any]
-Answer = Json | Iterable[bytes]
+
+
+@dataclass(frozen=True)
+class Refused:
+    """An error answer in OpenAI's format."""
+
+    message: str
+    status: int = 400
+
+    @property
+    def document(self) -> bytes:
+        error = {"message": self.message, "type": "BadRequestError", "param": None, "code": self.status}
+        return json.dumps({"error": error}).encode()
+
+
+Answer = Json | Iterable[bytes] | Refused
 Script = Callable[[str, Json], Answer]
-"""From the path and the body of a request to a document, or to the pieces of a stream."""
+"""From the path and the body of a request to a document, to the pieces of a stream, or to an error."""
 
 
 def echo(_path: str, body: Json) -> Json:
@@ -88,13 +103,15 @@ def _handler(script: Script, requests: list[tuple[str, Json]]) -> type[BaseHTTPR
             body = json.loads(self.rfile.read(int(self.headers.get("Content-Length", 0))))
             requests.append((self.path, body))
             answer = script(self.path, body)
-            if isinstance(answer, dict):
+            if isinstance(answer, Refused):
+                self._document(answer.document, answer.status)
+            elif isinstance(answer, dict):
                 self._document(json.dumps(answer).encode())
             else:
                 self._stream(answer)
 
-        def _document(self, data: bytes) -> None:
-            self._begin("application/json", ("Content-Length", str(len(data))))
+        def _document(self, data: bytes, status: int = 200) -> None:
+            self._begin("application/json", ("Content-Length", str(len(data))), status=status)
             self.wfile.write(data)
 
         def _stream(self, pieces: Iterable[bytes]) -> None:
@@ -107,8 +124,8 @@ def _handler(script: Script, requests: list[tuple[str, Json]]) -> type[BaseHTTPR
             except (BrokenPipeError, ConnectionResetError):
                 return  # the coordinator has read enough
 
-        def _begin(self, content_type: str, *headers: tuple[str, str]) -> None:
-            self.send_response(200)
+        def _begin(self, content_type: str, *headers: tuple[str, str], status: int = 200) -> None:
+            self.send_response(status)
             for name, value in (("Content-Type", content_type), *headers):
                 self.send_header(name, value)
             self.end_headers()

@@ -157,6 +157,11 @@ class Driver:
         """Seconds of silence of this stream that prompts of other requests on its node explain."""
         return reading_s(self.live_requests, self.forecast, self.fleet, request_id, self.now())
 
+    def can_move_on(self, request_id: RequestId) -> bool:
+        """Whether an engine of another kind can take a request that the engine which has it refuses."""
+        live_request = self.live_requests.get(request_id)
+        return live_request is not None and self.dispatcher.placement.can_move_on(live_request, self.now())
+
     # --- bugs ---
 
     def contain(self, request_id: RequestId, where: str) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from herd.coordinator.upstream import forwarded_headers
 from herd.core.state.commands import Dispatch
 from herd.core.state.refusals import prompt_too_long
@@ -10,8 +12,16 @@ from herd.engines import Engine
 from herd.errors import Refusal
 from herd.http1.contract import Header
 from herd.protocols.apply_options import retry_prompt_tokens
+from herd.protocols.conversation import ParsedRequest
 from herd.protocols.engine_errors import error_text
 
+_EVERYWHERE = frozenset(("completion",))
+_FIELD_END = re.compile(r"[.\[]")
+_UNSUPPORTED = re.compile(
+    r"(?:\bnot|n't)\b.{0,20}\bsupport|unsupported|not an? multi-?modal|not enabled|not implemented|requires --",
+    re.IGNORECASE,
+)
+"""The words of engines for a feature that they, or the model as they run it, do not have."""
 JSON_HEADERS: tuple[Header, ...] = ((b"content-type", b"application/json"),)
 """The headers of an error that was a part of a stream."""
 
@@ -40,6 +50,23 @@ def classify_error(
         status=status,
         retry_after_s=retry_after_s,
         engine_text=error_text(body),
+    )
+
+
+def refusal_of_feature(parsed: ParsedRequest, status: int, body: bytes) -> Failure | None:
+    """The failure, if the engine refuses a feature of the request that an engine of another kind may have; else None.
+
+    Its error must say so, or name the field: an error in the request itself would be the same everywhere.
+    """
+    fields = [*parsed.special_fields, *(parsed.needs - _EVERYWHERE)]
+    if not fields or status in (401, 403, 404):
+        return None
+    text = error_text(body)
+    names = "|".join(re.escape(_FIELD_END.split(name, maxsplit=1)[0]) for name in fields)
+    if not _UNSUPPORTED.search(text) and not re.search(rf"\b(?:{names})\b", text):
+        return None
+    return Failure(
+        kind=FailureKind.UNSUPPORTED, detail=f"the engine answered {status}", status=status, engine_text=text
     )
 
 

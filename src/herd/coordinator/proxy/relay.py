@@ -19,7 +19,7 @@ from typing import Final
 
 from herd.coordinator.proxy.continuation import Ending, Rest, Steps
 from herd.coordinator.proxy.pass_through import PassThrough
-from herd.coordinator.proxy.refused_attempts import JSON_HEADERS, classify_error, refusal_of_error
+from herd.coordinator.proxy.refused_attempts import JSON_HEADERS, classify_error, refusal_of_error, refusal_of_feature
 from herd.coordinator.proxy.relay_dependencies import RelayDependencies
 from herd.coordinator.proxy.relaying.asking import AskedResponse
 from herd.coordinator.proxy.relaying.client_answer import ClientAnswer
@@ -408,12 +408,19 @@ class Relay:
             return
         is_continuation = size_bytes > 0
         result = classify_error(self._engine, command, self._status, self._headers, body, is_continuation)
-        if result is None:
+        if not isinstance(result, Failure) and not size_bytes and (refused := self._moving_on(body)) is not None:
+            self._report(refused)
+        elif result is None:
             self._forward_error(body)
         elif isinstance(result, Refusal):
             self._refuse_request(result)
         else:
             self._report(result)
+
+    def _moving_on(self, body: bytes) -> Failure | None:
+        """The failure of this attempt, if another kind of engine may have the feature that this one refuses."""
+        refused = refusal_of_feature(self._parsed, self._status, body)
+        return refused if refused is not None and self._dependencies.driver.can_move_on(self._request_id) else None
 
     def _forward_error(self, body: bytes) -> None:
         """Sends the engine's error answer unchanged, or rewritten if it does not have the format of the dialect."""

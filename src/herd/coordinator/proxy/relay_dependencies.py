@@ -67,6 +67,8 @@ class EventFeed(Protocol):
 
     def reading_s(self, request_id: RequestId) -> float: ...
 
+    def can_move_on(self, request_id: RequestId) -> bool: ...
+
 
 @dataclass(slots=True, kw_only=True)
 class RelayDependencies:

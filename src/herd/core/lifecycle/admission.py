@@ -71,7 +71,9 @@ def last_failure(live_request: LiveRequest, fleet: Fleet) -> Refusal | None:
     if failure is None:
         return None
     refusal = refusals.after_failure(failure)
-    if failure.kind is not FailureKind.UNSUPPORTED or not (able := _able_elsewhere(live_request, fleet)):
+    if failure.kind is not FailureKind.UNSUPPORTED or not (
+        able := able_elsewhere(live_request, fleet, live_request.tried)
+    ):
         return refusal
     return refusals.naming_nodes_away(refusal, able)
 
@@ -84,28 +86,39 @@ def _is_inexpressible(live_request: LiveRequest, fleet: Fleet) -> bool:
     request, as it does for every request whose node restarts.
     """
     failure = live_request.attempt.failure if live_request.attempt is not None else None
-    return failure is not None and failure.kind is FailureKind.UNSUPPORTED and not _able_elsewhere(live_request, fleet)
+    if failure is None or failure.kind is not FailureKind.UNSUPPORTED:
+        return False
+    return not able_elsewhere(live_request, fleet, live_request.tried)
 
 
-def _able_elsewhere(live_request: LiveRequest, fleet: Fleet) -> list[NodeId]:
+def able_elsewhere(
+    live_request: LiveRequest, fleet: Fleet, tried: Sequence[NodeId], may_translate: bool = False
+) -> list[NodeId]:
     """The nodes that were not tried and whose engine itself serves the path with the request's special fields.
 
-    An engine of the same kind and version as one that was tried refuses the request too.
+    `may_translate`: a request without special fields can also be served by a translation.
+    An engine of the same kind and version as one that was tried refuses the request too, and so does one whose model
+    is reported to lack what the request needs.
     """
     request = live_request.request
     copies = [
         (node.id, model_info.engine)
         for model in live_request.models
         for node in fleet.with_model(model)
-        if node.answers_to(request.only_node) and (model_info := node.model_info(model)) is not None
+        if node.answers_to(request.only_node)
+        and (model_info := node.model_info(model)) is not None
+        and not (node.id not in tried and missing(request, model_info))
     ]
-    refused_by = {(engine.kind, engine.version) for node_id, engine in copies if node_id in live_request.tried}
+    refused_by = {(engine.kind, engine.version) for node_id, engine in copies if node_id in tried}
     return [
         node_id
         for node_id, engine in copies
-        if node_id not in live_request.tried
+        if node_id not in tried
         and (engine.kind, engine.version) not in refused_by
-        and honors_all(engine.abilities.paths, request.path, engine.version, request.special_fields)
+        and (
+            (may_translate and not request.special_fields)
+            or honors_all(engine.abilities.paths, request.path, engine.version, request.special_fields)
+        )
     ]
 
 

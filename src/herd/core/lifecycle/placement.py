@@ -11,7 +11,7 @@ from dataclasses import replace
 from herd.core.context.thinking import budget_tokens
 from herd.core.context.window_usage import chosen_tokens
 from herd.core.context.windows import truncation_limit_tokens
-from herd.core.lifecycle.admission import answers_too_late, hold_refusal
+from herd.core.lifecycle.admission import able_elsewhere, answers_too_late, hold_refusal
 from herd.core.lifecycle.affinity import affinity
 from herd.core.lifecycle.conversation_digest import digest_of_conversation
 from herd.core.lifecycle.dispatcher_parts import DispatcherParts, DispatcherSettings
@@ -88,6 +88,15 @@ class Placement:
             self.refuse(live_request, trigger, now, refusal, out)
             return
         self._hold(live_request, trigger, refusals.reasons(live_request.decision), now, out)
+
+    def can_move_on(self, live_request: LiveRequest, now: float) -> bool:
+        """Whether an engine of another kind can take a request that the engine which has it refuses."""
+        attempt = live_request.attempt
+        if attempt is None:
+            return False
+        tried = (*live_request.tried, attempt.node_id)
+        decision = self._scheduler.decide(live_request.request, attempt.model, now, tried)
+        return decision.chosen in able_elsewhere(live_request, self._fleet, tried, may_translate=True)
 
     def _may_substitute(self, request: Request) -> bool:
         return self._settings.has_substitutes if request.may_substitute is None else request.may_substitute

@@ -117,7 +117,7 @@ class FailureKind(Enum):
     INTERNAL = "internal"
     """An exception in the coordinator itself, which is a bug: not the node's fault."""
     UNSUPPORTED = "unsupported"
-    """This kind of engine cannot serve the request, which was not sent; not the node's fault."""
+    """This kind of engine cannot serve the request: it was not sent, or refused; not the node's fault."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
