@@ -231,6 +231,7 @@ _PLAIN_TEXT = re.compile(rb"(?:data:[ ]?(?=[A-Za-z<])(?!null\b|true\b|false\b)|(
 _UNREADABLE_REQUEST = re.compile(
     rb"Failed to parse (?!input\b)\w|\[json\.exception\.|must be of (?:type|an? )\b|\binvalid format\b"
     rb"|\b(?:image|audio|video|tool|function|embedding)s?\b[^\"]{0,40}\bnot support"
+    rb"|\bnot support[^\"]{0,40}\b(?:image|audio|video|tool|function|embedding)s?\b"
 )
 """llama.cpp's and Ollama's words for messages, tools, options and formats of a wrong type (found by `tests/fidelity`),
 and for an image or another input that the model cannot read, whatever kind of server forwards them.

@@ -236,12 +236,22 @@ def test_a_path_is_missing_only_if_a_translation_asks_another(
 ) -> None:
     """For example an embedding by a server without embeddings: its error is final."""
     forms = forms_of(path, **body)
-    error = b'{"error":{"code":501,"message":"This server does not support embeddings","type":"not_supported_error"}}'
+    error = b'{"error":{"code":501,"message":"This feature is disabled","type":"not_supported_error"}}'
     command = a_dispatch(engine)
     outgoing = forms.build(command, engine, now=10.0)
     assert isinstance(outgoing, Outgoing)
     assert forms.is_path_missing(command, engine, outgoing, status, error, now=10.0) == is_asked_again
     assert forms.missing_paths.has(command.model_info.engine, path, 11.0) == is_asked_again
+
+
+@pytest.mark.parametrize(("path", "engine"), [("/v1/embeddings", LLAMACPP), ("/v1/embeddings", OLLAMA)])
+def test_a_path_is_there_if_the_error_is_about_the_model(path: str, engine: Engine) -> None:
+    forms, command = forms_of(path, input="a"), a_dispatch(engine)
+    outgoing = forms.build(command, engine, now=10.0)
+    assert isinstance(outgoing, Outgoing)
+    error = b'{"error":"This server does not support embeddings. Start it with `--embeddings`"}'
+    assert not forms.is_path_missing(command, engine, outgoing, 501, error, now=10.0)
+    assert not forms.missing_paths.has(command.model_info.engine, path, 11.0)
 
 
 def test_a_raised_limit_counts_only_where_it_was_sent() -> None:

@@ -26,6 +26,7 @@ from herd.errors import HerdError
 from herd.http1.contract import Header
 from herd.protocols.apply_options import as_own_endpoint, with_engine_options
 from herd.protocols.conversation import Conversation, ParsedRequest, copied
+from herd.protocols.engine_errors import blames_request
 from herd.protocols.hosted_tools import HOSTED_ONLY
 from herd.protocols.request_fields import rewrite
 from herd.protocols.texts.tool_history import tool_calls
@@ -118,10 +119,13 @@ class RequestForms:
     def is_path_missing(
         self, command: Dispatch, engine: Engine, outgoing: Outgoing, status: int, body: bytes, now: float
     ) -> bool:
-        """Whether an error answer means that the engine lacks the path, and can be asked at another: remembered."""
+        """Whether an error answer means that the engine lacks the path, and can be asked at another: remembered.
+
+        The path is there if the error is about the request: Ollama answers 501 to embeddings of a chat model.
+        """
         if status not in STATUSES or outgoing.is_for_older or b"model" in body or engine.is_model_missing(status, body):
             return False
-        if not self._asks_another_path(command, engine, outgoing):
+        if blames_request(body) or not self._asks_another_path(command, engine, outgoing):
             return False
         self.missing_paths.add(command.model_info.engine, outgoing.request.path, now)
         return True
