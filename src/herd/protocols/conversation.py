@@ -75,6 +75,8 @@ class ParsedRequest:
     """A request of Ollama's API without a prompt only loads the model, or unloads it."""
     previous_response_id: str = ""
     """Responses API: the earlier answer whose items the coordinator has already inserted into `body`."""
+    earlier_items: int = 0
+    """Responses API: how many items were inserted before those that the client sent."""
     is_stored: bool = False
     """Responses API: whether the coordinator keeps the answer for later requests."""
     special_fields: tuple[str, ...] = ()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -296,6 +297,30 @@ def test_a_wrong_field_beside_an_earlier_answer_is_never_left_out(kind: str, fie
             assert field in str(error)
         else:
             assert "two" in json.dumps(engine.requests[-1][1]) and "one" in json.dumps(engine.requests[-1][1])
+
+
+@pytest.mark.parametrize("referring", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+def test_errors_and_left_out_fields_name_the_place_in_the_clients_own_list(kind: str, referring: bool) -> None:
+    def script(path: str, body: Json) -> Answer:
+        if path != "/v1/responses":
+            return translated("answer", streams=False)
+        items = body["input"] if isinstance(body["input"], list) else []
+        wrong = next((at for at, item in enumerate(items) if item.get("content") == 7), None)
+        text = f"input[{wrong}]: content must be a text, not 7"
+        return native(1, "answer", streams=False) if wrong is None else {"error": {"message": text, "code": 400}}
+
+    with ScriptedEngine(script) as engine, running_fleet({}) as fleet:
+        engine.join(fleet, "one", [a_model_info("m")], kind)
+        with openai.OpenAI(base_url=f"{fleet.url}/v1", api_key="unused", max_retries=0) as client:
+            create: Any = client.responses.with_raw_response.create
+            first = json.loads(create(model="m", input="one").content)
+            more = {"previous_response_id": first["id"]} if referring else {}
+            unknown = create(model="m", input=[{"role": "user", "content": "a"}, {"type": "novel", "x": 1}], **more)
+            with pytest.raises(openai.BadRequestError, match=re.escape("input[1]")):
+                create(model="m", input=[{"role": "user", "content": "a"}, {"role": "user", "content": 7}], **more)
+    ignored = unknown.headers.get("X-Fleet-Ignored", "")
+    assert ignored == ("input[1] (novel)" if kind == "lmstudio" else "")
 
 
 def test_a_reference_without_a_type_is_replaced_by_the_item() -> None:

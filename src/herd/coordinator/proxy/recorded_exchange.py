@@ -60,7 +60,9 @@ class ResponseRecorder:
         items = self._resolved(owner, sent)
         recorded = RecordedExchange(exchange, self._store, owner, history.stream is True)
         if previous is not None:
-            recorded.body = responses_history.with_items(exchange.body, [*previous.history(), *items])
+            earlier = previous.history()
+            recorded.body = responses_history.with_items(exchange.body, [*earlier, *items])
+            recorded.earlier_items = len(earlier)
         elif items != sent:
             recorded.body = responses_history.with_items(exchange.body, items)
         recorded.previous = previous
@@ -103,6 +105,7 @@ class RecordedExchange:
         self.admission = exchange.admission
         self.facts = exchange.facts
         self.previous: StoredResponse | None = None
+        self.earlier_items = 0
         self.items: tuple[bytes, ...] | None = None
         """The input items to keep with the answer; None if it is not kept."""
         self._exchange = exchange
@@ -119,6 +122,7 @@ class RecordedExchange:
     def describe(self, parsed: ParsedRequest) -> None:
         """Tells the writer of the answer what its object says about the store."""
         parsed.previous_response_id = self.previous.id if self.previous is not None else ""
+        parsed.earlier_items = self.earlier_items
         parsed.is_stored = self.items is not None
 
     # --- the exchange ---

@@ -44,6 +44,7 @@ from herd.errors import HerdError, Refusal
 from herd.http1.contract import Exchange, Header
 from herd.protocols.conversation import ParsedRequest
 from herd.protocols.engine_errors import tells_crash
+from herd.protocols.openai.responses_history import with_own_places
 from herd.protocols.valid_text import valid_text
 
 _IDLE: Final = 0
@@ -397,6 +398,8 @@ class Relay:
 
     def _end_refused(self) -> None:
         body = valid_text(b"".join(self._held))
+        if self._parsed.earlier_items and not isinstance(self._answer, Translation):
+            body = with_own_places(body, self._parsed.earlier_items)
         command, now, size_bytes = self._dispatch, self._dependencies.driver.now(), self._client.forwarded_bytes
         forms, repairs = self._preparation.forms, self._preparation.tool_repairs
         if not size_bytes and forms.is_path_missing(command, self._engine, self._outgoing, self._status, body, now):

@@ -23,6 +23,10 @@ _TYPED: Final = re.compile(rb'"(?:type|role)"\s*:\s*"')
 """Almost every item: then only its bytes are searched, and it is not decoded."""
 
 
+_ITEM_PLACE: Final = re.compile(rb"\binput(\[|\.|', (?:'[^']*', )*)(\d{1,6})\b")
+"""Ollama: `input[2]: content`; OpenAI: `input[2].content`; vLLM: `('body', 'input', 'list[...]', 2, 'content')`."""
+
+
 class History(msgspec.Struct, kw_only=True):
     """The fields of a request that concern its history."""
 
@@ -96,6 +100,19 @@ def with_items(body: bytes, items: Sequence[bytes]) -> bytes:
     fields.pop("previous_response_id", None)
     fields["input"] = msgspec.Raw(b"[" + b",".join(items) + b"]")
     return msgspec.json.encode(fields)
+
+
+def with_own_places(error: bytes, earlier_items: int) -> bytes:
+    """An engine's error in which the places of input items are those in the client's own list.
+
+    The first `earlier_items` were inserted: their places are named after the field that stands for them.
+    """
+
+    def own(found: re.Match[bytes]) -> bytes:
+        place = int(found[2]) - earlier_items
+        return b"input%b%d" % (found[1], place) if place >= 0 else b"previous_response_id" + found[1] + found[2]
+
+    return _ITEM_PLACE.sub(own, error) if earlier_items else error
 
 
 def resolve_references(items: Sequence[bytes], find: Callable[[str], bytes | None]) -> tuple[list[bytes], str]:

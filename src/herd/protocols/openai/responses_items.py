@@ -86,14 +86,24 @@ class ReadItems:
         self.messages.append(Message("tool", text, images=list(images), tool_call_id=call.id, tool_name=call.name))
 
 
-def read_items(given: str | Sequence[Any] | None, tools: Tools, path: str = "input") -> ReadItems:
-    """The turns of a request. Raises BadRequest only for malformed items."""
+EARLIER: Final = "previous_response_id"
+"""The field that stands for the items which the client did not send again, in the names of their places."""
+
+
+def read_items(
+    given: str | Sequence[Any] | None, tools: Tools, path: str = "input", earlier_items: int = 0
+) -> ReadItems:
+    """The turns of a request. Raises BadRequest only for malformed items.
+
+    The first `earlier_items` were inserted: places are those in the client's own list.
+    """
     read = ReadItems(tools)
     if isinstance(given, str):
         read.messages.append(Message("user", given))
         return read
     for position, value in enumerate(given or ()):
-        where = f"{path}[{position}]"
+        own = position - earlier_items
+        where = f"{path}[{own}]" if own >= 0 else f"{EARLIER}[{position}]"
         item = _decode(value, where)
         kind = item.type or ("message" if item.role else "item_reference")
         reader = _READERS.get(kind)

@@ -121,7 +121,7 @@ def read_conversation(request: ParsedRequest) -> Conversation:
     """The complete request in neutral form. Raises BadRequest for a malformed one."""
     complete = request_fields.read(request.body, REQUEST)
     tools = read_tools(complete.tools)
-    items = _read_turns(complete, tools)
+    items = _read_turns(complete, tools, request.earlier_items)
     choice = read_tool_choice(complete.tool_choice, tools)
     unsupported = [*(name for name in _UNSUPPORTED if getattr(complete, name)), *items.unsupported]
     if not (complete.input or items.messages or unsupported):
@@ -160,9 +160,9 @@ def read_request_tools(complete: Request) -> Tools:
     return tools
 
 
-def _read_turns(complete: Request, tools: Tools) -> ReadItems:
+def _read_turns(complete: Request, tools: Tools, earlier_items: int = 0) -> ReadItems:
     """Instructions come first; they may be a list of items as well."""
-    items = read_items(complete.input, tools)
+    items = read_items(complete.input, tools, earlier_items=earlier_items)
     given = complete.instructions
     if isinstance(given, str) and given:
         items.messages.insert(0, Message("system", given))
