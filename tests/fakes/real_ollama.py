@@ -54,9 +54,10 @@ def find_ollama() -> str | None:
 class RealOllama:
     """A running server with the models listed above; a context manager."""
 
-    def __init__(self, binary: str, settings: Mapping[str, str] | None = None) -> None:
+    def __init__(self, binary: str, settings: Mapping[str, str] | None = None, port: int = 0) -> None:
+        """With `port` 0, on a free port."""
         self._folder = tempfile.TemporaryDirectory(prefix="herd-live-")
-        self.port = free_port()
+        self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         environment = {
             "HOME": self._folder.name,

@@ -19,6 +19,43 @@ from fakes.llamacpp.tiny_gguf import cache_folder
 VERSION = "0.11.4"
 PACKAGE = f"ollama-herd=={VERSION}"
 INSTALL_LIMIT_S = 600.0
+_WRITE_A_MONTH = """
+import asyncio, time
+from fleet_manager.server.latency_store import LatencyStore
+from fleet_manager.server.trace_store import TraceStore
+
+ROWS = {rows}
+real_time = time.time
+
+async def write():
+    traces, latencies = TraceStore("{folder}"), LatencyStore("{folder}")
+    await traces.initialize()
+    await latencies.initialize()
+    started = real_time()
+    for number in range(ROWS):
+        at = started - (ROWS - number) * 900
+        time.time = lambda: at
+        failed = number % 50 == 7
+        await traces.record_trace(
+            f"req-{{number}}", "m:latest", "gone:latest" if number % 40 == 3 else "m:latest",
+            ["alpha", "attic"][number % 2], 71.5, {{"thermal": 50.0, "queue_depth": -6.0}},
+            "failed" if failed else "completed", 1000.0 + number % 100, 200.0, 300, None if failed else 120,
+            number % 3 // 2, number % 40 == 3, ["attic"] if number % 3 == 2 else [], "192.168.1.7",
+            ["ollama", "openai", "anthropic"][number % 3], "boom" if failed else None,
+            ["app:notes", "user:ann"] if number % 5 else None, "length" if number % 9 == 0 else "stop", 310,
+        )
+        await latencies.record(["alpha", "attic"][number % 2], "m:latest", 1000.0 + number % 100, 120, 300, 120)
+    time.time = real_time
+    await traces.save_benchmark_run(dict(
+        run_id="bench-1", duration_s=10.0, total_requests=20, total_failures=0, total_prompt_tokens=1000,
+        total_completion_tokens=500, tokens_per_sec=50.0, per_node_results={{"alpha": {{"requests": 20}}}},
+    ))
+    await traces.save_briefing("All is well.", "m")
+    await traces.close()
+    await latencies.close()
+
+asyncio.run(write())
+"""
 INSTALLED = "installed"
 """A file that is written last: pip writes the programs before it has written all packages."""
 
@@ -107,3 +144,8 @@ def run_python(programs: Path, home: Path, code: str) -> str:
         cwd=home,
     )
     return done.stdout
+
+
+def writing_a_month(folder: Path, rows: int) -> str:
+    """Code for `run_python` that fills a trace database in this folder, with a request every quarter of an hour."""
+    return _WRITE_A_MONTH.format(rows=rows, folder=folder)

@@ -15,47 +15,10 @@ import pytest
 
 from fakes.fleet import Fleet, running_fleet
 from fakes.ollama.server import FakeOllama
-from fakes.real_ollama_herd import run_python
+from fakes.real_ollama_herd import run_python, writing_a_month
 
 ROWS = 29 * 24 * 4
 """Four requests an hour for 29 days: the newest ones are of this hour."""
-WRITE = """
-import asyncio, time
-from fleet_manager.server.latency_store import LatencyStore
-from fleet_manager.server.trace_store import TraceStore
-
-ROWS = {rows}
-real_time = time.time
-
-async def write():
-    traces, latencies = TraceStore("{folder}"), LatencyStore("{folder}")
-    await traces.initialize()
-    await latencies.initialize()
-    started = real_time()
-    for number in range(ROWS):
-        at = started - (ROWS - number) * 900
-        time.time = lambda: at
-        failed = number % 50 == 7
-        await traces.record_trace(
-            f"req-{{number}}", "m:latest", "gone:latest" if number % 40 == 3 else "m:latest",
-            ["alpha", "attic"][number % 2], 71.5, {{"thermal": 50.0, "queue_depth": -6.0}},
-            "failed" if failed else "completed", 1000.0 + number % 100, 200.0, 300, None if failed else 120,
-            number % 3 // 2, number % 40 == 3, ["attic"] if number % 3 == 2 else [], "192.168.1.7",
-            ["ollama", "openai", "anthropic"][number % 3], "boom" if failed else None,
-            ["app:notes", "user:ann"] if number % 5 else None, "length" if number % 9 == 0 else "stop", 310,
-        )
-        await latencies.record(["alpha", "attic"][number % 2], "m:latest", 1000.0 + number % 100, 120, 300, 120)
-    time.time = real_time
-    await traces.save_benchmark_run(dict(
-        run_id="bench-1", duration_s=10.0, total_requests=20, total_failures=0, total_prompt_tokens=1000,
-        total_completion_tokens=500, tokens_per_sec=50.0, per_node_results={{"alpha": {{"requests": 20}}}},
-    ))
-    await traces.save_briefing("All is well.", "m")
-    await traces.close()
-    await latencies.close()
-
-asyncio.run(write())
-"""
 QUERY_LAST = (
     "SELECT request_id, model, node_id, score, scores_breakdown FROM request_traces ORDER BY timestamp DESC LIMIT 1"
 )
@@ -71,7 +34,7 @@ PAGES = (
 @pytest.fixture(scope="module")
 def written(ollama_herd: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("month")
-    run_python(ollama_herd, folder, WRITE.format(rows=ROWS, folder=folder))
+    run_python(ollama_herd, folder, writing_a_month(folder, ROWS))
     return folder
 
 

@@ -103,8 +103,16 @@ CLAUDE_CODE = {
 
 
 def claude_code(place: Place, ask: Ask) -> Ended:
+    return run_claude_code(place, ask, dict.fromkeys(("ANTHROPIC_MODEL", "ANTHROPIC_SMALL_FAST_MODEL"), ask.model))
+
+
+def claude_code_unconfigured(place: Place, ask: Ask) -> Ended:
+    """It asks for the models of its maker."""
+    return run_claude_code(place, ask, {})
+
+
+def run_claude_code(place: Place, ask: Ask, models: dict[str, str]) -> Ended:
     program = place.agents.package("@anthropic-ai/claude-code") / "bin" / "claude.exe"
-    models = dict.fromkeys(("ANTHROPIC_MODEL", "ANTHROPIC_SMALL_FAST_MODEL"), ask.model)
     flags = ("--output-format", "json", "--permission-mode", "bypassPermissions")
     settings = {**CLAUDE_CODE, **models, "ANTHROPIC_BASE_URL": ask.url}
     status, out, err = start(place, ask, [program, "-p", ask.prompt, *flags], settings)

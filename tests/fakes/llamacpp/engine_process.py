@@ -21,7 +21,7 @@ def serve(path: str, wanted: dict[str, object]) -> xllamacpp.Server:
     params.n_ctx = int(str(wanted["context_tokens"])) * int(str(wanted["slots"]))
     params.n_parallel = int(str(wanted["slots"]))
     params.hostnames = ["127.0.0.1"]
-    params.port = 0
+    params.port = int(str(wanted["port"]))
     params.endpoint_metrics = True
     params.endpoint_props = True
     params.embedding = bool(wanted["embedding"])

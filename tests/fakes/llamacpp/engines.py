@@ -32,6 +32,8 @@ class EngineSettings:
     embedding: bool = False
     api_key: str = ""
     """The key that it requires, as with `llama-server --api-key`."""
+    port: int = 0
+    """0: the system chooses one."""
 
 
 class LlamaEngine:
