@@ -48,7 +48,7 @@ class NewUser:
     def run(self) -> Json:
         self._start_engines()
         self._start("herd").wait_for_get(PORT, "/health", START_LIMIT_S)
-        self.seen["old_requests"] = self._get("/dashboard/api/overview?range=30d")
+        self.seen["old_requests"] = self._get("/dashboard/api/usage/lines?by=day&range=30d")
         self._join_this_machine()
         self._join_ollama_herd()
         self._ask_every_model()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,8 +17,10 @@ from fakes.faults import Gate
 from fakes.fleet import Fleet, running_fleet, settings_for_tests
 from fakes.ollama.server import FakeModel, FakeOllama, FakeSettings
 from herd.coordinator.api.overview import usage_report
+from herd.dashboard.usage import By
 from herd.trust.identity import IdentitySettings
 from herd.trust.user_limits import UserLimitSettings
+from terminal import herd
 
 USERS = tuple(f"person{number}@example.org" for number in range(12))
 
@@ -112,6 +115,31 @@ def test_users_count_only_from_trusted_keys_and_addresses(
         ask(fleet, "POST", "/v1/messages", {**body, "max_tokens": 9}, **key)
         ask(fleet, "POST", "/v1/chat/completions", {**body, "user": "bob"}, **key)
         assert set(usage(fleet)) == ({USERS[0], "s-7", "acc", "bob"} if is_known else set())
+
+
+def test_usage_has_the_same_figures_by_user_app_model_key_and_day() -> None:
+    """The dashboard's route and the command; a user is a hash, a key its name."""
+    with one_slot_fleet() as (_, fleet):
+        key = a_key(fleet, name="open-webui", names_users=True)
+        admin = a_key(fleet, scopes=["admin"])
+        for user in (USERS[0], USERS[0], USERS[1]):
+            assert ask(fleet, "POST", "/api/chat", CHAT, **key, **open_webui(user))[0] == 200
+        stored(fleet)
+        secret = admin["Authorization"].removeprefix("Bearer ")
+        named = {}
+        for by in By:
+            answer = ask(fleet, "GET", f"/dashboard/api/usage/lines?by={by.value}&range=24h", **admin)[1]
+            lines = answer["lines"]
+            assert (sum(one["requests"] for one in lines), answer["by"]) == (3, by.value), by
+            assert sum(one["completion_tokens"] for one in lines) > 0 and all(one["busy_s"] > 0 for one in lines)
+            printed = herd("usage", "--by", by.value, "--range", "24h", url=fleet.url, env={"HERD_KEY": secret})
+            assert printed.status == 0 and all(one["name"][:8] in printed.out for one in lines), printed
+            assert "example.org" not in printed.out + json.dumps(answer)
+            named[by] = [one["name"] for one in lines]
+        assert len(named[By.USER]) == 2 and all(name.startswith("u-") for name in named[By.USER])
+        assert (named[By.KEY], named[By.MODEL]) == (["open-webui"], ["m:latest"])
+        status, wrong, _ = ask(fleet, "GET", "/dashboard/api/usage/lines?by=nobody", **admin)
+        assert status == 400 and "user, app, model, key, day" in wrong["error"]
 
 
 def test_an_e_mail_address_in_the_body_is_a_hash_in_every_tag() -> None:

@@ -771,6 +771,27 @@ export interface UptimeBars {
   strips: NodeUptime[];
 }
 
+export interface UsageLine {
+  name: string;
+  kind: string;
+  requests: number;
+  failed: number;
+  prompt_tokens: number;
+  completion_tokens: number;
+  busy_s: number;
+  share: number;
+  last_seen_at: number | null;
+}
+
+export interface UsageLines {
+  by: string;
+  range: string;
+  from_at: number;
+  to_at: number;
+  lines: UsageLine[];
+  summary: string;
+}
+
 export interface UsageReport {
   by_day: Record<string, unknown>[];
   by_tag: Record<string, unknown>[];

@@ -309,7 +309,7 @@ class Coordinator:
             *AccessApi(self.membership, driver, store, self._address, keys_changed, unix_s, nodes_api).routes,
             *LoginApi(self.logins, lambda: self.credentials.keyring, store, driver.now, unix_s, keys_changed).routes,
             *DashboardApi(driver, store, self.view, self._address).routes,
-            *ChartsApi(driver, store).routes,
+            *ChartsApi(driver, store, keys=lambda: self.credentials.keyring).routes,
             *ModelsApi(driver.fleet, self.transfers, self.pinned_models, self.operations, store).routes,
             *self._creation_routes(),
             *self.live.routes,

@@ -22,6 +22,7 @@ from herd.cli import recommend as recommend_command
 from herd.cli import replay as replay_command
 from herd.cli import status as status_command
 from herd.cli import top as top_command
+from herd.cli import usage as usage_command
 from herd.cli import why as why_command
 from herd.cli import windows as windows_command
 from herd.cli.client import CliError
@@ -33,6 +34,7 @@ from herd.cli.starting import coordinator as coordinator_command
 from herd.cli.starting.options import Flags
 from herd.cli.starting.problem import replace_unprintable_characters
 from herd.cli.terminal import print_error
+from herd.dashboard.usage import By
 
 INTERRUPTED = 130
 
@@ -265,6 +267,17 @@ def health(
 def recommend(json: Json = False, url: Url = None) -> None:
     """Recommend model placement from recent requests."""
     recommend_command.recommend(settings.coordinator(url), json)
+
+
+@app.command()
+def usage(
+    by: Annotated[By, typer.Option(help="What to sum up by.")] = By.USER,
+    period: Annotated[str, typer.Option("--range", metavar="RANGE", help="1h, 24h, 7d or 30d.")] = "7d",
+    json: Json = False,
+    url: Url = None,
+) -> None:
+    """Show who used the fleet how much: requests, tokens and seconds of nodes."""
+    usage_command.usage(settings.coordinator(url), by.value, period, json)
 
 
 @app.command()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 
 from starlette.requests import Request
@@ -18,10 +18,13 @@ from herd.coordinator.storage.chart_queries import ChartRange
 from herd.coordinator.storage.rollups.tables import APP, APP_MODEL, DAY_S, PAIR, Measure
 from herd.coordinator.storage.writer import TraceStore
 from herd.core.state.fleet import Liveness
+from herd.dashboard import usage
 from herd.dashboard.histograms import Counts, merge_counts
 from herd.dashboard.pages import apps, models, trends
 from herd.dashboard.pages.models import PresentModel
+from herd.dashboard.usage import By
 from herd.errors import BadRequest
+from herd.trust.keys import ApiKey
 from herd.trust.rights import Right
 
 RANGE_DEFAULT = "24h"
@@ -33,11 +36,18 @@ DAYS_AS_RANGES = ((1, "24h"), (7, "7d"), (DAYS_MAX, "30d"))
 
 
 class ChartsApi:
-    def __init__(self, driver: Driver, store: TraceStore, wall: Callable[[], float] = time.time) -> None:
-        """`wall()` is unix time; every range ends now."""
+    def __init__(
+        self,
+        driver: Driver,
+        store: TraceStore,
+        wall: Callable[[], float] = time.time,
+        keys: Callable[[], Iterable[ApiKey]] = tuple,
+    ) -> None:
+        """`wall()` is unix time; every range ends now. `keys()` are the API keys, whose names are shown."""
         self._driver = driver
         self._store = store
         self._wall = wall
+        self._keys = keys
 
     @property
     def routes(self) -> list[ApiRoute]:
@@ -57,6 +67,9 @@ class ChartsApi:
             ApiRoute("/dashboard/api/apps/tags", json_errors(self.apps), "GET", Right.READ, query=ranged),
             ApiRoute("/dashboard/api/apps/daily", json_errors(self.daily), "GET", Right.READ, query=("days",)),
             ApiRoute("/dashboard/api/tags/daily", json_errors(self.daily), "GET", Right.READ, query=("days",)),
+            ApiRoute(
+                "/dashboard/api/usage/lines", json_errors(self.usage_lines), "GET", Right.READ, query=("by", *ranged)
+            ),
         ]
 
     async def trends(self, request: Request) -> Response:
@@ -86,6 +99,16 @@ class ChartsApi:
     async def daily(self, request: Request) -> Response:
         """Returns requests and tokens of each tag per day, for the last `days` (default 7)."""
         return await query_response(self._store, partial(_daily, since=self._wall() - _days(request, 7) * DAY_S))
+
+    async def usage_lines(self, request: Request) -> Response:
+        """Returns who used the fleet how much: requests, tokens and seconds by user, app, model, key or day."""
+        text = request.query_params.get("by") or By.USER.value
+        if text not in {by.value for by in By}:
+            raise BadRequest(f"by must be one of {', '.join(by.value for by in By)}, not {text[:40]!r}")
+        names = {key.id: key.name for key in self._keys()}
+        return await query_response(
+            self._store, partial(usage_page, wanted=self._range(request), by=By(text), key_names=names)
+        )
 
     def _range(self, request: Request) -> ChartRange:
         name = request.query_params.get("range")
@@ -204,6 +227,36 @@ def apps_page(connection: sqlite3.Connection, wanted: ChartRange) -> apps.Apps:
     )
     lines, by_tag = apps.lines(history), tuple(usage_queries.usage_by_tag(connection, wanted.from_at, wanted.size_s))
     return apps.Apps(wanted.name, wanted.from_at, wanted.to_at, lines, by_tag, by_tag, apps.summary(lines))
+
+
+def usage_page(
+    connection: sqlite3.Connection, wanted: ChartRange, by: By, key_names: Mapping[str, str]
+) -> usage.UsageLines:
+    """The usage in the range. That of users and keys is stored by the hour."""
+    lines = usage.lines(usage.added(_used(connection, wanted, by, key_names)), by)
+    return usage.UsageLines(by.value, wanted.name, wanted.from_at, wanted.to_at, lines, usage.summary(lines, by))
+
+
+def _used(
+    connection: sqlite3.Connection, wanted: ChartRange, by: By, key_names: Mapping[str, str]
+) -> Iterator[usage.Used]:
+    if by is By.USER:
+        for row in usage_queries.usage_by_user(connection, wanted.from_at):
+            kind, name = str(row["user_kind"]), str(row["user"])
+            yield usage.of_row(kind, key_names.get(name, name) if kind == "key" else name or "other users", row)
+    elif by is By.KEY:
+        for row in usage_queries.usage_by_key(connection, wanted.from_at):
+            yield usage.of_row(by.value, key_names.get(str(row["key_id"]), str(row["key_id"])), row)
+    elif by is By.APP:
+        for (kind, app), sums in chart_queries.grouped(connection, wanted, APP).items():
+            yield usage.Used(kind, apps.label(kind, app), sums)
+    elif by is By.MODEL:
+        for (_, model), sums in chart_queries.grouped(connection, wanted, PAIR).items():
+            yield usage.Used(by.value, model or "(none)", sums)
+    else:
+        for at, sums in chart_queries.series(connection, wanted, None, None).items():
+            start = wanted.starts[at]
+            yield usage.Used(by.value, time.strftime("%Y-%m-%d", time.localtime(start)), {**sums, "last_at": start})
 
 
 def _daily(connection: sqlite3.Connection, since: float) -> apps.AppsDaily:

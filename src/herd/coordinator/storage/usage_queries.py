@@ -28,8 +28,8 @@ BY_DAY = f"""SELECT a AS node_id, b AS model, bucket / {DAY_S} * {DAY_S} AS day_
 BY_TAG = f"""SELECT a AS tag, {_COUNTS}, {_TIMES}, {_TOKENS}, MAX(last_at) AS last_seen
     FROM {sums_and_new_traces_of(TAG, (*_COUNTED, *_TIMED, "last_at"))}
     GROUP BY a ORDER BY request_count DESC, tag LIMIT :most"""  # noqa: S608
-BY_KEY = f"""SELECT a AS key_id, {_COUNTS}, {_TOKENS}, MAX(last_at) AS last_seen
-    FROM {sums_and_new_traces_of(KEY, (*_COUNTED, "last_at"))}
+BY_KEY = f"""SELECT a AS key_id, {_COUNTS}, {_TOKENS}, SUM(busy_ms) / 1000.0 AS gpu_s, MAX(last_at) AS last_seen
+    FROM {sums_and_new_traces_of(KEY, (*_COUNTED, "busy_ms", "last_at"))}
     GROUP BY a ORDER BY request_count DESC, key_id LIMIT :most"""  # noqa: S608
 BY_USER = f"""SELECT a AS user_kind, b AS user, {_COUNTS}, {_TOKENS}, SUM(busy_ms) / 1000.0 AS gpu_s,
         MAX(last_at) AS last_seen

@@ -12,6 +12,7 @@ from msgspec import Struct
 from herd.dashboard import DashboardRoute
 from herd.dashboard.histograms import Counts, percentile
 from herd.dashboard.pages import Page
+from herd.dashboard.usage import UsageLines
 from herd.text import duration, number
 
 
@@ -183,5 +184,6 @@ PAGE = Page(
         DashboardRoute("GET", "apps", Apps),
         DashboardRoute("GET", "apps/daily", AppsDaily),
         DashboardRoute("GET", "usage", UsageReport),
+        DashboardRoute("GET", "usage/lines", UsageLines),
     ),
 )

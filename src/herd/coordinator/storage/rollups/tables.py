@@ -151,7 +151,9 @@ TAG = Kind(
     other=(OTHER, "", ""),
     each=", json_each(tags) AS each_tag",
 )
-KEY = Kind(9, ("key_id",), f"{_ENDED} AND key_id IS NOT NULL", _USAGE_COLUMNS, _LONG_SIZES, other=(OTHER, "", ""))
+KEY = Kind(
+    9, ("key_id",), f"{_ENDED} AND key_id IS NOT NULL", (*_USAGE_COLUMNS, "busy_ms"), _LONG_SIZES, other=(OTHER, "", "")
+)
 USER = Kind(
     USER_NUMBER, ("user_kind", "user"), "true", (*_USAGE_COLUMNS, "busy_ms"), _LONG_SIZES, other=("other", "", "")
 )
