@@ -66,7 +66,7 @@ class NewUser:
         self.stack.enter_context(LlamaEngine(LlamaSettings("keyed-model", api_key=ENGINE_KEY, port=8080)))
 
     def _join_this_machine(self) -> None:
-        """Without the engine's key the user is told which setting has to have it."""
+        """Without the engine's key a finding names the setting that has to have it."""
         agent = self._start("herd-node")
         wait_until(lambda: "requires an API key" in self._herd("health").stdout, "the finding", START_LIMIT_S)
         self.seen["health_without_key"] = self._herd("health").stdout

@@ -22,13 +22,13 @@ from herd.cli import recommend as recommend_command
 from herd.cli import replay as replay_command
 from herd.cli import status as status_command
 from herd.cli import top as top_command
-from herd.cli import usage as usage_command
 from herd.cli import why as why_command
 from herd.cli import windows as windows_command
 from herd.cli.client import CliError
 from herd.cli.commands.nodes import nodes_group
 from herd.cli.demo import show as demo_command
 from herd.cli.options import Json, Url
+from herd.cli.reports import usage as usage_command
 from herd.cli.starting import agent as agent_command
 from herd.cli.starting import coordinator as coordinator_command
 from herd.cli.starting.options import Flags

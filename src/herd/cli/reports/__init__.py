@@ -1,0 +1,1 @@
+"""Commands that report the past use of the fleet."""
