@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
-from fakes.agents.install import Agents, Unavailable, find
+from fakes.agents.install import AGENTS, CONTINUE, Agents, Unavailable, find
 from fakes.agents.stage import Stage
 from fakes.client_targets import Target, client_models
 from fakes.fleet import running_fleet, settings_of_steady_nodes
@@ -34,18 +35,28 @@ def no_foreign_settings(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
-@pytest.fixture(scope="session")
-def agents() -> Agents:
+def installed(pins: Path) -> Agents:
     """The installed agents; without them the test is skipped, and fails in CI."""
     try:
-        return find()
+        return find(pins)
     except Unavailable as why:
         if os.environ.get("CI", "").lower() == "true":
             pytest.fail(str(why))
         pytest.skip(str(why))
 
 
+@pytest.fixture(scope="session")
+def agents() -> Agents:
+    return installed(AGENTS)
+
+
 @pytest.fixture(scope="module")
 def stage(agents: Agents, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     with ExitStack() as stack:
         yield Stage(agents, tmp_path_factory.mktemp("agents"), stack)
+
+
+@pytest.fixture(scope="module")
+def continue_stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    with ExitStack() as stack:
+        yield Stage(installed(CONTINUE), tmp_path_factory.mktemp("continue"), stack)

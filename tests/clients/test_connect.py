@@ -25,6 +25,7 @@ OWN_SETTINGS = {
     "config/opencode/opencode.json": json.dumps(
         {"autoupdate": False, "permission": {"edit": "allow", "bash": "allow", "external_directory": "allow"}}
     ),
+    ".continue/config.yaml": "name: Mine\nversion: 1.0.0\nschema: v1\nrules:\n  - Be brief. # always\n",
 }
 """What the user had configured before; opencode would ask for these permissions."""
 
@@ -68,6 +69,12 @@ def opencode(place: Place, ask: Ask) -> Ended:
     return Ended(status, texts[-1] if texts else "", out + err)
 
 
+def continue_cli(place: Place, ask: Ask) -> Ended:
+    program = place.agents.package("@continuedev/cli") / "dist" / "cn.js"
+    status, out, err = start(place, ask, [place.agents.node, program, "-p", "--auto", ask.prompt], {})
+    return Ended(status, out.strip(), out + err)
+
+
 def configured(name: str, agent: Agent) -> Agent:
     """The agent after `herd connect NAME --write`, which is undone afterwards."""
 
@@ -102,6 +109,13 @@ AGENTS: dict[str, Callable[[Place, Ask], Ended]] = {"claude": claude, "codex": c
 @pytest.mark.parametrize("kind", ["ollama", "llamacpp"] if is_full() else ["ollama"])
 def test_an_agent_works_with_what_connect_wrote(stage: Stage, kind: str, name: str) -> None:
     check(stage.through_herd(configured(name, AGENTS[name]), kind))
+
+
+@pytest.mark.parametrize("kind", ["ollama", "llamacpp"] if is_full() else ["ollama"])
+def test_continues_command_line_works_with_what_connect_wrote(continue_stage: Stage, kind: str) -> None:
+    played = continue_stage.through_herd(configured("continue", continue_cli), kind)
+    check(played)
+    assert played.outside == []
 
 
 @pytest.mark.parametrize("name", AGENTS if is_full() else ["codex"])

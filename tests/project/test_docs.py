@@ -176,7 +176,9 @@ def test_the_changelog_has_a_section_for_unreleased_changes() -> None:
 
 
 def test_the_versions_of_the_tested_clients_are_the_pinned_ones() -> None:
-    pinned = json.loads(document("tests/fakes/agents/package.json"))["dependencies"]
+    folders = ("tests/fakes/agents", "tests/fakes/agents/continue_cli")
+    lists = [json.loads(document(f"{folder}/package.json"))["dependencies"] for folder in folders]
+    pinned = {package: version for listed in lists for package, version in listed.items()}
     rows = re.findall(r"^\| [^|]+ \| `([^`]+)` \| ([\d.]+) \|", document("docs/clients.md"), re.MULTILINE)
     assert dict(rows) == {package: version for package, version in pinned.items() if package != "zod"}
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from fakes.agents.stage import beating
-from fakes.fleet import Fleet, running_fleet
+from fakes.fleet import Fleet, running_fleet, settings_of_steady_nodes
 from fakes.ollama.server import FakeModel, FakeOllama
 from herd.cli.client import CliError
 from herd.cli.connect import Client, Connection, Place
@@ -80,6 +80,18 @@ def test_a_model_in_memory_that_calls_tools_is_chosen_first() -> None:
         "plain",
     ]
     assert best([]) is None
+
+
+def test_a_model_without_reported_capabilities_may_answer_chats(tmp_path: Path) -> None:
+    """Old engines report none; an embedding model says what it is."""
+    silent = FakeModel(name="silent", capabilities=())
+    settings = settings_of_steady_nodes()
+    with FakeOllama([silent, MODELS[2]]) as node, running_fleet({"alpha": node}, settings=settings) as running:
+        [file] = json.loads(connect(tmp_path, running, "codex", "--json").out)["files"]
+        assert tomllib.loads(file["content"])["model"] == "silent:latest"
+        running.ask("POST", "/fleet/keys", b'{"name": "somebody"}')
+        [file] = json.loads(connect(tmp_path, running, "codex", "--json").out)["files"]
+        assert tomllib.loads(file["content"])["model"] == "silent:latest"
 
 
 def test_the_printed_settings_name_the_best_model_and_its_window(fleet: Fleet, tmp_path: Path) -> None:

