@@ -247,7 +247,8 @@ def engines() -> str:
     rows = [(f"`{engine.kind}`", first_line(module)) for engine, module in plug_ins(herd.engines, Engine, "ENGINE")]
     return page(
         "Engines",
-        "`herd-node` detects engines on their default ports; `--engine` and `--engine-url` name another one. "
+        "`herd-node` detects engines on their default ports; `--engine` and `--engine-url` name another one. Which "
+        "kind it is follows from its answers, not from the port: a Lemonade on Ollama's port is a Lemonade. "
         "`--engine embedded` starts the agent's own llama.cpp with a small model that is installed as a package.",
         table(("engine", "description"), rows),
         "## Engines with an API key",

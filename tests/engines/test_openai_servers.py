@@ -209,18 +209,6 @@ def test_missing_model_is_distinguished_from_other_errors(
     assert engine.is_model_missing(status, json.dumps(body).encode()) is is_missing
 
 
-@pytest.mark.parametrize(
-    ("port", "entry"),
-    [
-        (30000, {"id": "m", "object": "model", "owned_by": "sglang", "root": "m", "max_model_len": 4096}),
-        (5000, {"id": "m", "object": "model", "owned_by": "tabbyAPI"}),
-        (5001, {"id": "koboldcpp/m", "object": "model", "owned_by": "koboldcpp", "permission": []}),
-        (8080, {"id": "m", "object": "model", "created": 1}),
-    ],
-    ids=["sglang", "tabbyapi", "koboldcpp", "mlx"],
-)
-def test_servers_without_a_file_of_their_own_are_looked_for_and_recognised(port: int, entry: dict[str, object]) -> None:
-    response = EngineResponse(200, json.dumps({"object": "list", "data": [entry]}).encode())
-    found = [engine for engine in discover(herd.engines, Engine, "ENGINE") if engine.recognizes(response)]
-    assert [engine.kind for engine in found if port in (engine.default_port, *engine.more_ports)] == ["openai"]
-    assert [model.name for model in OTHER.inventory((response,)).models] == [entry["id"]]
+def test_a_server_without_a_file_of_its_own_is_looked_for_on_the_ports_of_others() -> None:
+    ports = {engine.default_port for engine in discover(herd.engines, Engine, "ENGINE")}
+    assert {8000, 30000, 5000, 5001, 8080} <= ports and ports >= set(OTHER.more_ports)

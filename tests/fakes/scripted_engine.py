@@ -7,16 +7,15 @@ with ScriptedEngine(lambda path, body: {"choices": [...]}) as engine, running_fl
 from __future__ import annotations
 
 import json
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 
 from builders import a_report, an_engine
 from fakes.fleet import Fleet
+from fakes.threaded_server import ThreadedServer
 from herd.agent_protocol import heartbeat_encode
 from herd.core.state.fleet import EngineEndpoint, ModelInfo
 
@@ -61,17 +60,12 @@ def events(*chunks: Json) -> Iterator[bytes]:
     yield b"data: [DONE]\n\n"
 
 
-class ScriptedEngine:
+class ScriptedEngine(ThreadedServer):
     """Call `join` to add it to a fleet; `requests` has the path and body of everything that it was asked."""
 
     def __init__(self, script: Script = echo) -> None:
         self.requests: list[tuple[str, Json]] = []
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(script, self.requests))
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02})
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_address[1]}"
+        super().__init__(_handler(script, self.requests))
 
     def endpoint(self, kind: str = "openai", slots: int = 4) -> EngineEndpoint:
         return an_engine(slots, kind, self.url)
@@ -82,17 +76,6 @@ class ScriptedEngine:
         listed = [replace(model, engine=endpoint) for model in models]
         report = a_report(node_id, listed, engines=(endpoint,))
         fleet.ask("POST", "/heartbeat", heartbeat_encode.encode(report, time.time()))
-
-    def __enter__(self) -> ScriptedEngine:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
 
 
 def _handler(script: Script, requests: list[tuple[str, Json]]) -> type[BaseHTTPRequestHandler]:

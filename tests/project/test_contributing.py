@@ -13,7 +13,7 @@ from herd.health import Check
 from project.source import ROOT
 
 EXAMPLE = re.compile(r"`(src/herd/[\w/]+\.py)`[^`]*```python\n(.*?)```", re.DOTALL)
-MODELS = b'{"data": [{"id": "qwen3", "object": "model", "owned_by": "sglang", "max_model_len": 40960}]}'
+MODELS = b'{"data": [{"id": "qwen3", "object": "model", "owned_by": "lmdeploy", "max_model_len": 40960}]}'
 
 
 def record_of(folder: str, name: str) -> Any:

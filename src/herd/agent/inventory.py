@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 
 from herd.agent import routers
 from herd.agent.engine_list import EngineKeys, EngineKeySettings, InvalidEntry, ListedEngine, authorization, read_entry
+from herd.agent.engine_search import UNAUTHORIZED, EngineSearch, Identified
 from herd.agent.engine_silence import EngineSilence
 from herd.agent.ollama_environment import OllamaSetup, read_setup
 from herd.bounded import BoundedDict
@@ -42,7 +43,6 @@ OLLAMA = "ollama"
 EMBEDDED = "embedded"
 REMEDY_MAX = 240
 AUTO = "auto"
-UNAUTHORIZED = (401, 403)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +141,7 @@ class Engines:
         """Empty for the default, where Ollama is searched anyway: environment files of ollama-herd contain it."""
         self._listed, self._list_problem = _read_list(settings.engines)
         self._keys = EngineKeys(keys or EngineKeySettings(), self._listed)
+        self._kinds = EngineSearch(known, self._keys, self._send)
         self._logged_key_problem = ""
         self._found: dict[str, LocalEngine] = {}
         self._refused: dict[str, RefusedEngine] = {}
@@ -286,17 +287,45 @@ class Engines:
 
     async def _search(self) -> None:
         candidates = [(engine, url) for engine, url in self._candidates() if url not in self._found]
-        answers = await asyncio.gather(*(self._probe(engine, url) for engine, url in candidates))
+        answers = await asyncio.gather(*(self._kinds.probe(engine, url) for engine, url in candidates))
         refused: dict[str, RefusedEngine] = {}
+        certainties: dict[str, tuple[bool, bool]] = {}
+        """How certain it is which kind of engine refuses the key: by its text, and by its port."""
+        unknown: dict[str, list[int]] = {}
+        """What answered without being recognized, with the statuses of its answers."""
         for (engine, url), (response, key) in zip(candidates, answers, strict=True):
             if url in self._found:
                 continue
+            found = Identified(engine, response, key)
             if response.status in UNAUTHORIZED:
                 if self._is_engines_refusal(engine, url, response):
-                    refused.setdefault(url, RefusedEngine(engine, url, response.status, bool(key)))
-            elif engine.recognizes(response) or (self._is_configured(engine, url) and response.status):
-                await self._add_unless_router(engine, url, response, key)
+                    certainty = (engine.demands_key(response), engine.default_port == urlsplit(url).port)
+                    # Among equals the last one counts: the general kind, whose name is right for every server.
+                    if certainty >= certainties.get(url, certainty):
+                        certainties[url] = certainty
+                        refused[url] = RefusedEngine(engine, url, response.status, bool(key))
+            elif self._is_configured(engine, url) and response.status:
+                await self._admit(found, url, refused)
+            elif engine.recognizes(response):
+                await self._admit(await self._kinds.exact(found, url), url, refused)
+            elif response.status:
+                unknown.setdefault(url, []).append(response.status)
+        strangers = {
+            url: statuses
+            for url, statuses in unknown.items()
+            if not (url in self._found or url in refused or url in self._routers)
+        }
+        for url, found in (await self._kinds.strangers(strangers)).items():
+            await self._admit(found, url, refused)
         self._note_refused({url: one for url, one in refused.items() if url not in self._found})
+
+    async def _admit(self, found: Identified, url: str, refused: dict[str, RefusedEngine]) -> None:
+        """Adds the engine, or the refusal of its key."""
+        status, key = await self._kinds.key_of(found, url)
+        if status:
+            refused[url] = RefusedEngine(found.engine, url, status, bool(key))
+        else:
+            await self._add_unless_router(found.engine, url, found.response, key)
 
     async def _add_unless_router(self, engine: Engine, url: str, response: EngineResponse, key: str) -> None:
         name = routers.own_router(await self._send(url, routers.FLEET_PROBE, key))
@@ -332,15 +361,6 @@ class Engines:
         parts = urlsplit(url)
         is_here = (parts.hostname or "").startswith("127.")
         return str(parts.port) if is_here else f"{parts.hostname}-{parts.port}"
-
-    async def _probe(self, engine: Engine, url: str) -> tuple[EngineResponse, str]:
-        """The answer of whatever listens there, and the key that it was sent: only an engine that requires one."""
-        key = self._keys.key_of(url)
-        needs_key = bool(key) and (engine.guards_only_inference or self._keys.is_own(url))
-        response = await self._send(url, engine.probe(), key if needs_key else "")
-        if key and not needs_key and response.status in UNAUTHORIZED:
-            return await self._send(url, engine.probe(), key), key
-        return response, key if needs_key else ""
 
     def _is_configured(self, engine: Engine, url: str) -> bool:
         """Whether the settings say that this kind of engine is at this URL."""

@@ -89,8 +89,8 @@ class Engine(ABC):
     answers_while_busy: bool = False
     """Whether the server answers `sign_of_life` at once while it loads a model, reads a prompt or generates: then no
     answer for seconds means that it is frozen."""
-    guards_only_inference: bool = False
-    """Whether a server with an API key lists its models without one, and refuses inference only."""
+    is_imitated: bool = False
+    """Whether other kinds of servers answer this engine's probe too. The agent asks those kinds first."""
     stops_repetition: bool = False
     """Whether the engine ends an answer in which a token repeats without its last part (`ollama/repetition.py`)."""
     error_status_assumed: int = 500
@@ -141,6 +141,10 @@ class Engine(ABC):
     def demands_key(self, response: EngineResponse) -> bool:  # noqa: ARG002 - for engines that override it
         """Whether the response to `probe`, with status 401 or 403, certainly came from this kind of engine."""
         return False
+
+    def key_check(self) -> EngineRequest | None:
+        """A cheap GET request that a server with an API key refuses without it, if it answers `probe`; else None."""
+        return None
 
     @abstractmethod
     def inventory_requests(self) -> tuple[EngineRequest, ...]:

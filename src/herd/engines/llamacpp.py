@@ -86,6 +86,7 @@ class LlamaCpp(OpenAICompatible):
     kind = "llamacpp"
     title = "llama.cpp"
     answers_while_busy = True
+    is_imitated = True
     default_port = 8080
     abilities = EngineAbilities(counts_tokens=True, model_format="gguf", paths=PATHS, leaves_out=frozenset({"tools"}))
     can_continue = True

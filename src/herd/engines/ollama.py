@@ -91,6 +91,7 @@ class Ollama(Engine):
     title = "Ollama"
     answers_while_busy = True
     stops_repetition = True
+    is_imitated = True
     default_port = 11434
     more_ports = (11435, 11436, 11437, 11438, 11439, 11440)
     """Other products move Ollama there to take its port; a second one for another graphics card is there too."""

@@ -1,4 +1,4 @@
-"""Connects all other servers with OpenAI's protocol (SGLang, MLX, TabbyAPI and others).
+"""Connects all other servers with OpenAI's protocol.
 
 Such servers report little: every listed model counts as ready to answer, with unknown size and context window.
 """
@@ -11,8 +11,13 @@ from herd.engines._openai_compatible import OpenAICompatible, always_loaded_mode
 from herd.protocols.openai import model_list
 from herd.protocols.openai.engine_requests import ServerQuirks
 
-OWNERS_KNOWN = frozenset(("llamacpp", "vllm", "organization_owner", "library"))
-"""`owned_by` of llama.cpp, vLLM, LM Studio and Ollama, which have files of their own."""
+OWNERS_KNOWN = frozenset(
+    (
+        *("llamacpp", "vllm", "organization_owner", "library"),
+        *("sglang", "tabbyAPI", "koboldcpp", "lemonade", "llamafile"),
+    )
+)
+"""`owned_by` of servers that have files of their own; the third and the fourth are LM Studio and Ollama."""
 
 _ENDPOINT = EngineEndpoint("openai", "")
 
@@ -22,7 +27,7 @@ class OpenAIServer(OpenAICompatible):
     title = "OpenAI-compatible server"
     default_port = 8000
     more_ports = (30000, 5000, 5001, 8080)
-    """The default ports of SGLang, TabbyAPI, KoboldCpp and mlx_lm.server."""
+    """Ports on which such servers often listen."""
     is_generic = True
     quirks = ServerQuirks(has_template_kwargs=True)
 

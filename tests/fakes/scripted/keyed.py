@@ -6,13 +6,12 @@ with KeyedEngine(VLLM_STYLE, "secret") as engine:     # engine.url, engine.key =
 from __future__ import annotations
 
 import json
-import threading
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 
 from fakes.scripted_engine import completion
+from fakes.threaded_server import ThreadedServer
 
 Json = dict[str, Any]
 
@@ -34,6 +33,8 @@ class Style:
     answers: dict[str, Json]
     refusal: Json
     open_paths: tuple[str, ...] = ()
+    server: str = ""
+    """Its `Server` header; empty: that of this fake, which is Python's own."""
 
 
 VLLM_STYLE = Style(
@@ -60,34 +61,18 @@ LM_STUDIO_STYLE = Style(
 )
 
 
-class KeyedEngine:
+class KeyedEngine(ThreadedServer):
     """A server in a thread. `seen` has the method, the path and the headers of each request, in lower case."""
 
     def __init__(self, style: Style, key: str) -> None:
         self.style = style
         self.key = key
         self.seen: list[tuple[str, str, dict[str, str]]] = []
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02})
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_address[1]}"
+        super().__init__(_handler(self))
 
     def requests(self, path: str) -> list[dict[str, str]]:
         """The headers of each request for this path."""
         return [headers for _, asked, headers in self.seen if asked == path]
-
-    def __enter__(self) -> KeyedEngine:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
 
 
 def _handler(engine: KeyedEngine) -> type[BaseHTTPRequestHandler]:
@@ -113,6 +98,9 @@ def _handler(engine: KeyedEngine) -> type[BaseHTTPRequestHandler]:
             self.send_header("Content-Length", str(len(data)))
             self.end_headers()
             self.wfile.write(data)
+
+        def version_string(self) -> str:
+            return engine.style.server or super().version_string()
 
         def log_message(self, format: str, *args: object) -> None:
             """Keeps the output of the tests clean; they read `seen`."""

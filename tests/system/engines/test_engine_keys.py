@@ -19,6 +19,7 @@ from fakes.fleet import Fleet, running_fleet
 from fakes.llamacpp.engines import HAS_XLLAMACPP, LlamaEngine
 from fakes.llamacpp.engines import EngineSettings as LlamaSettings
 from fakes.scripted.keyed import LM_STUDIO_STYLE, VLLM_STYLE, KeyedEngine, Style
+from fakes.scripted.other_servers import KOBOLD, LEMONADE, SGLANG, TABBY
 from herd.agent.app import Agent, AgentSettings, CannotStart, Settings
 from herd.agent.coordinator_link import LinkSettings
 from herd.agent.engine_list import EngineKeySettings
@@ -30,6 +31,10 @@ KEY = "sk-of-the-engine"
 CHAT = json.dumps({"model": "m", "messages": [{"role": "user", "content": "hello"}]}).encode()
 CLIENT_KEY = {"Authorization": "Bearer of-the-client", "X-Api-Key": "of-the-client"}
 OTHER_STYLE = replace(LM_STUDIO_STYLE, answers={"/api/v0/models": {"data": [{"id": "other", "state": "loaded"}]}})
+KOBOLD_STYLE = replace(
+    KOBOLD, answers={**KOBOLD.answers, "/v1/models": {"data": [{"id": "m", "owned_by": "koboldcpp"}]}}
+)
+STYLES = (VLLM_STYLE, LM_STUDIO_STYLE, SGLANG, TABBY, KOBOLD_STYLE, LEMONADE)
 Play = Callable[[Agent, Fleet], Awaitable[None]]
 
 
@@ -66,7 +71,7 @@ async def findings(fleet: Fleet) -> list[dict[str, object]]:
     return [finding for finding in answer["findings"] if finding["check"] in ("unusable_engine", "unreachable")]
 
 
-@pytest.mark.parametrize("style", [VLLM_STYLE, LM_STUDIO_STYLE], ids=lambda style: style.kind)
+@pytest.mark.parametrize("style", STYLES, ids=lambda style: style.kind)
 def test_an_engine_with_a_key_answers_and_the_key_stays_on_its_machine(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, style: Style
 ) -> None:
@@ -121,7 +126,7 @@ def test_a_real_llamacpp_that_refuses_the_key_is_a_finding_with_the_setting(
         with_agent(tmp_path, play, EngineSettings("auto", engine.url), keys)
 
 
-@pytest.mark.parametrize("style", [VLLM_STYLE, LM_STUDIO_STYLE], ids=lambda style: style.kind)
+@pytest.mark.parametrize("style", STYLES, ids=lambda style: style.kind)
 def test_a_key_that_changes_while_the_agent_runs_is_a_finding_until_the_file_has_the_new_one(
     tmp_path: Path, style: Style
 ) -> None:
