@@ -19,10 +19,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from importlib import import_module
 
 from herd.addresses import address_group
 from herd.bounded import BoundedDict
@@ -42,6 +39,8 @@ PENDING_LIFE_S = 600.0
 """A pending node that has not asked for this time is dropped."""
 NODE_NAME_MAX_CHARS = 64
 
+_KEY_EXCHANGE = "herd.trust.key_exchange"
+"""Imported only while a key is made: the package cryptography needs 7 MB."""
 _CODE = re.compile(r"(?:(?P<address>[\w.\-\[\]:]{1,255})/)?(?P<code>[A-Za-z2-7]{4}(?:-?[A-Za-z2-7]{4}){3})", re.ASCII)
 _HEX = re.compile(r"[0-9a-f]{64}")
 
@@ -76,20 +75,23 @@ def parse_invitation(text: str) -> Invitation | None:
 
 def public_of(private: bytes) -> str:
     """The public key, in hex, of a private key of `KEY_BYTES` random bytes."""
-    return X25519PrivateKey.from_private_bytes(private).public_key().public_bytes_raw().hex()
+    public: bytes = import_module(_KEY_EXCHANGE).public_of(private)
+    return public.hex()
 
 
 def shared_key(private: bytes, other_public: str, node_public: str, fleet_public: str, code: str) -> bytes | None:
     """The shared key of this node and this fleet; None if `other_public` is not a valid key. `code` may be empty."""
-    if _HEX.fullmatch(other_public) is None:
-        return None
-    try:
-        other = X25519PublicKey.from_public_bytes(bytes.fromhex(other_public))
-        secret = X25519PrivateKey.from_private_bytes(private).exchange(other)
-    except ValueError:  # a point of small order: the result would not depend on our key
+    if not is_public_key(other_public):
         return None
     context = f"herd node key 1|{node_public}|{fleet_public}".encode()
-    return HKDF(hashes.SHA256(), KEY_BYTES, salt=code.encode(), info=context).derive(secret)
+    key: bytes | None = import_module(_KEY_EXCHANGE).shared_key(
+        private, bytes.fromhex(other_public), KEY_BYTES, code.encode(), context
+    )
+    return key
+
+
+def is_public_key(text: str) -> bool:
+    return _HEX.fullmatch(text) is not None
 
 
 def fingerprint(node_public: str, fleet_public: str) -> str:

@@ -33,6 +33,8 @@ UNUSED = {
         "herd.cli.status",
     ),
 }
+ONLY_AT_THE_FIRST_START = {"cryptography", "_cffi_backend"}
+"""The fleet gets its keys."""
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="the process is ended with SIGTERM")
@@ -40,7 +42,8 @@ def test_the_coordinator_starts_without_typer_rich_and_the_agent(tmp_path: Path)
     env = {name: value for name, value in os.environ.items() if not name.startswith("FLEET_")}
     env |= {"FLEET_MDNS": "false", "FLEET_ENV_FILE": str(tmp_path / "none")}
     argv = [sys.executable, "-c", START, str(tmp_path / "data")]
-    done = subprocess.run(argv, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120)
-    imported = set(done.stdout.split())
-    assert "herd.coordinator.app" in imported, done.stderr
-    assert imported & UNUSED == set()
+    for unused in (UNUSED, UNUSED | ONLY_AT_THE_FIRST_START):
+        done = subprocess.run(argv, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120)
+        imported = set(done.stdout.split())
+        assert "herd.coordinator.app" in imported, done.stderr
+        assert imported & unused == set()

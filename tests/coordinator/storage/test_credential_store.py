@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -71,6 +72,25 @@ def test_other_users_cannot_read_the_credentials(tmp_path: Path) -> None:
     assert {path.name: path.stat().st_mode & 0o777 for path in folder.iterdir()} == dict.fromkeys(
         [credential_store.IDENTITY_FILE, credential_store.KEYS_FILE, credential_store.LOCAL_CODE_FILE], 0o600
     )
+
+
+@pytest.mark.parametrize("stored", ["", "not a key"])
+def test_the_public_key_is_added_to_the_file_of_an_earlier_version(tmp_path: Path, stored: str) -> None:
+    public = a_credential_store(tmp_path).public
+    path = tmp_path / credential_store.FOLDER / credential_store.IDENTITY_FILE
+    complete = path.read_bytes()
+    known = json.loads(complete)
+    path.write_text(json.dumps({"private": known["private"]} | ({"public": stored} if stored else {})))
+    assert a_credential_store(tmp_path).public == public
+    assert path.read_bytes() == complete
+
+
+def test_an_earlier_identity_that_cannot_be_rewritten_is_used(tmp_path: Path) -> None:
+    known = a_credential_store(tmp_path)
+    path = tmp_path / credential_store.FOLDER / credential_store.IDENTITY_FILE
+    path.write_text(json.dumps({"private": known.private.hex()}))
+    (path.parent / f"{path.name}.new").mkdir()
+    assert a_credential_store(tmp_path).public == known.public
 
 
 @pytest.mark.parametrize(

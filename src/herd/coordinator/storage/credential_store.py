@@ -6,6 +6,7 @@ damaged file here makes the start fail instead. Every change replaces a file ato
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import threading
 from pathlib import Path
@@ -68,6 +69,8 @@ class ApprovedAddress(msgspec.Struct, frozen=True):
 
 class _Identity(msgspec.Struct, frozen=True):
     private: str
+    public: str = ""
+    """Stored so that a start needs no cryptography. Files of earlier versions lack it."""
 
 
 class CredentialStore:
@@ -100,8 +103,7 @@ class CredentialStore:
         Raises `CredentialStoreDamaged` and `OSError`.
         """
         make_private(self._folder)
-        self.private = self._identity(identity)
-        self.public = pairing.public_of(self.private)
+        self.private, self.public = self._identity(identity)
         self.local_code = self._code(local_code)
         self.keyring = Keyring(self._read(KEYS_FILE, list[ApiKey]) or [])
         self.nodes = {NodeId(one.node_id): one for one in self._read(NODES_FILE, list[PairedNode]) or []}
@@ -165,18 +167,22 @@ class CredentialStore:
 
     # --- files ---
 
-    def _identity(self, new: bytes) -> bytes:
-        known = self._read(IDENTITY_FILE, _Identity)
-        if known is None:
-            self._write(IDENTITY_FILE, msgspec.json.encode(_Identity(new.hex())))
-            return new
+    def _identity(self, new: bytes) -> tuple[bytes, str]:
+        found = self._read(IDENTITY_FILE, _Identity)
+        known = found or _Identity(new.hex())
         try:
             private = bytes.fromhex(known.private)
         except ValueError:
             private = b""
         if len(private) != pairing.KEY_BYTES:
             raise self._damaged(IDENTITY_FILE, "it contains no key")
-        return private
+        if pairing.is_public_key(known.public):
+            return private, known.public
+        public = pairing.public_of(private)
+        # Only a new private key must be stored.
+        with contextlib.suppress(*() if found is None else (OSError,)):
+            self._write(IDENTITY_FILE, msgspec.json.encode(_Identity(known.private, public)))
+        return private, public
 
     def _code(self, new: bytes) -> str:
         raw = self._bytes(LOCAL_CODE_FILE)
