@@ -40,7 +40,13 @@ PATHS: PathsByName = MappingProxyType(
             ignores=frozenset(("tools[]", "response_format")),
             refuses=frozenset(("messages[].content[]",)),
             loses=frozenset(
-                ("max_completion_tokens", "response_format.schema", "tools (streamed)", "messages.content.file")
+                (
+                    "max_completion_tokens",
+                    "response_format.schema",
+                    "tools (streamed)",
+                    "messages.content.file",
+                    "thinking",
+                )
             ),
             defaults=_OPENAI_DEFAULTS,
             splits_content=True,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from typing import Any
 
@@ -177,6 +178,21 @@ def test_a_field_that_an_endpoint_ignores_is_translated_if_the_engine_can_honor_
         assert translated["format"] in ("json", SCHEMA)
     if path == "/v1/messages" and target == "/v1/chat/completions":
         assert translated["response_format"]["json_schema"]["schema"] == SCHEMA
+
+
+@pytest.mark.parametrize("hint", [{"reasoning_effort": "high"}, {"reasoning": {"effort": "low"}}])
+@pytest.mark.parametrize("window", [None, 8192])
+def test_a_hint_to_think_is_left_out_and_named_whichever_client_loaded_the_model(
+    hint: dict[str, Any], window: int | None
+) -> None:
+    """Ollama's own endpoint refuses it if the model cannot think; a translation, for the window, leaves it out."""
+    forms, command = forms_of("/v1/chat/completions", messages=HI, **hint), a_dispatch(OLLAMA)
+    command.model_info = dataclasses.replace(command.model_info, lacks=frozenset({"thinking"}))
+    command.options = EngineOptions(window_tokens=window, drops_thinking=True)
+    outgoing = forms.build(command, OLLAMA, now=10.0)
+    path, body = sent(outgoing)
+    assert path == "/api/chat" and "think" not in body
+    assert isinstance(outgoing, Outgoing) and outgoing.ignored == ("reasoning_effort",)
 
 
 @pytest.mark.parametrize("engine", [OLLAMA, LLAMACPP])

@@ -174,6 +174,12 @@ def thinking(value: Any) -> bool:
     return bool(value)
 
 
+def check_suffix(model: FakeModel, body: Json) -> None:
+    """Raises `ApiError` 400 for a text to fill in, if the model's template has no place for it."""
+    if body.get("suffix") and not model.can("insert"):
+        raise ApiError(400, f"registry.ollama.ai/library/{model.full_name} does not support insert")
+
+
 def check_capabilities(inference: InferenceRequest, verb: str) -> None:
     """Raises `ApiError` for capabilities that the model lacks, and for invalid options."""
     model = inference.model
@@ -231,8 +237,7 @@ async def generate(ctx: RequestContext) -> None:
     if not body.get("prompt"):
         await load_or_unload(ctx, inference, {"response": ""})
         return
-    if body.get("suffix") and not model.can("insert"):
-        raise ApiError(400, f"registry.ollama.ai/library/{model.full_name} does not support insert")
+    check_suffix(model, body)
     check_capabilities(inference, "generate")
     if body.get("_debug_render_only"):
         await send_rendered(ctx, inference, {"response": ""})
@@ -404,5 +409,8 @@ async def embeddings(ctx: RequestContext) -> None:
     if not body.get("model"):
         raise ApiError(400, "model is required")
     texts = [body["prompt"]] if body.get("prompt") else []
-    made, _ = await vectors(ctx, body, texts, 'model "{}" not found, try pulling it first')
+    try:
+        made, _ = await vectors(ctx, body, texts, 'model "{}" not found, try pulling it first')
+    except ApiError as error:
+        raise ApiError(500, error.message) if error.status == 501 else error from None
     await send_json(ctx, {"embedding": made[0] if made else []})

@@ -13,6 +13,7 @@ from fakes.ollama.native import (
     JSON_TYPE,
     PLAIN_JSON_TYPE,
     check_capabilities,
+    check_suffix,
     collected,
     decode,
     embed_texts,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 EVENT_STREAM = ("Content-Type", "text/event-stream")
 FINGERPRINT = "fp_ollama"
 PASSED_OPTIONS = ("seed", "top_p", "temperature", "frequency_penalty", "presence_penalty")
+EFFORTS = ("minimal", "low", "medium", "high", "xhigh", "ultra", "max", "none")
 ERROR_TYPES = {400: "invalid_request_error", 404: "not_found_error"}
 
 
@@ -100,6 +102,19 @@ def options_of(body: Json) -> Json:
     return options
 
 
+def effort(body: Json) -> bool:
+    """Whether the model is asked to think; an object `reasoning` counts before `reasoning_effort`.
+
+    Raises `TranslationError` for an unknown level. A model that cannot think is refused later.
+    """
+    nested = body.get("reasoning")
+    level = nested.get("effort") if isinstance(nested, dict) else body.get("reasoning_effort")
+    if level and level not in EFFORTS:
+        listed = ", ".join(f'"{known}"' for known in EFFORTS[:-1])
+        raise TranslationError(400, f'invalid reasoning value: "{level}" (must be {listed}, or "{EFFORTS[-1]}")')
+    return level not in (None, "", "none")
+
+
 def format_of(body: Json) -> Any:
     wanted = body.get("response_format") or {}
     if wanted.get("type") == "json_schema":
@@ -120,7 +135,7 @@ async def chat_completions(ctx: RequestContext) -> None:
         options=options_of(body),
         tools=body.get("tools") or [],
         format=format_of(body),
-        think=body.get("reasoning_effort") not in (None, "none") and model.can("thinking"),
+        think=effort(body),
     )
     check_capabilities(inference, "chat")
     number = ctx.number % 999
@@ -214,6 +229,7 @@ def chat_ending(head: Json, finish: Finish, called: bool, with_usage: bool) -> b
 async def completions(ctx: RequestContext) -> None:
     body = read(ctx, "CompletionRequest")
     model = find(ctx, body.get("model") or "")
+    check_suffix(model, body)
     inference = InferenceRequest(
         model=model, messages=[{"role": "user", "content": body.get("prompt") or ""}], options=options_of(body)
     )

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from fakes.ollama.inference import Chunk, EndedEarly, Finish, InferenceRequest, LateError, RunnerLost
 from fakes.ollama.models import Json
 from fakes.ollama.native import check_capabilities, collected, encode, find
-from fakes.ollama.openai import TranslationError, picture, read, send_json
+from fakes.ollama.openai import TranslationError, effort, picture, read, send_json
 
 if TYPE_CHECKING:
     from fakes.ollama.request_context import RequestContext
@@ -85,7 +85,7 @@ async def responses(ctx: RequestContext) -> None:
         options=options_of(body),
         tools=native_tools(body.get("tools") or []),
         format=wanted.get("schema") if wanted.get("type") == "json_schema" else None,
-        think=(body.get("reasoning") or {}).get("effort") not in (None, "none") and model.can("thinking"),
+        think=effort(body),
     )
     check_capabilities(inference, "chat")
     answer = Answer(ctx, body)

@@ -16,7 +16,7 @@ from typing import Final, NamedTuple
 
 from herd.coordinator.proxy.missing_paths import STATUSES, MissingPaths
 from herd.coordinator.upstream.forwarded_headers import outgoing_headers
-from herd.core.state.capabilities import TOOL_CALLS, left_out
+from herd.core.state.capabilities import THINKING, TOOL_CALLS, left_out
 from herd.core.state.commands import Dispatch
 from herd.core.state.request import Failure, FailureKind
 from herd.core.state.served_paths import ServedPath
@@ -110,7 +110,10 @@ class RequestForms:
         has_options = command.options is not None and not command.options.changes_nothing
         fields = self.parsed.translatable_fields
         is_lost = any(name in served.loses for name in fields)
-        if HOSTED_ONLY in fields and "tools" in command.model_info.lacks:
+        lacks = command.model_info.lacks
+        if THINKING in lacks and self.parsed.wants_thinking and THINKING in served.loses:
+            is_lost = True  # the endpoint refuses a hint that its model cannot follow
+        if HOSTED_ONLY in fields and "tools" in lacks:
             is_lost = True  # an endpoint may refuse every tool for this model, also those that are left out
         if is_lost or (has_options and not self.dialect.has_engine_options):
             return self._translated_as_own(command, engine, served)
