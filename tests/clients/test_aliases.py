@@ -147,6 +147,16 @@ def test_without_fallbacks_only_the_first_model_may_answer(two_models: Fleet) ->
     assert ask(two_models, "/api/chat", body).headers["x-fleet-served-model"] == "small:latest"
 
 
+@pytest.mark.parametrize("path", ["/api/chat", "/v1/chat/completions", "/v1/messages", "/v1/responses"])
+def test_the_field_of_ollama_herd_is_the_same_as_the_header_which_precedes_it(two_models: Fleet, path: str) -> None:
+    body = {"model": "huge", "messages": HI, "max_tokens": 9, "input": "Hi", "fallback": False}
+    soon = {"X-Request-Timeout": "0.2"}
+    assert ask(two_models, path, body, soon).status in (503, 504)
+    for headers, fallback in (({"X-Fleet-No-Fallback": "false"}, False), ({}, True), ({}, "other"), ({}, None)):
+        answer = ask(two_models, path, {**body, "fallback": fallback}, headers)
+        assert (answer.status, answer.headers["x-fleet-served-model"]) == (200, "small:latest"), answer.body
+
+
 def test_fallback_models_may_be_aliases(two_models: Fleet) -> None:
     answer = ask(two_models, "/api/chat", {"model": "gone", "fallback_models": ["fast"], "messages": HI})
     assert answer.headers["x-fleet-served-model"] == "small:latest"

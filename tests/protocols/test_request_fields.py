@@ -184,6 +184,16 @@ def test_extensions_with_null_must_be_removed(body: dict[str, Any]) -> None:
     assert read_own(body) == Extensions((), (), "", True)
 
 
+@pytest.mark.parametrize(("sent", "wanted"), [(True, True), (False, False), (None, None), ("no", None), ({}, None)])
+def test_the_field_fallback_is_ours_if_it_is_a_boolean(sent: object, wanted: bool | None) -> None:
+    own = read_own({"fallback": sent})
+    assert (own.may_fall_back, own.are_present) == (wanted, wanted is not None)
+    body = {"model": "m", "fallback": sent, "x": 1}
+    request = ParsedRequest(route=ROUTE, body=json.dumps(body).encode(), model="m", stream=False, has_extensions=True)
+    kept = json.loads(rewrite(request, "m"))
+    assert ("fallback" in kept) == (wanted is None)
+
+
 def test_fallbacks_are_deduplicated_and_exclude_the_model_itself() -> None:
     assert read_own({"fallback_models": ["b", "M:latest", "c", "B:latest"]}).fallback_models == ("b", "c")
 

@@ -149,8 +149,8 @@ class Engines:
         self._polls = 0
         self._first_of_kind: dict[str, str] = {}
         """The URL of the first engine of each kind: it keeps that place when it stops and returns."""
-        self._routers: dict[str, str] = {}
-        """URLs at which routers answer, with their names; they were logged."""
+        self._routers: dict[str, tuple[str, str]] = {}
+        """URLs at which routers answer, with their names and the kind of engine that was searched; they were logged."""
         self._read_setup = read_setup
         self._setups: dict[str, OllamaSetup] = {}
         """By the URL of the Ollama."""
@@ -203,8 +203,20 @@ class Engines:
 
     @property
     def refused(self) -> list[EngineEndpoint]:
-        """The engines that require a key that the settings do not have, with what to do about it."""
-        return [self._refused_endpoint(refused) for refused in self._refused.values()]
+        """The engines that require a key that the settings do not have, and the routers that the settings name as
+        engines, with what to do about it."""
+        named = [self._router_endpoint(url, *found) for url, found in self._routers.items() if self._is_named(url)]
+        return [*map(self._refused_endpoint, self._refused.values()), *named]
+
+    def _router_endpoint(self, url: str, name: str, kind: str) -> EngineEndpoint:
+        settings = self._settings
+        setting = "FLEET_NODE_ENGINES" if self._listed else "FLEET_NODE_OLLAMA_HOST"
+        if settings.engine_url and full_url(settings.engine_url, 0) == url:
+            setting = "FLEET_NODE_ENGINE_URL"
+        problem = f"{name} answers on {url[:REMEDY_MAX]}: it is a router and no engine"
+        remedy = f"Set {setting} on this machine to the URL of the engine, or remove it, and restart herd-node."
+        # A router on another machine is not an engine of this one, so its address is only in the text.
+        return EngineEndpoint(kind, full_url("", urlsplit(url).port or 80), problem=problem, remedy=remedy)
 
     def _refused_endpoint(self, refused: RefusedEngine) -> EngineEndpoint:
         port = urlsplit(refused.url).port
@@ -297,6 +309,8 @@ class Engines:
             if url in self._found:
                 continue
             found = Identified(engine, response, key)
+            if not response.status:
+                self._routers.pop(url, None)
             if response.status in UNAUTHORIZED:
                 if self._is_engines_refusal(engine, url, response):
                     certainty = (engine.demands_key(response), engine.default_port == urlsplit(url).port)
@@ -332,7 +346,7 @@ class Engines:
         if not name and not self._is_named(url):
             name = routers.other_router(response)
         if name:
-            if self._routers.get(url) != name:
+            if self._routers.get(url, ("", ""))[0] != name:
                 log.log(
                     logging.WARNING if self._is_named(url) else logging.INFO,
                     "%s answers on this URL: it is a router and no engine, so it is not used; "
@@ -340,7 +354,7 @@ class Engines:
                     name,
                     extra={"url": url},
                 )
-            self._routers[url] = name
+            self._routers[url] = name, engine.kind
             return
         self._routers.pop(url, None)
         instance = self._instance(engine.kind, url)

@@ -41,8 +41,9 @@ class MemoryAction(Enum):
 class ParsedRequest:
     """The features of a request body. `body` is the client's bytes, without what its dialect takes out for every node.
 
-    `prompt_tokens` is an estimate (text bytes / 4, images excluded). `fallback_models`, `tags` and `user` are the
-    coordinator's own extensions; `has_extensions` means that they must be removed from the body before a node gets it.
+    `prompt_tokens` is an estimate (text bytes / 4, images excluded). `fallback_models`, `may_fall_back`, `tags` and
+    `user` are the coordinator's own extensions; `has_extensions` means that they must be removed from the body before
+    a node gets it.
     """
 
     route: Route
@@ -54,6 +55,7 @@ class ParsedRequest:
     window_tokens: int | None = None
     needs: frozenset[str] = frozenset()
     fallback_models: tuple[str, ...] = ()
+    may_fall_back: bool | None = None
     tags: tuple[str, ...] = ()
     user: str = ""
     has_extensions: bool = False

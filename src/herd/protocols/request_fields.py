@@ -71,6 +71,7 @@ class ExtensionFields(msgspec.Struct):
     """The coordinator's own request fields. The request struct of each dialect derives from it."""
 
     fallback_models: msgspec.Raw = ABSENT
+    fallback: msgspec.Raw = ABSENT
     metadata: msgspec.Raw = ABSENT
     user: msgspec.Raw = ABSENT
 
@@ -82,9 +83,12 @@ class Extensions(NamedTuple):
     tags: tuple[str, ...]
     user: str
     are_present: bool
+    may_fall_back: bool | None = None
+    """As ollama-herd's field `fallback`; None: the setting decides."""
 
 
 _NO_EXTENSIONS = Extensions((), (), "", False)
+_BOOLEANS: Mapping[bytes, bool] = MappingProxyType({b"true": True, b"false": False})
 
 
 def read(body: bytes, decoder: msgspec.json.Decoder[Body]) -> Body:
@@ -186,13 +190,14 @@ def new_model_name(name: str | None) -> str:
 
 def read_extensions(sent: ExtensionFields, model: str) -> Extensions:
     """The extensions of a request for `model`. Raises BadRequest."""
-    if sent.metadata is ABSENT and sent.fallback_models is ABSENT and sent.user is ABSENT:
+    if sent.metadata is ABSENT and sent.fallback_models is ABSENT and sent.user is ABSENT and sent.fallback is ABSENT:
         return _NO_EXTENSIONS
     tags, has_tags = _metadata_tags(sent.metadata)
+    may_fall_back = _may_fall_back(sent.fallback)
     present = has_tags or any(memoryview(raw).nbytes for raw in (sent.fallback_models, sent.user))
-    if not present:
+    if not present and may_fall_back is None:
         return _NO_EXTENSIONS
-    return Extensions(_fallbacks(sent.fallback_models, model), tags, _user(sent.user), present)
+    return Extensions(_fallbacks(sent.fallback_models, model), tags, _user(sent.user), True, may_fall_back)
 
 
 def cut_tags(values: Sequence[str]) -> tuple[str, ...]:
@@ -245,6 +250,8 @@ def rewrite(
 
 def _remove_extensions(fields: dict[str, msgspec.Raw]) -> None:
     fields.pop("fallback_models", None)
+    if _may_fall_back(fields.get("fallback", ABSENT)) is not None:
+        del fields["fallback"]
     fields.pop("user", None)
     metadata = fields.get("metadata", ABSENT)
     if not _is_object(metadata):
@@ -268,6 +275,11 @@ def _fallbacks(raw: msgspec.Raw, model: str) -> tuple[str, ...]:
         by_key.setdefault(canonical(model_name(name)), name)
     by_key.pop(canonical(model), None)
     return tuple(by_key.values())
+
+
+def _may_fall_back(raw: msgspec.Raw) -> bool | None:
+    """A value of another type belongs to an API of the engine's own, and stays."""
+    return _BOOLEANS.get(bytes(raw)) if raw is not ABSENT else None
 
 
 def _metadata_tags(raw: msgspec.Raw) -> tuple[tuple[str, ...], bool]:

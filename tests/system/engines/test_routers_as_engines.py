@@ -7,6 +7,7 @@ import json
 import logging
 import time
 from pathlib import Path
+from random import Random
 
 import pytest
 
@@ -15,7 +16,10 @@ from builders import a_model_info, a_report, an_engine
 from fakes.fleet import Fleet, running_fleet
 from fakes.ollama.server import FakeOllama
 from herd.agent import routers
+from herd.agent.app import Agent, AgentSettings, Settings
+from herd.agent.coordinator_link import LinkSettings
 from herd.agent.inventory import Engines, EngineSettings
+from herd.agent.model_registry import ModelRegistrySettings
 from herd.agent.ollama_environment import OllamaSetup
 from herd.agent_protocol import heartbeat_encode
 from herd.discover import discover
@@ -108,3 +112,31 @@ def test_a_chain_of_coordinators_without_a_circle_answers(tmp_path: Path) -> Non
         announce(two, "one", one.url)
         answer = asyncio.run(request("POST", two.url + "/api/chat", body, 30.0))
     assert answer.status == 200, answer
+
+
+def test_a_router_that_the_settings_name_is_a_finding_until_it_is_an_engine(tmp_path: Path) -> None:
+    """It was only a line in the agent's log, and the node had no model without a reason."""
+
+    async def play() -> None:
+        settings = Settings(
+            agent=AgentSettings(node_id="alpha", data_dir=tmp_path / "agent"),
+            engines=EngineSettings(engine_url=router.url, timeout_s=10.0),
+            link=LinkSettings(fleet.url, 0.1, 20.0),
+            model_registry=ModelRegistrySettings(share=False),
+        )
+        agent = Agent(settings, Random(1), "boot-1")
+        await agent.start()
+        try:
+            await agent.beat()
+            found = json.loads((await request("GET", fleet.url + "/dashboard/api/health?refresh=1")).body)["findings"]
+            [finding] = [one for one in found if one["check"] == "unusable_engine"]
+            assert "it is a router and no engine" in finding["title"] and router.url in finding["title"]
+            assert "FLEET_NODE_ENGINE_URL" in str(finding) and "FLEET_NODE_ENGINE_KEY" not in str(finding)
+        finally:
+            await agent.stop()
+
+    with (
+        running_fleet({}, data_dir=tmp_path / "router") as router,
+        running_fleet({}, data_dir=tmp_path / "coordinator") as fleet,
+    ):
+        asyncio.run(play())

@@ -289,7 +289,7 @@ class Transfers:
         """Pulls under a name that contains the source's address, then renames the model."""
         url = model_info.engine.library_url
         transfer.source, transfer.layers = node.id, {}
-        disk_error = transfer_queue.disk_problem(self._node(transfer), model_info.size_bytes)
+        disk_error = transfer_queue.disk_problem(self._node(transfer), model_info.size_bytes, transfer.model)
         if disk_error is not None:
             raise EngineRequestFailed(disk_error)
         engine, endpoint = self._engine(transfer)
@@ -327,7 +327,7 @@ class Transfers:
                 and transfer.source == INTERNET
                 and (
                     disk_error := transfer_queue.disk_problem(
-                        self._node(transfer), transfer.total_bytes - transfer.completed_bytes
+                        self._node(transfer), transfer.total_bytes - transfer.completed_bytes, transfer.model
                     )
                 )
             ):

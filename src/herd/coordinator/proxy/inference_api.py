@@ -150,7 +150,8 @@ class InferenceApi:
             if isinstance(exchange, RecordedExchange):
                 exchange.describe(parsed)
             headers = client_headers(exchange)
-            models = self._models.find(parsed, key, headers.may_fall_back)
+            may_fall_back = headers.may_fall_back if headers.may_fall_back is not None else parsed.may_fall_back
+            models = self._models.find(parsed, key, may_fall_back)
             parsed.is_alias = bool(models.alias_of)
             if route.kind is RequestKind.INFO and self._answer_from_memory(exchange, dialect, parsed, models.model):
                 return
@@ -167,7 +168,7 @@ class InferenceApi:
             self._memory_requests.serve(exchange, dialect, parsed, models.model, wanted)
             return
         request = self._request(exchange, dialect, parsed, key, models, request_id)
-        request.may_substitute = headers.may_fall_back
+        request.may_substitute = may_fall_back
         if self._user_limits is not None:
             refusal = self._user_limits.start_request(limited_user(request), self._unix_month()[0])
             if refusal is not None:

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import Enum
 
-from herd.core.state.fleet import Fleet, Liveness, ModelInfo, ModelName, Node, NodeId, canonical
+from herd.core.state.fleet import Fleet, Liveness, ModelInfo, ModelName, Node, NodeId, Report, canonical
 from herd.core.state.model_names import OLLAMA_REGISTRY
 from herd.core.state.nodes.labels import lacking, listed
 from herd.errors import Refusal
@@ -24,6 +24,7 @@ QUEUED_MAX = 3
 """Most queued downloads of one node; more are refused."""
 ENDED_MAX = 200
 """Ended downloads that are still listed."""
+NO_MODEL = ModelName("")
 DISK_RESERVE_SHARE = 0.2
 """Share of a node's free disk space that a download leaves free."""
 STEPS_MAX = 2000
@@ -257,9 +258,13 @@ def best_target(
     return max(with_disk, key=rank)
 
 
-def disk_problem(node: Node, size_bytes: int) -> str | None:
-    """Why the node's disk or its budget cannot take this many bytes; None if they can, or if its disk is unknown."""
-    disk, limit, used_bytes = node.report.disk, node.report.budget.disk_bytes, node.report.model_disk_bytes
+def disk_problem(node: Node, size_bytes: int, model: ModelName = NO_MODEL) -> str | None:
+    """Why the node's disk or its budget cannot take this many bytes; None if they can, or if its disk is unknown.
+
+    The files of `model` there are replaced, so a budget has their room. The disk needs room for both until then.
+    """
+    disk, limit = node.report.disk, node.report.budget.disk_bytes
+    used_bytes = node.report.model_disk_bytes - _replaced_bytes(node.report, model)
     if limit is not None and used_bytes + size_bytes > limit:
         return (
             f"{node.id} has a budget of {limit / 1e9:.1f} GB of disk for models, of which "
@@ -273,6 +278,15 @@ def disk_problem(node: Node, size_bytes: int) -> str | None:
         f"and the model has {size_bytes / 1e9:.1f} GB; "
         f"make room with: herd rm MODEL --node {node.id}"
     )
+
+
+def _replaced_bytes(report: Report, model: ModelName) -> int:
+    """The size of the files that no other name uses."""
+    old = report.models.get(model)
+    if old is None:
+        return 0
+    others = (info.digest for name, info in report.models.items() if name != model)
+    return 0 if old.digest and old.digest in others else old.size_bytes
 
 
 def registry_of(name: str) -> str:

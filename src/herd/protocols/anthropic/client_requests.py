@@ -80,6 +80,7 @@ def parse(route: Route, body: bytes) -> ParsedRequest:
         output_tokens_max=limit,
         needs=_needs(fields, messages, is_hosted),
         fallback_models=extensions.fallback_models,
+        may_fall_back=extensions.may_fall_back,
         tags=extensions.tags,
         user=extensions.user,
         has_extensions=extensions.are_present,
@@ -239,7 +240,7 @@ _COMPLETE_REQUEST = msgspec.json.Decoder(_CompleteRequest)
 _KNOWN_FIELDS = frozenset(
     (
         *_CompleteRequest.__struct_fields__,
-        *("model", "stream", "fallback_models", "user", "metadata", "service_tier", "cache_control"),
+        *("model", "stream", "fallback_models", "fallback", "user", "metadata", "service_tier", "cache_control"),
         *("billing_policy", "diagnostics", "inference_geo", "user_profile_id", "workspace_id"),
     )
 )

@@ -111,6 +111,7 @@ def parse(route: Route, body: bytes) -> ParsedRequest:
         window_tokens=request_fields.token_limit(options.num_ctx),
         needs=_needs(route, fields, messages),
         fallback_models=extensions.fallback_models,
+        may_fall_back=extensions.may_fall_back,
         tags=extensions.tags,
         user=extensions.user,
         has_extensions=extensions.are_present,
@@ -254,7 +255,9 @@ class _AllOptions(msgspec.Struct):
 _COMPLETE_REQUEST = msgspec.json.Decoder(_CompleteRequest)
 _ALL_OPTIONS = msgspec.json.Decoder(_AllOptions)
 _ALL_FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])
-_READ = frozenset((*_CompleteRequest.__struct_fields__, "model", "stream", "fallback_models", "user", "metadata"))
+_READ = frozenset(
+    (*_CompleteRequest.__struct_fields__, "model", "stream", "fallback_models", "fallback", "user", "metadata")
+)
 _ONLY_OLLAMAS = ("context", "template")
 """What only an Ollama can use: the tokens of an earlier answer, and a template of its own kind."""
 

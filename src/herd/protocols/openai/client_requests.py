@@ -117,6 +117,7 @@ def parse(route: Route, body: bytes) -> ParsedRequest:
         output_tokens_max=request_fields.token_limit(limit),
         needs=_needs(route, fields, has_images, is_hosted) if is_special else _COMPLETION,
         fallback_models=extensions.fallback_models,
+        may_fall_back=extensions.may_fall_back,
         tags=extensions.tags,
         user=extensions.user,
         has_extensions=extensions.are_present,
@@ -282,7 +283,7 @@ _COMPLETE_REQUEST = msgspec.json.Decoder(_CompleteRequest)
 _ALL_FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _READ = frozenset(_CompleteRequest.__struct_fields__) | {
     *("model", "stream", "stream_options", "encoding_format"),
-    *("fallback_models", "user", "metadata", "keep_alive"),
+    *("fallback_models", "fallback", "user", "metadata", "keep_alive"),
 }
 """Fields that are read, here or by `parse`, and fields that never affect an answer."""
 _EMBEDDING_OPTIONS = msgspec.json.Decoder(_EmbeddingOptions)

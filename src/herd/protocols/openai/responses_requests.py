@@ -99,7 +99,17 @@ _FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _KNOWN: Final = frozenset(
     (
         *Request.__struct_fields__,
-        *("model", "stream", "stream_options", "store", "metadata", "user", "fallback_models", "safety_identifier"),
+        *(
+            "model",
+            "stream",
+            "stream_options",
+            "store",
+            "metadata",
+            "user",
+            "fallback_models",
+            "fallback",
+            "safety_identifier",
+        ),
         *("service_tier", "prompt_cache_key", "prompt_cache_options", "prompt_cache_retention"),
     )
 )

@@ -25,7 +25,7 @@ WITHOUT_INFLUENCE = frozenset(
         *("user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "modalities"),
         *("prompt_cache_retention", "session_id", "request_id", "priority", "cache_salt", "cache_prompt", "id_slot"),
         *("return_tokens", "timings_per_token", "include_reasoning", "return_token_ids", "keep_alive", "tags"),
-        *("fallback_models", "provider", "transforms", "route", "extra_body", "extra_headers"),
+        *("fallback_models", "fallback", "provider", "transforms", "route", "extra_body", "extra_headers"),
     )
 )
 """Fields that change no token of an answer: names for accounting and caches, and what else is returned."""

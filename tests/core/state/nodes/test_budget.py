@@ -8,7 +8,7 @@ import pytest
 
 from builders import a_model_info, a_report
 from herd.core.planning.transfer_queue import disk_problem
-from herd.core.state.fleet import GB, Fleet
+from herd.core.state.fleet import GB, Disk, Fleet, canonical
 from herd.core.state.nodes.administration import Administration
 from herd.core.state.nodes.budget import NO_BUDGET, Budget, parse_amount
 
@@ -55,3 +55,15 @@ def test_two_names_of_one_file_count_once_on_disk_and_the_refusal_has_the_number
     assert report.model_disk_bytes == 10 * GB and disk_problem(node, 2 * GB) is None
     problem = disk_problem(node, 3 * GB)
     assert problem is not None and "budget of 12.0 GB" in problem and "10.0 GB are used" in problem
+
+
+def test_an_update_counts_only_what_the_model_grows() -> None:
+    """Its old files are removed, unless another name has them; the disk itself needs room for both at first."""
+    models = [a_model_info("m", 8.0, digest="d"), a_model_info("copy", 8.0, digest="d"), a_model_info("n", 3.0)]
+    node = Fleet().apply_heartbeat(a_report(models=models, own_budget=Budget(None, 12 * GB)), 1.0)
+    assert disk_problem(node, 4 * GB, canonical("n")) is None
+    refused = disk_problem(node, 5 * GB, canonical("n"))
+    assert refused is not None and "8.0 GB are used" in refused
+    assert disk_problem(node, 2 * GB, canonical("m")) is not None and disk_problem(node, 2 * GB, canonical("o"))
+    small = a_report(models=models, disk=Disk(20 * GB, 16 * GB, 4 * GB))
+    assert disk_problem(Fleet().apply_heartbeat(small, 1.0), 4 * GB, canonical("n")) is not None

@@ -194,7 +194,7 @@ class ModelsApi:
             for node in self._fleet
             if node.id not in have
             and transfer_queue.can_download(node)
-            and transfer_queue.disk_problem(node, max(model_info.size_bytes for model_info in have.values())) is None
+            and transfer_queue.disk_problem(node, max(one.size_bytes for one in have.values()), model) is None
         ]
         started = [
             self._transfers.add(wanted.model, BACKGROUND, node_id, PullOptions(lan_only=True)) for node_id in targets

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
+from herd.core.state.fleet import EngineEndpoint
 from herd.health import Check, Evidence, Finding, Severity
 from herd.health.remedies import anywhere, names
 from herd.health.snapshot import Snapshot
@@ -32,10 +33,15 @@ def find(snapshot: Snapshot) -> Iterator[Finding]:
                 cause=f"Its agent on {node.id} found the engine and cannot use it.",
                 evidence=tuple(Evidence(node.id, endpoint.problem) for endpoint in explained),
                 remedy=" ".join(dict.fromkeys(f"On {node.id}: {endpoint.remedy}" for endpoint in explained)),
-                commands=anywhere("FLEET_NODE_ENGINE_KEY=KEY herd-node"),
+                commands=anywhere(_command(explained)),
                 nodes=(node.id,),
                 key=node.id,
             )
+
+
+def _command(explained: Sequence[EngineEndpoint]) -> str:
+    needs_key = any("_KEY" in endpoint.remedy for endpoint in explained)
+    return "FLEET_NODE_ENGINE_KEY=KEY herd-node" if needs_key else "herd-node --engine-url URL"
 
 
 CHECK = Check("unusable_engine", "Every announced engine can be used", find)
