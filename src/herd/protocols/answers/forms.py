@@ -141,8 +141,8 @@ def _is_message(members: _Members) -> bool:
 
 
 def _has_output(usage: msgspec.Raw) -> bool:
-    counts = decode(bytes(usage), _OBJECT) if _is_object(usage) else None
-    return bool(counts) and has_content(counts.get("output_tokens", ABSENT), _EMPTY | {b"0"})
+    counts = (decode(bytes(usage), _OBJECT) if _is_object(usage) else None) or {}
+    return has_content(counts.get("output_tokens", ABSENT), _EMPTY | {b"0"})
 
 
 def _is_message_event(members: _Members) -> bool:
