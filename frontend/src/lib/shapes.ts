@@ -68,12 +68,14 @@ export interface Apps {
   by_tag: Record<string, unknown>[];
   data: Record<string, unknown>[];
   summary: string;
+  uncounted: Uncounted | null;
 }
 
 export interface AppsDaily {
   days: number[];
   apps: AppDays[];
   data: Record<string, unknown>[];
+  uncounted: Uncounted | null;
 }
 
 export interface AttemptPhases {
@@ -200,6 +202,7 @@ export interface ContextUsage {
   from_at: number;
   to_at: number;
   models: ContextLine[];
+  uncounted: Uncounted | null;
 }
 
 export interface ContextUse {
@@ -460,6 +463,7 @@ export interface Models {
   to_at: number;
   models: ModelLine[];
   summary: string;
+  uncounted: Uncounted | null;
 }
 
 export interface NodeCard {
@@ -530,6 +534,7 @@ export interface Overview {
   running: ActiveRequest[];
   latest: FinishedRequest[];
   first_run: SetupStep[];
+  uncounted: Uncounted | null;
 }
 
 export interface OverviewNumbers {
@@ -578,6 +583,7 @@ export interface Recommendations {
   summary: string;
   recommendations: Recommendation[];
   nodes: NodeChange[];
+  uncounted: Uncounted | null;
 }
 
 export interface RejectedLine {
@@ -760,6 +766,14 @@ export interface Trends {
   flags: ChartEvent[];
   heat: WeekLoad;
   summary: string;
+  uncounted: Uncounted | null;
+}
+
+export interface Uncounted {
+  requests: number;
+  until_at: number;
+  done: number;
+  note: string;
 }
 
 export interface UndoRequest {
@@ -790,6 +804,7 @@ export interface UsageLines {
   to_at: number;
   lines: UsageLine[];
   summary: string;
+  uncounted: Uncounted | null;
 }
 
 export interface UsageReport {
@@ -798,6 +813,7 @@ export interface UsageReport {
   by_key: Record<string, unknown>[];
   by_user: Record<string, unknown>[];
   totals: Record<string, unknown>;
+  uncounted: Uncounted | null;
 }
 
 export interface WeekLoad {

@@ -7,6 +7,7 @@ from enum import StrEnum
 
 from msgspec import Struct
 
+from herd.dashboard.uncounted import Uncounted
 from herd.text import number
 
 Sums = Mapping[str, object]
@@ -47,6 +48,7 @@ class UsageLines(Struct, frozen=True):
     to_at: float
     lines: tuple[UsageLine, ...]
     summary: str
+    uncounted: Uncounted | None = None
 
 
 class Used(Struct, frozen=True):

@@ -31,6 +31,8 @@ def usage(coordinator: CoordinatorClient, by: str, period: str, as_json: bool) -
 
 def usage_lines(answer: Json, width: int, now: float) -> list[Text]:
     lines = wrapped(Text(), f"{answer['summary'].rstrip('.')} ({answer['range']}).", width, "bold")
+    if uncounted := answer.get("uncounted"):
+        lines += wrapped(Text(), printable(uncounted["note"]), width, "yellow")
     if not answer["lines"]:
         return lines
     first = [Column(answer["by"], 9, min_width=10)]

@@ -15,6 +15,7 @@ from herd.coordinator.auth.routes import ApiRoute
 from herd.coordinator.driver import Driver
 from herd.coordinator.storage import chart_queries, usage_queries
 from herd.coordinator.storage.chart_queries import ChartRange
+from herd.coordinator.storage.rollups.backlog import uncounted_since
 from herd.coordinator.storage.rollups.tables import APP, APP_MODEL, DAY_S, PAIR, Measure
 from herd.coordinator.storage.writer import TraceStore
 from herd.core.state.fleet import Liveness
@@ -169,6 +170,7 @@ def trends_page(
         flags=events,
         heat=trends.week_load(busy, slots, hour_of_week),
         summary=trends.summary(now, ttft),
+        uncounted=uncounted_since(connection, wanted.from_at),
     )
 
 
@@ -200,7 +202,14 @@ def _model_history(connection: sqlite3.Connection, wanted: ChartRange) -> models
 def models_page(connection: sqlite3.Connection, wanted: ChartRange, present: Sequence[PresentModel]) -> models.Models:
     """Every model that is present or was used in the range."""
     lines = models.lines(present, _model_history(connection, wanted))
-    return models.Models(wanted.name, wanted.from_at, wanted.to_at, lines, models.summary(lines))
+    return models.Models(
+        wanted.name,
+        wanted.from_at,
+        wanted.to_at,
+        lines,
+        models.summary(lines),
+        uncounted_since(connection, wanted.from_at),
+    )
 
 
 def _context_usage(
@@ -208,7 +217,11 @@ def _context_usage(
 ) -> models.ContextUsage:
     lines = models.lines(present, _model_history(connection, wanted))
     return models.ContextUsage(
-        wanted.name, wanted.from_at, wanted.to_at, tuple(models.ContextLine(line.name, line.context) for line in lines)
+        wanted.name,
+        wanted.from_at,
+        wanted.to_at,
+        tuple(models.ContextLine(line.name, line.context) for line in lines),
+        uncounted_since(connection, wanted.from_at),
     )
 
 
@@ -226,7 +239,16 @@ def apps_page(connection: sqlite3.Connection, wanted: ChartRange) -> apps.Apps:
         chart_queries.edges(connection),
     )
     lines, by_tag = apps.lines(history), tuple(usage_queries.usage_by_tag(connection, wanted.from_at, wanted.size_s))
-    return apps.Apps(wanted.name, wanted.from_at, wanted.to_at, lines, by_tag, by_tag, apps.summary(lines))
+    return apps.Apps(
+        range=wanted.name,
+        from_at=wanted.from_at,
+        to_at=wanted.to_at,
+        apps=lines,
+        by_tag=by_tag,
+        data=by_tag,
+        summary=apps.summary(lines),
+        uncounted=uncounted_since(connection, wanted.from_at),
+    )
 
 
 def usage_page(
@@ -234,7 +256,15 @@ def usage_page(
 ) -> usage.UsageLines:
     """The usage in the range. That of users and keys is stored by the hour."""
     lines = usage.lines(usage.added(_used(connection, wanted, by, key_names)), by)
-    return usage.UsageLines(by.value, wanted.name, wanted.from_at, wanted.to_at, lines, usage.summary(lines, by))
+    return usage.UsageLines(
+        by.value,
+        wanted.name,
+        wanted.from_at,
+        wanted.to_at,
+        lines,
+        usage.summary(lines, by),
+        uncounted_since(connection, wanted.from_at),
+    )
 
 
 def _used(
@@ -260,7 +290,7 @@ def _used(
 
 
 def _daily(connection: sqlite3.Connection, since: float) -> apps.AppsDaily:
-    return apps.days(usage_queries.usage_by_tag_and_day(connection, since))
+    return apps.days(usage_queries.usage_by_tag_and_day(connection, since), uncounted_since(connection, since))
 
 
 def hour_of_week(at: float) -> int:

@@ -21,6 +21,7 @@ from herd.coordinator.api.responses import json_errors, query_response
 from herd.coordinator.auth.routes import ApiRoute
 from herd.coordinator.driver import Driver
 from herd.coordinator.storage import queries, today_totals, usage_queries
+from herd.coordinator.storage.rollups.backlog import uncounted_since
 from herd.coordinator.storage.writer import TraceStore
 from herd.dashboard.pages.overview import Overview, OverviewNumbers, setup_steps
 from herd.dashboard.request_details import finished_request, request_details
@@ -136,6 +137,7 @@ def _overview(connection: sqlite3.Connection, overview: Overview, known: LoopSta
         numbers=numbers,
         latest=tuple(finished_request(row) for row in rows),
         first_run=setup_steps(overview.nodes, bool(rows), address),
+        uncounted=uncounted_since(connection, known.today),
     )
 
 
@@ -160,6 +162,7 @@ def usage_report(connection: sqlite3.Connection, since: float) -> object:
         "by_key": usage_queries.usage_by_key(connection, since),
         "by_user": usage_queries.usage_by_user(connection, since),
         "totals": usage_queries.totals(connection, since),
+        "uncounted": uncounted_since(connection, since),
     }
 
 

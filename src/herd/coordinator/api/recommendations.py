@@ -19,6 +19,7 @@ from herd.coordinator.api.responses import json_errors, json_response
 from herd.coordinator.auth.routes import ApiRoute
 from herd.coordinator.driver import Driver
 from herd.coordinator.storage import chart_queries
+from herd.coordinator.storage.rollups.backlog import uncounted_since
 from herd.coordinator.storage.rollups.tables import ALL, HOUR_S, PAIR
 from herd.coordinator.storage.writer import TraceStore
 from herd.core.estimates.hardware_priors import Speed
@@ -140,6 +141,9 @@ def usage_history(connection: sqlite3.Connection, now: float) -> UsageHistory:
     for (name, _), at in chart_queries.last_used(connection).items():
         last_used[ModelName(name)] = max(at, last_used.get(ModelName(name), 0.0))
     [began] = connection.execute(STORED_SINCE).fetchone()
+    older = uncounted_since(connection, 0.0)
+    if older is not None:  # a model that was used only in requests that are not counted yet must not look unused
+        began = max(older.until_at, began or 0.0)
     return UsageHistory(usages, last_used, float(began) if began is not None else None)
 
 
@@ -161,6 +165,7 @@ def _recommend(connection: sqlite3.Connection, inputs: AdviceInputs, now: float)
         _summary(advice, history),
         tuple(_recommendation(one) for one in advice),
         tuple(_changes(machines, advice)),
+        uncounted_since(connection, now - WEEK_S),
     )
 
 

@@ -24,7 +24,8 @@ LIMIT_WAL = "PRAGMA journal_size_limit = 16777216"
 """After a burst the write-ahead log is truncated to this many bytes."""
 READ_MAX_STEPS = 60_000_000
 """A query is interrupted after this many steps of SQLite's virtual machine: about two seconds, far more than any of
-herd's queries needs. Only usage reaches it, while half a million older traces are summed up after an update."""
+herd's queries needs. The longest is that for budgets at the first start after an update: a second for half a million
+traces that are not summed up yet."""
 EXPLAINED_INSERTS = (
     ("EXPLAIN " + INSERT_TRACE, len(TraceRow.__struct_fields__)),
     ("EXPLAIN " + INSERT_LATENCIES, INSERT_LATENCIES.count("?")),

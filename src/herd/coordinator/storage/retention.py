@@ -42,8 +42,9 @@ _DELETE_OLD = """DELETE FROM {table} WHERE id IN (
 _DELETE_SURPLUS = """DELETE FROM {table} WHERE id IN (
     SELECT id FROM {table} WHERE id <= (SELECT MAX(id) FROM {table}) - :most
         AND (id <= :summed OR id <= (SELECT MAX(id) FROM {table}) - 2 * :most) ORDER BY id LIMIT :rows)"""
-SUMMED = "SELECT trace_id FROM sum_progress"
-"""Traces are deleted after they were summed up; the maximum number applies twofold until then."""
+SUMMED = "SELECT CASE WHEN gap_until > gap_after THEN gap_after ELSE trace_id END FROM sum_progress"
+"""The id up to which all traces are summed up. Traces are deleted after they were summed up; the maximum number
+applies twofold until then."""
 TABLES = ("request_traces", "latency_observations")
 _SQL = MappingProxyType(
     {

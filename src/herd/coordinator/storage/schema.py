@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from herd.coordinator.storage import node_history, setting_changes
 from herd.coordinator.storage.journal import progress
 from herd.coordinator.storage.model_tests import conformance
-from herd.coordinator.storage.rollups import earlier, tables
+from herd.coordinator.storage.rollups import backlog, earlier, tables
 
-SCHEMA_VERSION = 14
+SCHEMA_VERSION = 15
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,6 +241,7 @@ STEPS = (
     MigrationStep(
         version=14, tables=conformance.TABLES, columns=(), indexes=(), set_version="PRAGMA user_version = 14"
     ),
+    MigrationStep(version=15, tables=(), columns=backlog.COLUMNS, indexes=(), set_version="PRAGMA user_version = 15"),
 )
 
 COLUMN_NAMES = "SELECT name FROM pragma_table_info(?)"

@@ -1,8 +1,10 @@
 """Queries who used the fleet how much: by day, node and model, by tag, by key, and by user.
 
 Every function takes a read-only connection first; its `since` is unix time, rounded down to the full hour. All read the
-sums and the traces that are not summed up yet, so the results include the newest trace, and also traces that are
-deleted by now. A row with status `retried` is an attempt and is not counted as a request.
+sums and the new traces that are not summed up yet, so the results include the newest trace, and also traces that are
+deleted by now. `rollups/backlog.py` tells which older traces they lack for some seconds after an update; what the
+start restores (budgets, the most used models) lacks none. A row with status `retried` is an attempt and is not counted
+as a request.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ from __future__ import annotations
 import sqlite3
 
 from herd.coordinator.storage.queries import Row, rows_of
-from herd.coordinator.storage.rollups.reading import pieces, sums_and_new_traces_of
+from herd.coordinator.storage.rollups.reading import pieces, sums_and_all_traces_of, sums_and_new_traces_of
 from herd.coordinator.storage.rollups.tables import DAY_S, HOUR_S, KEY, TAG, USAGE, USER
 
 GROUPS_MAX = 5000
@@ -36,9 +38,9 @@ BY_USER = f"""SELECT a AS user_kind, b AS user, {_COUNTS}, {_TOKENS}, SUM(busy_m
     FROM {sums_and_new_traces_of(USER, (*_COUNTED, "busy_ms", "last_at"))}
     GROUP BY 1, 2 ORDER BY gpu_s DESC, a, b LIMIT :most"""  # noqa: S608
 USED_BY_USER = f"""SELECT a, b, SUM(ended_tokens), SUM(busy_ms) / 1000.0
-    FROM {sums_and_new_traces_of(USER, ("ended_tokens", "busy_ms"))}
+    FROM {sums_and_all_traces_of(USER, ("ended_tokens", "busy_ms"))}
     WHERE a <> 'other' GROUP BY 1, 2 LIMIT :most"""  # noqa: S608
-TOKENS_BY_KEY = f"""SELECT a, SUM(ended_tokens) FROM {sums_and_new_traces_of(KEY, ("ended_tokens",))}
+TOKENS_BY_KEY = f"""SELECT a, SUM(ended_tokens) FROM {sums_and_all_traces_of(KEY, ("ended_tokens",))}
     GROUP BY a LIMIT :most"""  # noqa: S608
 BY_TAG_AND_DAY = f"""SELECT a AS tag, bucket / {DAY_S} * {DAY_S} AS day_bucket, SUM(requests) AS request_count,
         SUM(latency_ms) / SUM(latencies) AS avg_latency_ms, SUM(ended_tokens) AS total_tokens
@@ -52,7 +54,7 @@ TOTALS = f"""SELECT COALESCE(SUM(requests), 0) AS total_requests, COALESCE(SUM(c
         COALESCE(SUM(prompt_tokens + completion_tokens), 0) AS total_tokens,
         COALESCE(SUM(retries), 0) AS total_retries, COALESCE(SUM(fallbacks), 0) AS total_fallbacks
     FROM {sums_and_new_traces_of(USAGE, _OUTCOMES)}"""  # noqa: S608
-MOST_USED = f"""SELECT b FROM {sums_and_new_traces_of(USAGE, ("completed",))}
+MOST_USED = f"""SELECT b FROM {sums_and_all_traces_of(USAGE, ("completed",))}
     GROUP BY b HAVING SUM(completed) > 0 ORDER BY SUM(completed) DESC, b LIMIT :most"""  # noqa: S608
 
 

@@ -29,7 +29,7 @@ from herd.coordinator.storage.journal import files, progress, recovery
 from herd.coordinator.storage.live_database import CopyFailed, LiveDatabase
 from herd.coordinator.storage.reader import Parameters, Result, TraceReader
 from herd.coordinator.storage.retention import Retention
-from herd.coordinator.storage.rollups import advance, moving
+from herd.coordinator.storage.rollups import advance, backlog, moving
 from herd.coordinator.storage.store_settings import StoreSettings, StoreState
 from herd.coordinator.storage.trace_rows import (
     INSERT_LATENCIES,
@@ -478,6 +478,7 @@ class TraceStore:
 
     def _prepare(self, connection: sqlite3.Connection) -> None:
         """Called with each new connection."""
+        backlog.open_gap(connection)
         if not self._has_started_ages:
             self._retention.start(connection, self._wall(), self._monotonic())
             self._has_started_ages = True

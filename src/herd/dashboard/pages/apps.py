@@ -12,6 +12,7 @@ from msgspec import Struct
 from herd.dashboard import DashboardRoute
 from herd.dashboard.histograms import Counts, percentile
 from herd.dashboard.pages import Page
+from herd.dashboard.uncounted import Uncounted
 from herd.dashboard.usage import UsageLines
 from herd.text import duration, number
 
@@ -43,7 +44,7 @@ class AppLine(Struct, frozen=True, kw_only=True):
     last_seen_at: float | None
 
 
-class Apps(Struct, frozen=True):
+class Apps(Struct, frozen=True, kw_only=True):
     """`GET apps?range=` (also `tags`, `apps/tags`): apps with the most requests first. A request with two tags counts
     for its first tag only, so that the lines add up to the total; `by_tag` counts it for both. `data` repeats
     `by_tag`, as ollama-herd has it."""
@@ -55,6 +56,7 @@ class Apps(Struct, frozen=True):
     by_tag: tuple[dict[str, object], ...]
     data: tuple[dict[str, object], ...]
     summary: str
+    uncounted: Uncounted | None = None
 
 
 class AppDays(Struct, frozen=True):
@@ -71,6 +73,7 @@ class AppsDaily(Struct, frozen=True):
     days: tuple[float, ...]
     apps: tuple[AppDays, ...]
     data: tuple[dict[str, object], ...]
+    uncounted: Uncounted | None = None
 
 
 class UsageReport(Struct, frozen=True):
@@ -82,6 +85,7 @@ class UsageReport(Struct, frozen=True):
     by_key: tuple[dict[str, object], ...]
     by_user: tuple[dict[str, object], ...]
     totals: dict[str, object]
+    uncounted: Uncounted | None = None
 
 
 LONG_WAIT_MS = 1000.0
@@ -157,7 +161,7 @@ def summary(apps: Sequence[AppLine]) -> str:
     return f"{use}. Longest queue time: {app}, p95 {duration(longest_ms)}."
 
 
-def days(rows: Sequence[Mapping[str, object]]) -> AppsDaily:
+def days(rows: Sequence[Mapping[str, object]], uncounted: Uncounted | None = None) -> AppsDaily:
     """`rows` are by tag and day, with the field names of ollama-herd."""
     starts = sorted({_number(row["day_bucket"]) for row in rows})
     cells = {(str(row["tag"]), _number(row["day_bucket"])): row for row in rows}
@@ -169,7 +173,7 @@ def days(rows: Sequence[Mapping[str, object]]) -> AppsDaily:
         )
         for tag in sorted({tag for tag, _ in cells})
     ]
-    return AppsDaily(tuple(starts), tuple(made), tuple(dict(row) for row in rows))
+    return AppsDaily(tuple(starts), tuple(made), tuple(dict(row) for row in rows), uncounted)
 
 
 def _number(value: object) -> float:

@@ -10,6 +10,7 @@ from herd.dashboard import DashboardRoute
 from herd.dashboard.histograms import Counts, largest_value, merge_counts, percentile, rebin_doubling
 from herd.dashboard.live import Job
 from herd.dashboard.pages import Page
+from herd.dashboard.uncounted import Uncounted
 from herd.text import duration, number
 
 
@@ -104,6 +105,7 @@ class Models(Struct, frozen=True):
     to_at: float
     models: tuple[ModelLine, ...]
     summary: str
+    uncounted: Uncounted | None = None
 
 
 class ContextLine(Struct, frozen=True):
@@ -118,6 +120,7 @@ class ContextUsage(Struct, frozen=True):
     from_at: float
     to_at: float
     models: tuple[ContextLine, ...]
+    uncounted: Uncounted | None = None
 
 
 class ModelOnDisk(Struct, frozen=True):

@@ -11,6 +11,7 @@ from herd.dashboard.fleet_summary import FleetSummary
 from herd.dashboard.nodes import NodeCard
 from herd.dashboard.pages import Page
 from herd.dashboard.requests import ActiveRequest, FinishedRequest
+from herd.dashboard.uncounted import Uncounted
 
 
 class OverviewNumbers(Struct, frozen=True):
@@ -46,6 +47,7 @@ class Overview(Struct, frozen=True, kw_only=True):
     running: tuple[ActiveRequest, ...]
     latest: tuple[FinishedRequest, ...]
     first_run: tuple[SetupStep, ...]
+    uncounted: Uncounted | None = None
 
 
 def setup_steps(cards: Sequence[NodeCard], requests_ever: bool, address: str) -> tuple[SetupStep, ...]:

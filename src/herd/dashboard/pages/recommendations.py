@@ -6,6 +6,7 @@ from msgspec import Struct
 
 from herd.dashboard import DashboardRoute
 from herd.dashboard.pages import Page
+from herd.dashboard.uncounted import Uncounted
 
 
 class Cost(Struct, frozen=True, rename={"from_": "from"}):
@@ -75,6 +76,7 @@ class Recommendations(Struct, frozen=True):
     summary: str
     recommendations: tuple[Recommendation, ...]
     nodes: tuple[NodeChange, ...]
+    uncounted: Uncounted | None = None
 
 
 PAGE = Page("recommendations", "Recommendations", 7, (DashboardRoute("GET", "recommendations", Recommendations),))

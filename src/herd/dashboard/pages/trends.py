@@ -9,6 +9,7 @@ from msgspec import Struct
 from herd.dashboard import DashboardRoute
 from herd.dashboard.histograms import Counts, percentile
 from herd.dashboard.pages import Page
+from herd.dashboard.uncounted import Uncounted
 from herd.text import duration, number
 
 
@@ -55,6 +56,7 @@ class Trends(Struct, frozen=True, kw_only=True):
     flags: tuple[ChartEvent, ...]
     heat: WeekLoad
     summary: str
+    uncounted: Uncounted | None = None
 
 
 HOURS_OF_A_WEEK = 168

@@ -1,4 +1,4 @@
-"""Adds new traces to the sums, a few thousand in each transaction.
+"""Adds traces to the sums, a few thousand in each transaction: new ones first, then older ones, newest first.
 
 SQLite does all the work, on the writer's thread and without the interpreter. Sums and progress change in one
 transaction: after a crash no trace is lost or counted twice. Traces with the same minute, node, model, app, tags and
@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import sqlite3
 
-from herd.coordinator.storage.rollups import fresh, tables
+from herd.coordinator.storage.rollups import backlog, fresh, tables
 from herd.coordinator.storage.rollups.tables import COLUMN_OF, COLUMNS, EARLIER_KINDS, KINDS, MINUTE_S, Kind
 
 ROWS_PER_STEP = 5_000
 """Traces summed up in one transaction: about 100 ms."""
 
-BEHIND = "SELECT 1 FROM request_traces WHERE id > (SELECT trace_id FROM sum_progress) LIMIT 1"
+BEHIND = """SELECT 1 FROM sum_progress
+    WHERE gap_until > gap_after OR EXISTS (SELECT 1 FROM request_traces WHERE id > trace_id)"""
 _GROUPED = ("bucket", "node_id", "model", "app_kind", "app", "user_kind", "user", "tags", "key_id", "dialect")
 _CONDITIONS = ("original_model", "request_kind", "status", "fallback_used", "is_moved")
 """The columns that `Kind.where` uses, with as few different values as these conditions need."""
@@ -29,9 +30,11 @@ _PREPARED = (
     "DELETE FROM temp.alike",
     "DELETE FROM temp.alike_bins",
 )
-_COPY = f"""INSERT INTO temp.fresh SELECT *,
+_COPY = """INSERT INTO temp.fresh SELECT *,
         timestamp < (SELECT moved_before FROM sum_progress) AND id <= (SELECT moved_id FROM sum_progress)
-    FROM ({fresh.SELECT} ORDER BY id LIMIT ?)"""  # noqa: S608 - only constants
+    FROM ({} LIMIT ?)"""
+_COPY_NEW = _COPY.format(f"{fresh.SELECT} ORDER BY id")
+_COPY_OLDER = _COPY.format(f"{fresh.SELECT_OLDER} ORDER BY id DESC")
 _COMBINED = ", ".join(f"{column.combined_by}({column.value})" for column in COLUMNS)
 _SUM_ALIKE = f"""INSERT INTO temp.alike SELECT {", ".join(_GROUPED)},
         CASE WHEN fallback_used THEN original_model ELSE '' END, CASE request_kind WHEN 'info' THEN 'info' ELSE '' END,
@@ -54,7 +57,9 @@ _VALUES = " UNION ALL ".join(
 _COUNT_ALIKE = f"""INSERT INTO temp.alike_bins SELECT {_BIN_GROUP}, measure,
         (SELECT bin FROM rollup_edges WHERE low <= MAX(value, 0) ORDER BY low DESC LIMIT 1), COUNT(*)
     FROM ({_VALUES}) GROUP BY 1, 2, 3, 4, 5, 6, 7"""  # noqa: S608
-_ADVANCE = "UPDATE sum_progress SET trace_id = COALESCE((SELECT MAX(id) FROM temp.fresh), trace_id)"
+_ADVANCE = "UPDATE sum_progress SET trace_id = MAX(trace_id, COALESCE((SELECT MAX(id) FROM temp.fresh), 0))"
+_NARROW = """UPDATE sum_progress SET gap_until = CASE WHEN ? THEN gap_after ELSE
+    MIN(gap_until, COALESCE((SELECT MIN(id) - 1 FROM temp.fresh), gap_until)) END"""
 
 
 def new_subjects(kind: Kind, source: str, where: str) -> str:
@@ -122,9 +127,11 @@ def advance(connection: sqlite3.Connection, now: float, rows: int = ROWS_PER_STE
     if connection.execute(BEHIND).fetchone() is None:
         return False
     connection.execute("BEGIN IMMEDIATE")
+    backlog.open_gap(connection)
     for statement in _PREPARED:
         connection.execute(statement)
-    copied = connection.execute(_COPY, (rows,)).rowcount
+    copied = connection.execute(_COPY_NEW, (rows,)).rowcount
+    copied += connection.execute(_COPY_OLDER, (rows - copied,)).rowcount
     connection.execute(_SUM_ALIKE)
     connection.execute(_COUNT_ALIKE)
     for statement in _NEW_SUBJECTS:
@@ -132,5 +139,6 @@ def advance(connection: sqlite3.Connection, now: float, rows: int = ROWS_PER_STE
     for statement in _ADDITIONS:
         connection.execute(statement, {"now": now})
     connection.execute(_ADVANCE)
+    connection.execute(_NARROW, (copied < rows,))
     connection.execute("COMMIT")
     return copied == rows

@@ -15,7 +15,9 @@ APP_COLUMNS = """
 """The app of a request is its first tag, else what its headers name, else its key, else the client's address; a tag for
 a user counts last of all names. The user is the one that a trusted client names, else the key, else the address."""
 
-SELECT = f"""SELECT id, CAST(timestamp / {MINUTE_S} AS INTEGER) * {MINUTE_S} AS bucket, node_id, model, {APP_COLUMNS},
+_NEW = "id > (SELECT trace_id FROM sum_progress)"
+_OLDER = "id > (SELECT gap_after FROM sum_progress) AND id <= (SELECT gap_until FROM sum_progress)"
+_SELECT = f"""SELECT id, CAST(timestamp / {MINUTE_S} AS INTEGER) * {MINUTE_S} AS bucket, node_id, model, {APP_COLUMNS},
         CASE WHEN json_valid(tags) THEN tags END AS tags, key_id, COALESCE(original_format, '') AS dialect,
         original_model, COALESCE(kind, '') AS request_kind, status, timestamp,
         COALESCE(fallback_used, 0) <> 0 AS fallback_used,
@@ -29,7 +31,10 @@ SELECT = f"""SELECT id, CAST(timestamp / {MINUTE_S} AS INTEGER) * {MINUTE_S} AS 
             END AS link_ms
     FROM (SELECT *, CASE WHEN json_valid(tags) THEN json_extract(tags, '$[0]') END AS first_tag
         FROM request_traces NOT INDEXED
-        WHERE id > (SELECT trace_id FROM sum_progress))"""  # noqa: S608 - only constants
+        WHERE {{which}})"""  # noqa: S608 - only constants
+SELECT = _SELECT.format(which=_NEW)
+SELECT_OLDER = _SELECT.format(which=_OLDER)
+"""The traces of the gap (see `backlog.py`)."""
 NAMES = (
     *(
         "id",
@@ -52,10 +57,10 @@ NAMES = (
 """The columns of `SELECT`, in its order."""
 
 
-def of_kind(kind: Kind, names: tuple[str, ...]) -> str:
-    """Selects a, b, c, bucket and these columns, combined, of the new traces of this kind in the range. A trace counts
-    in the minute in which it ended."""
+def of_kind(kind: Kind, names: tuple[str, ...], traces: str = SELECT) -> str:
+    """Selects a, b, c, bucket and these columns, combined, of the new traces of this kind in the range (or those of
+    another selection). A trace counts in the minute in which it ended."""
     values = ", ".join(f"{COLUMN_OF[name].combined_by}({COLUMN_OF[name].value})" for name in names)
     # The + keeps SQLite from reading all traces of the range by the index of their times.
-    new = f"({SELECT} WHERE +timestamp >= :from AND +timestamp < :to)"
+    new = f"({traces} WHERE +timestamp >= :from AND +timestamp < :to)"
     return f"SELECT {kind.names}, bucket, {values} FROM {new}{kind.each} WHERE {kind.where} GROUP BY 1, 2, 3, 4"  # noqa: S608

@@ -62,6 +62,13 @@ def sums_and_new_traces_of(kind: Kind, names: tuple[str, ...]) -> str:
     return f"({sums_of(kind, names)[1:-1]} UNION ALL {fresh.of_kind(kind, names)})"
 
 
+def sums_and_all_traces_of(kind: Kind, names: tuple[str, ...]) -> str:
+    """The same, exact at any time: with all traces that are not summed up yet, which can be half a million after an
+    update."""
+    older = fresh.of_kind(kind, names, fresh.SELECT_OLDER)
+    return f"({sums_and_new_traces_of(kind, names)[1:-1]} UNION ALL {older})"
+
+
 def bins_of(kind: Kind) -> str:
     """A table for FROM: a, b, c, bucket, measure, bin and count. Its parameters are `pieces`."""
     return f"""(SELECT a, b, c, bucket, measure, bin, count FROM {_WITHIN.format(table="sum_bins")}

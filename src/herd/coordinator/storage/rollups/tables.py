@@ -3,7 +3,7 @@
     sum_subjects    what is summed: a pair of node and model, an app, a tag, a key, a user
     sums            per kind, bucket size, subject and bucket (its first second, unix time): counts and sums
     sum_bins        the same with a measure: the count of each bin of `rollup_edges`
-    sum_progress    the id of the newest trace that is summed up
+    sum_progress    the id of the newest trace that is summed up; since schema 15 also the gap of `backlog.py`
 
 A bucket has the requests that ended in it. Charts leave out `info` requests (questions about a model) and count a
 `retried` row as a retry only; usage counts `info` requests. Buckets of a day are those of UTC.
@@ -186,7 +186,7 @@ TABLES = (
         moved_before INTEGER NOT NULL
     )""",
     # Traces whose hour is complete in the earlier roll-ups, but perhaps not in the traces, are not summed up again.
-    f"""INSERT OR IGNORE INTO sum_progress SELECT 1, 0, trace_id,
+    f"""INSERT OR IGNORE INTO sum_progress (one, trace_id, moved_id, moved_before) SELECT 1, 0, trace_id,
         CASE WHEN trace_id > 0 AND (SELECT MIN(id) FROM request_traces) > 1
             THEN (CAST((SELECT MIN(timestamp) FROM request_traces) / {HOUR_S} AS INTEGER) + 1) * {HOUR_S} ELSE 0 END
         FROM rollup_progress""",  # noqa: S608
