@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 
-from builders import World, a_model_info, a_report, a_world
+from builders import World, a_model_info, a_report, a_world, an_engine
 from herd.core.lifecycle.free_slots import SLOW_START_S
 from herd.core.lifecycle.holding import HoldingSettings
 from herd.core.lifecycle.poison_requests import BLOCKED_S
@@ -166,6 +169,73 @@ def test_unauthorized_node_is_rejected_for_a_minute_with_the_reason() -> None:
     assert isinstance(commands[0], Hold) and "401" in commands[0].reason
     pass_time(world, UNAUTHORIZED_S / 4, "alpha", "beta")
     assert place_of(world, "r1") == "held"
+
+
+def reports_usable(world: World, node_id: str, problem: str = "", slots: int = 1, **more: Any) -> None:
+    """A heartbeat five seconds later, after the agent has asked the engine with its key."""
+    world.now += 5.0
+    engine = an_engine(slots)
+    models = [a_model_info(loaded=True, engine=engine)]
+    world.receives(a_report(node_id, models, engines=(replace(engine, problem=problem),), **more))
+
+
+def refused_once() -> World:
+    world = a_world()
+    reports_usable(world, "alpha")
+    world.arrives("first")
+    world.feed(AttemptFailed(world.now, RequestId("first"), 1, Failure(kind=FailureKind.UNAUTHORIZED, status=401)))
+    world.arrives("r1")
+    assert place_of(world, "r1") == "held"
+    return world
+
+
+def test_an_engine_whose_agent_confirms_the_key_is_used_again_before_the_minute_is_over() -> None:
+    world = refused_once()
+    reports_usable(world, "alpha")
+    assert place_of(world, "r1") == "held", "this heartbeat may be older than the refusal"
+    reports_usable(world, "alpha")
+    assert place_of(world, "r1") == "alpha"
+
+
+def test_a_heartbeat_that_repeats_an_older_list_or_names_a_problem_confirms_no_key() -> None:
+    world = refused_once()
+    for _ in range(2):
+        reports_usable(world, "alpha", connection_failures=1)
+        reports_usable(world, "alpha", problem="refuses the API key")
+    assert place_of(world, "r1") == "held"
+
+
+def test_an_engine_that_refuses_again_although_its_list_was_confirmed_waits_for_the_whole_minute() -> None:
+    """Some servers list their models without a key."""
+    world = refused_once()
+    reports_usable(world, "alpha")
+    reports_usable(world, "alpha")
+    assert place_of(world, "r1") == "alpha"
+    world.feed(AttemptFailed(world.now, RequestId("r1"), 1, Failure(kind=FailureKind.UNAUTHORIZED, status=401)))
+    refused_at = world.now
+    while world.now - refused_at < UNAUTHORIZED_S - 6.0:
+        reports_usable(world, "alpha")
+        world.arrives(f"at {world.now}")
+        assert place_of(world, f"at {world.now}") == "held"
+    reports_usable(world, "alpha")
+    reports_usable(world, "alpha")
+    world.arrives("after a minute")
+    assert place_of(world, "after a minute") != "held"
+
+
+def test_refusals_of_requests_that_ran_at_the_same_time_count_as_one() -> None:
+    world = a_world()
+    reports_usable(world, "alpha", slots=2)
+    for request_id in ("one", "two"):
+        world.arrives(request_id)
+    for request_id in ("one", "two"):
+        refused = Failure(kind=FailureKind.UNAUTHORIZED, status=401)
+        world.feed(AttemptFailed(world.now, RequestId(request_id), 1, refused))
+        reports_usable(world, "alpha", slots=2)
+    world.arrives("r1")
+    assert place_of(world, "r1") == "held"
+    reports_usable(world, "alpha", slots=2)
+    assert place_of(world, "r1") == "alpha"
 
 
 def test_suspected_nodes_get_one_request_at_a_time_if_no_other_node_is_left() -> None:

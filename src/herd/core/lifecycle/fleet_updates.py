@@ -69,6 +69,7 @@ class FleetUpdates:
                 self._windows.forget(node.id)
             self._windows.apply_heartbeat(node)
         self._liveness.apply_heartbeat(node, now)
+        self._liveness.confirm_keys(node)
         return node
 
     def apply(self, event: NodeChange) -> Node | None:

@@ -62,6 +62,11 @@ TRIAL_MAX_S = 300.0
 PROBE_S = 30.0
 """Longest time for which one request tests a quarantined model while no other request is sent there."""
 UNAUTHORIZED_S = 60.0
+CONFIRMED_AFTER_HEARTBEATS = 2
+"""Heartbeats that must list an engine as usable after it has refused its key: the agent asks its engines between two
+heartbeats, with the key, so the second one was certainly taken afterwards."""
+REFUSED_AGAIN_S = 600.0
+"""An engine that refuses again within this time lists its models without the key: its lists confirm nothing."""
 BUSY_MAX_S = 60.0
 """Longest pause that an engine may request with Retry-After."""
 UNREACHABLE_S = 1.0
@@ -80,12 +85,23 @@ class _Failures:
     quarantines: int = 0
 
 
+@dataclass(slots=True)
+class _RefusedKey:
+    """What an engine's answers with 401 or 403 have shown."""
+
+    at: float
+    heartbeats: int = 0
+    is_repeated: bool = False
+
+
 class LivenessTracker:
     """Updates `Node.liveness`, `Node.unreachable_until` and the quarantine of pairs of node and model."""
 
     def __init__(self, settings: LivenessSettings) -> None:
         self.settings = settings
         self._records = BoundedDict[tuple[NodeId, ModelName], _Failures](PAIRS_MAX)
+        self._refused_keys = BoundedDict[tuple[NodeId, str], _RefusedKey](PAIRS_MAX)
+        """By node and the engine's URL."""
 
     def apply_heartbeat(self, node: Node, now: float) -> None:
         """Marks the node as online. After an absence it gets requests again, later each time within a few minutes."""
@@ -152,9 +168,30 @@ class LivenessTracker:
         elif failure.kind is FailureKind.UNAUTHORIZED:
             model_info = node.model_info(model)
             if model_info is not None:
-                node.unauthorized_until[model_info.engine.url] = now + UNAUTHORIZED_S
+                self._record_refused_key(node, model_info.engine.url, now)
         else:
             self._count_failure(node.id, model, now)
+
+    def _record_refused_key(self, node: Node, url: str, now: float) -> None:
+        node.unauthorized_until[url] = now + UNAUTHORIZED_S
+        before = self._refused_keys.get((node.id, url))
+        # Requests that ran at the same time are refused at the same time, and repeat nothing.
+        was_confirmed = before is not None and before.heartbeats >= CONFIRMED_AFTER_HEARTBEATS
+        is_repeated = before is not None and now - before.at < REFUSED_AGAIN_S and (was_confirmed or before.is_repeated)
+        self._refused_keys[node.id, url] = _RefusedKey(now, is_repeated=is_repeated)
+
+    def confirm_keys(self, node: Node) -> None:
+        """Permits requests again to engines that the node's reports list as usable, before the minute is over."""
+        if not node.unauthorized_until or node.report.connection_failures:
+            return
+        usable = {endpoint.url for endpoint in node.report.engines if not endpoint.problem}
+        for url in usable & node.unauthorized_until.keys():
+            refused = self._refused_keys.get((node.id, url))
+            if refused is None:
+                continue
+            refused.heartbeats += 1
+            if not refused.is_repeated and refused.heartbeats >= CONFIRMED_AFTER_HEARTBEATS:
+                del node.unauthorized_until[url]
 
     def sweep(self, fleet: Fleet, now: float) -> list[Node]:
         """Returns the nodes that have just gone offline, and removes nodes that were away for long."""
