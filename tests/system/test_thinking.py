@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import http.client
 import json
+import re
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
 from builders import a_model_info
+from fakes.faults import Status
 from fakes.fleet import Fleet, running_fleet
 from fakes.ollama.server import FakeModel, FakeOllama
 from fakes.scripted_engine import Json, ScriptedEngine
@@ -100,6 +103,66 @@ def test_anthropics_client_gets_at_most_the_requested_visible_tokens(fleet: Flee
     whole = ask(fleet, "/v1/messages", {"max_tokens": 3, "output_config": {"effort": "low"}})[0]
     assert whole["stop_reason"] == "max_tokens"
     assert len(whole["content"][-1]["text"].split()) == 3
+
+
+LONG = [{"role": "user", "content": "Say hi to each of them, one after the other. " * 20}]
+LIMITED: dict[str, dict[str, Any]] = {
+    "/api/chat": {"think": True, "options": {"num_predict": 3}},
+    "/api/generate": {"prompt": LONG[0]["content"], "think": True, "options": {"num_predict": 3}},
+    "/v1/chat/completions": {"reasoning_effort": "low", "max_tokens": 3, "stream_options": {"include_usage": True}},
+    "/v1/messages": {"max_tokens": 3, "output_config": {"effort": "low"}},
+}
+
+
+def prompt_counts(shown: str) -> list[int]:
+    """The prompt's tokens in everything that an answer shows; the last is what counts."""
+    return [int(number) for number in re.findall(r'"(?:prompt_eval_count|prompt_tokens|input_tokens)":\s*(\d+)', shown)]
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("path", LIMITED)
+def test_the_prompt_of_an_answer_that_was_ended_at_the_limit_is_counted_by_the_engine(path: str, stream: bool) -> None:
+    thinker = FakeModel(name="thinker", capabilities=("completion", "thinking"), answer_tokens=30)
+    body = {"messages": LONG, **LIMITED[path], "stream": stream}
+    with FakeOllama([thinker]) as node, running_fleet({"one": node}) as fleet:
+        shown = json.dumps(pieces(fleet, path, body) if stream else ask(fleet, path, body)[0])
+        asked = [request.json for request in node.inference]
+        assert [request["options"]["num_predict"] for request in asked] == [1024, 1]
+        assert asked[1]["stream"] is False
+        assert all(asked[0][name] == asked[1][name] for name in asked[0] if name not in ("stream", "options"))
+        generated = {**asked[0], "stream": False}
+        counted = json.loads(node_answer(node, "/api/generate" if "prompt" in asked[0] else "/api/chat", generated))
+        assert prompt_counts(shown)[-1] == counted["prompt_eval_count"] > 100
+        fleet.settle()
+
+
+def node_answer(node: FakeOllama, path: str, body: dict[str, Any]) -> bytes:
+    with closing(http.client.HTTPConnection("127.0.0.1", node.port, timeout=30)) as connection:
+        connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
+        return connection.getresponse().read()
+
+
+@dataclass(kw_only=True)
+class FailsLater(Status):
+    """Answers the first `correct` POST requests of the node correctly."""
+
+    node: FakeOllama
+    correct: int
+
+    def applies(self, model: str | None, path: str) -> bool:
+        return len(self.node.inference) > self.correct and super().applies(model, path)
+
+
+def test_the_prompt_is_not_counted_for_a_stream_without_usage_or_an_engine_that_fails() -> None:
+    thinker = FakeModel(name="thinker", capabilities=("completion", "thinking"), answer_tokens=30)
+    with FakeOllama([thinker]) as node, running_fleet({"one": node}) as fleet:
+        streamed = pieces(fleet, "/v1/chat/completions", {"messages": LONG, "reasoning_effort": "low", "max_tokens": 3})
+        assert len(node.inference) == 1 and streamed[-1]["choices"][0]["finish_reason"] == "length"
+        node.fail(FailsLater(node=node, correct=2, body=b'{"error":"no"}'))
+        answer = ask(fleet, "/api/chat", {"messages": LONG, **LIMITED["/api/chat"]})[0]
+        assert len(node.inference) == 3
+        assert answer["done_reason"] == "length" and answer["prompt_eval_count"] > 100
+        fleet.settle()
 
 
 def test_the_slot_of_an_engine_that_was_stopped_at_the_limit_is_free(fleet: Fleet) -> None:

@@ -182,6 +182,14 @@ class Engine(ABC):
         """The number of tokens in the response to `count_request`, or None if the response does not contain it."""
         return None
 
+    def prompt_count_request(self, request: EngineRequest) -> EngineRequest | None:  # noqa: ARG002
+        """The request for the number of tokens in the prompt of `request`, or None. Its last answer was stopped."""
+        return None
+
+    def read_prompt_count(self, response: EngineResponse) -> int | None:  # noqa: ARG002
+        """The number of tokens in the response to `prompt_count_request`, or None if it does not contain it."""
+        return None
+
     def load(self, model: str) -> EngineRequest | None:  # noqa: ARG002 - for engines that override it
         """The request that loads this model without generating text, or None. The engine listed `model`."""
         return None

@@ -20,7 +20,7 @@ from herd.core.state.served_paths import EVERY_FIELD, PathsByName, ServedPath
 from herd.engines import NO_RESPONSE, Engine, EngineRequest, EngineResponse, Inventory, Reader
 from herd.protocols.answer_ends import decode
 from herd.protocols.conversation import Conversation
-from herd.protocols.ollama import engine_answers, engine_requests, model_list, single_embeddings
+from herd.protocols.ollama import chat_json, engine_answers, engine_requests, model_list, single_embeddings
 
 MODELS_MAX = 512
 """Maximum number of models in an inventory, the same as in a heartbeat."""
@@ -176,6 +176,14 @@ class Ollama(Engine):
         answer = decode(response.body, _RENDER_ANSWER) if response.status == 200 else None
         debug_info = answer.debug_info if answer is not None else None
         return debug_info.rendered_template if debug_info is not None else None
+
+    def prompt_count_request(self, request: EngineRequest) -> EngineRequest | None:
+        """The same with an answer of one token: the prompt is still in the runner's cache (measured with 0.32.15)."""
+        return request._replace(body=engine_requests.one_token_body(request.body))
+
+    def read_prompt_count(self, response: EngineResponse) -> int | None:
+        final = decode(response.body, chat_json.FINAL_LINE) if response.status == 200 else None
+        return None if final is None else chat_json.usage(final).prompt_tokens
 
     def load(self, model: str) -> EngineRequest | None:
         """A generate request without a prompt only loads the model (Ollama's API documentation, "Load a model")."""

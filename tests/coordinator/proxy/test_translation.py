@@ -253,5 +253,6 @@ def test_the_visible_limit_counts_spliced_texts() -> None:
     assert not translation.is_cut
     out += translation.feed(OLLAMA_LINE * 3)
     assert translation.is_cut
+    out += translation.end(b"")
     assert out.count(b"token") == 5
     assert b'"length"' in out

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from herd.coordinator.upstream import forwarded_headers
 from herd.core.state.commands import Dispatch
@@ -14,6 +15,8 @@ from herd.http1.contract import Header
 from herd.protocols.apply_options import retry_prompt_tokens
 from herd.protocols.conversation import ParsedRequest
 from herd.protocols.engine_errors import error_text
+from herd.protocols.openai.responses_history import with_own_places
+from herd.protocols.valid_text import valid_text
 
 _EVERYWHERE = frozenset(("completion",))
 _FIELD_END = re.compile(r"[.\[]")
@@ -68,6 +71,11 @@ def refusal_of_feature(parsed: ParsedRequest, status: int, body: bytes) -> Failu
     return Failure(
         kind=FailureKind.UNSUPPORTED, detail=f"the engine answered {status}", status=status, engine_text=text
     )
+
+
+def refusal_body(held: Sequence[bytes], passed: ParsedRequest | None) -> bytes:
+    """An engine's error in valid text. The places that it names are those in the request that was passed to it."""
+    return with_own_places(valid_text(b"".join(held)), passed.earlier_items if passed is not None else 0)
 
 
 def refusal_of_error(status: int, body: bytes) -> Refusal:

@@ -17,15 +17,16 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
+from herd.coordinator.proxy import refused_attempts
 from herd.coordinator.proxy.continuation import Ending, Rest, Steps
 from herd.coordinator.proxy.pass_through import PassThrough
-from herd.coordinator.proxy.refused_attempts import JSON_HEADERS, classify_error, refusal_of_error, refusal_of_feature
 from herd.coordinator.proxy.relay_dependencies import RelayDependencies
 from herd.coordinator.proxy.relaying.asking import AskedResponse
 from herd.coordinator.proxy.relaying.client_answer import ClientAnswer
 from herd.coordinator.proxy.relaying.client_headers import client_headers
 from herd.coordinator.proxy.relaying.one_by_one import OneByOne
 from herd.coordinator.proxy.relaying.preparing import Preparation, PreparedAttempt
+from herd.coordinator.proxy.relaying.prompt_count import PromptCount
 from herd.coordinator.proxy.request_forms import NOTHING_SENT
 from herd.coordinator.proxy.thinking_usage import thinking_headers
 from herd.coordinator.proxy.translation import Translation
@@ -44,8 +45,6 @@ from herd.errors import HerdError, Refusal
 from herd.http1.contract import Exchange, Header
 from herd.protocols.conversation import ParsedRequest
 from herd.protocols.engine_errors import tells_crash
-from herd.protocols.openai.responses_history import with_own_places
-from herd.protocols.valid_text import valid_text
 
 _IDLE: Final = 0
 _SENT: Final = 1
@@ -241,10 +240,11 @@ class Relay:
         if answer.has_failed:
             self._end_on_error(answer)
         elif answer.is_cut and self._upstream is not None:
-            step = self._step
-            self._cancel_upstream()
-            self._step = step
-            self.on_end()
+            self._upstream.cancel()
+            count = PromptCount(self._request_id, self._dependencies.pool, self._contain, self.on_end)
+            self._upstream = count.send(answer.limit, self._engine, self._dispatch.model_info.engine.url)
+            if self._upstream is None:
+                self.on_end()
 
     def _end_on_error(self, answer: PassThrough | Translation) -> None:
         """The answer does not follow the engine's protocol, or the engine has reported an error with status 200.
@@ -258,7 +258,7 @@ class Relay:
             return
         status = self._engine.error_status_assumed if error.status is None else error.status
         if self._step == _SENT:
-            self._status, self._headers, self._held = status, list(JSON_HEADERS), [error.body]
+            self._status, self._headers, self._held = status, list(refused_attempts.JSON_HEADERS), [error.body]
             self._cancel_upstream()
             self._end_refused()
         elif status < 500:
@@ -397,9 +397,8 @@ class Relay:
     # --- the engine refuses ---
 
     def _end_refused(self) -> None:
-        body = valid_text(b"".join(self._held))
-        if self._parsed.earlier_items and not isinstance(self._answer, Translation):
-            body = with_own_places(body, self._parsed.earlier_items)
+        own = None if isinstance(self._answer, Translation) else self._parsed
+        body = refused_attempts.refusal_body(self._held, own)
         command, now, size_bytes = self._dispatch, self._dependencies.driver.now(), self._client.forwarded_bytes
         forms, repairs = self._preparation.forms, self._preparation.tool_repairs
         if not size_bytes and forms.is_path_missing(command, self._engine, self._outgoing, self._status, body, now):
@@ -409,8 +408,8 @@ class Relay:
             self._status, self._held, self._held_bytes = 0, [], 0
             self._send(*simpler, self)
             return
-        is_continuation = size_bytes > 0
-        result = classify_error(self._engine, command, self._status, self._headers, body, is_continuation)
+        error = (self._status, self._headers, body)
+        result = refused_attempts.classify_error(self._engine, command, *error, is_continuation=size_bytes > 0)
         if not isinstance(result, Failure) and not size_bytes and (refused := self._moving_on(body)) is not None:
             self._report(refused)
         elif result is None:
@@ -422,14 +421,14 @@ class Relay:
 
     def _moving_on(self, body: bytes) -> Failure | None:
         """The failure of this attempt, if another kind of engine may have the feature that this one refuses."""
-        refused = refusal_of_feature(self._parsed, self._status, body)
+        refused = refused_attempts.refusal_of_feature(self._parsed, self._status, body)
         return refused if refused is not None and self._dependencies.driver.can_move_on(self._request_id) else None
 
     def _forward_error(self, body: bytes) -> None:
         """Sends the engine's error answer unchanged, or rewritten if it does not have the format of the dialect."""
         max_bytes = self._dependencies.settings.refusal_max_bytes
         own_body = b"" if isinstance(self._answer, Translation) or len(body) > max_bytes else body
-        refusal = refusal_of_error(self._status, body)
+        refusal = refused_attempts.refusal_of_error(self._status, body)
         if self._client.has_sent_head:
             self._feed_finished(Counters(), refusal.status)
             self._send_refusal(refusal)

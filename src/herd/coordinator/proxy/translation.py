@@ -44,6 +44,8 @@ class Translation:
         self.limit: VisibleLimit | None = None
         self.error: EngineError | None = None
         self.problem = ""
+        self._last: Delta | None = None
+        """The end of an answer that was ended at its limit: it waits until the engine has counted the prompt."""
         self._has_begun = False
         """Whether a part of the answer was written. What has no content begins none: another node may still answer."""
         self.is_complete = False
@@ -82,7 +84,7 @@ class Translation:
         if self.has_failed:
             return b""
         try:
-            out = self._write(self._reader.end())
+            out = self._write(self._reader.end() if self._last is None else [self._last])
             if self._reader.is_finished and not self.is_complete and not self.has_failed:
                 out += self._write([Delta(is_last=True)])
         except ValueError as problem:
@@ -101,7 +103,7 @@ class Translation:
             return None
         usage = self._usage or Usage()
         return Counters(
-            None if self.is_cut else usage.prompt_tokens,  # an estimate is not a count from which to learn
+            usage.prompt_tokens if self.limit is None or not self.is_cut else self.limit.counted_tokens,
             usage.completion_tokens,
             usage.cached_tokens,
             usage.load_s,
@@ -147,6 +149,12 @@ class Translation:
                 self.error = EngineError(delta.error, delta.error_status, body)
                 self.has_failed = True
                 break
+            if delta.is_last and self.limit is not None and self.is_cut:
+                if self._last is None:
+                    self._last = delta
+                    continue
+                if delta.usage is not None and self.limit.counted_tokens is not None:
+                    delta.usage = dataclasses.replace(delta.usage, prompt_tokens=self.limit.counted_tokens)
             if delta.usage is not None:
                 self._usage = delta.usage = self._usage_with_resumed_tokens(delta.usage)
             if not self._has_begun:

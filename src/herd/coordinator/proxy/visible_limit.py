@@ -8,12 +8,16 @@ tolerance.
 
 from __future__ import annotations
 
+from typing import Final
+
 import msgspec
 
 from herd.core.state.commands import Dispatch
-from herd.engines import Engine, Reader
+from herd.engines import Engine, EngineRequest, Reader
 from herd.protocols.conversation import Delta, ParsedRequest, Usage, streamed_answer
 from herd.protocols.texts.token_bounds import beginning, least_tokens
+
+_COUNTS_ON_DEMAND: Final = ("/v1/chat/completions", "/v1/completions")
 
 
 def visible_tokens_max(command: Dispatch, parsed: ParsedRequest) -> int | None:
@@ -32,6 +36,11 @@ def limited_reader(command: Dispatch, parsed: ParsedRequest, engine: Engine) -> 
     return limited_rest(command, parsed, engine.reader(streamed), 0)
 
 
+def shows_usage(parsed: ParsedRequest) -> bool:
+    """Whether the client gets the token counts of its answer: in streams of OpenAI's older APIs only if it asks."""
+    return not parsed.stream or parsed.include_usage or parsed.route.path not in _COUNTS_ON_DEMAND
+
+
 def limited_rest(command: Dispatch, parsed: ParsedRequest, reader: Reader, sent_tokens: int) -> VisibleLimit | None:
     """The reader with the same limit, if `sent_tokens` of the visible answer were sent by another node before."""
     tokens_max = visible_tokens_max(command, parsed)
@@ -43,8 +52,8 @@ def limited_rest(command: Dispatch, parsed: ParsedRequest, reader: Reader, sent_
 class VisibleLimit:
     """A `Reader` that ends the answer with the reason "length" after `tokens_max` tokens of visible text.
 
-    The engine is stopped before it reports its counts. So the output tokens are those that arrived, and the prompt's
-    are the estimate `prompt_tokens`.
+    The engine is stopped before it reports its counts. So the output tokens are those that arrived. The prompt's are
+    `counted_tokens`, if the engine counts the prompt of `request` afterwards, else the estimate `prompt_tokens`.
     """
 
     def __init__(self, reader: Reader, tokens_max: int, prompt_tokens: int) -> None:
@@ -54,6 +63,9 @@ class VisibleLimit:
         self._tokens = 0
         self._plain_tokens = 0
         self.is_reached = False
+        self.request: EngineRequest | None = None
+        """What the engine got; None if the client does not see the number of its tokens."""
+        self.counted_tokens: int | None = None
 
     @property
     def is_finished(self) -> bool:
@@ -86,14 +98,15 @@ class VisibleLimit:
             self._visible_left -= visible
             if not self._visible_left and not delta.is_last:
                 self.is_reached = True
-                usage = Usage(prompt_tokens=self._prompt_tokens, completion_tokens=self._tokens)
+                prompt_tokens = self.counted_tokens or self._prompt_tokens
+                usage = Usage(prompt_tokens=prompt_tokens, completion_tokens=self._tokens)
                 return [*deltas[: number - 1], delta, Delta(finish_reason="length", usage=usage, is_last=True)]
         return deltas
 
     def _cut(self, delta: Delta) -> Delta:
         """Its allowed beginning, without what came after it: a tool call, tokens' probabilities, the engine's end."""
         if delta.usage is not None and delta.usage.prompt_tokens:
-            self._prompt_tokens = delta.usage.prompt_tokens
+            self.counted_tokens = delta.usage.prompt_tokens
         text = beginning(delta.text, self._visible_left)
         logprobs = _beginning_of_tokens(delta.logprobs, len(delta.text) - len(text))
         return Delta(text=text, thinking=delta.thinking, logprobs=logprobs)

@@ -46,6 +46,10 @@ class Pool:
         self._timer: asyncio.TimerHandle | None = None
         self._is_closed = False
 
+    def call_later(self, delay_s: float, callback: Callable[[], None]) -> None:
+        """Calls it on the loop of the connections."""
+        self._loop.call_later(delay_s, callback)
+
     def send(
         self,
         url: str,

@@ -67,6 +67,16 @@ def _generate(conversation: Conversation) -> dict[str, Any]:
     return body | _inference_fields(conversation)
 
 
+def one_token_body(body: bytes) -> bytes:
+    """The request for an answer of one token, as a document, with the same prompt in the same window."""
+    fields = msgspec.json.decode(body, type=dict[str, Any])
+    for name in ("format", "logprobs", "top_logprobs"):  # the token is not shown
+        fields.pop(name, None)
+    return msgspec.json.encode(
+        fields | {"stream": False, "options": (fields.get("options") or {}) | {"num_predict": 1}}
+    )
+
+
 def _embed(conversation: Conversation) -> dict[str, Any]:
     return {"input": conversation.inputs, "dimensions": conversation.dimensions, "truncate": conversation.truncate}
 

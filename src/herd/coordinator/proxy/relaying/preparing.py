@@ -10,7 +10,7 @@ from herd.coordinator.proxy.relay_dependencies import RelayDependencies
 from herd.coordinator.proxy.request_forms import NOTHING_SENT, Outgoing, RequestForms
 from herd.coordinator.proxy.tool_repairs import ToolRepairs
 from herd.coordinator.proxy.translation import Translation, limited
-from herd.coordinator.proxy.visible_limit import limited_reader, limited_rest
+from herd.coordinator.proxy.visible_limit import limited_reader, limited_rest, shows_usage
 from herd.coordinator.proxy.wait_comments import is_event_stream
 from herd.coordinator.upstream import forwarded_headers
 from herd.core.state.commands import Dispatch
@@ -61,26 +61,32 @@ class Preparation:
             calls = self.tool_repairs.of_passed(outgoing.request.body)
             name = self._parsed.model if self._parsed.is_alias else None
             passed = PassThrough(self._dialect.watcher(self._parsed), self._parsed.stream, takes_events, calls, name)
-            answer = self._limited(passed, command, engine) if self._dialect.has_engine_options else passed
+            request = outgoing.request
+            answer = self._limited(passed, command, engine, request) if self._dialect.has_engine_options else passed
             return PreparedAttempt(outgoing.request, self._lines, answer, outgoing)
         repair = self.tool_repairs.of_translated(outgoing.conversation)
         translation = Translation(engine.reader(outgoing.conversation), self._writer(command), repair=repair)
-        answer = self._limited(translation, command, engine)
+        answer = self._limited(translation, command, engine, outgoing.request)
         return PreparedAttempt(outgoing.request, forwarded_headers.OWN_LINES, answer, outgoing)
 
     def rest(self, command: Dispatch, rest: Rest) -> PreparedAttempt:
         """The request for the rest of an answer that another node has begun."""
         translation = Translation(rest.reader, rest.writer, rest.sent_tokens)
         limit = limited_rest(command, self._parsed, rest.reader, rest.sent_tokens)
+        if limit is not None and shows_usage(self._parsed):
+            limit.request = rest.request
         answer = translation if limit is None else limited(translation, limit, lambda: rest.writer)
         return PreparedAttempt(rest.request, forwarded_headers.OWN_LINES, answer)
 
     def _limited(
-        self, answer: PassThrough | Translation, command: Dispatch, engine: Engine
+        self, answer: PassThrough | Translation, command: Dispatch, engine: Engine, request: EngineRequest
     ) -> PassThrough | Translation:
         """Makes the answer end at the client's limit if the engine got a raised one for its thinking."""
         limit = limited_reader(command, self._parsed, engine)
-        return answer if limit is None else limited(answer, limit, lambda: self._writer(command))
+        if limit is None:
+            return answer
+        limit.request = request if shows_usage(self._parsed) else None
+        return limited(answer, limit, lambda: self._writer(command))
 
     def _writer(self, command: Dispatch) -> Writer:
         name = self._parsed.answer_name(command.fallback)
