@@ -272,7 +272,9 @@ def engines() -> str:
         "```",
         "## Routers",
         "A router is not an engine: herd and ollama-herd are recognised by their answers and left out, and the agent's "
-        "log names them. Other routers (LiteLLM, Olla, GPUStack) are used only if the settings name their URL. A "
+        "log names them. Other routers (LiteLLM, Olla, GPUStack, PAIR) are used only if the settings name their URL. "
+        "A product that took Ollama's port and moved Ollama to another one is left out as soon as a model in memory "
+        "shows that it passes on that Ollama. A "
         "request that nevertheless comes back to its coordinator is answered with 508 and the URL that leads there.",
     )
 

@@ -151,6 +151,8 @@ class Engines:
         """The URL of the first engine of each kind: it keeps that place when it stops and returns."""
         self._routers: dict[str, tuple[str, str]] = {}
         """URLs at which routers answer, with their names and the kind of engine that was searched; they were logged."""
+        self._fronts: dict[str, str] = {}
+        """URLs of proxies in front of an Ollama of this machine, with its URL."""
         self._read_setup = read_setup
         self._setups: dict[str, OllamaSetup] = {}
         """By the URL of the Ollama."""
@@ -197,6 +199,7 @@ class Engines:
             if local.misses >= MISSES_MAX and local.url not in self._started_here:
                 log.warning("engine removed: it does not answer", extra={"engine": local.engine.kind, "url": local.url})
                 self._found.pop(local.url, None)
+        self._leave_out_fronts()
         answering = [local for local in self._found.values() if local.last is not None]
         await self._update_setups([local for local in answering if local.engine.kind == OLLAMA])
         return answering
@@ -298,7 +301,9 @@ class Engines:
         return found
 
     async def _search(self) -> None:
-        candidates = [(engine, url) for engine, url in self._candidates() if url not in self._found]
+        self._fronts = {url: behind for url, behind in self._fronts.items() if behind in self._found}
+        known = self._found.keys() | self._fronts.keys()
+        candidates = [(engine, url) for engine, url in self._candidates() if url not in known]
         answers = await asyncio.gather(*(self._kinds.probe(engine, url) for engine, url in candidates))
         refused: dict[str, RefusedEngine] = {}
         certainties: dict[str, tuple[bool, bool]] = {}
@@ -345,21 +350,40 @@ class Engines:
         name = routers.own_router(await self._send(url, routers.FLEET_PROBE, key))
         if not name and not self._is_named(url):
             name = routers.other_router(response)
+            if not name and engine.is_imitated:
+                name = routers.other_router(await self._send(url, routers.LIST, key))
         if name:
-            if self._routers.get(url, ("", ""))[0] != name:
-                log.log(
-                    logging.WARNING if self._is_named(url) else logging.INFO,
-                    "%s answers on this URL: it is a router and no engine, so it is not used; "
-                    "if an engine should be here, correct the agent's settings",
-                    name,
-                    extra={"url": url},
-                )
-            self._routers[url] = name, engine.kind
+            self._note_router(url, name, engine.kind)
             return
         self._routers.pop(url, None)
         instance = self._instance(engine.kind, url)
         self._found[url] = LocalEngine(engine, url, key=key, instance=instance)
         log.info("engine found", extra={"engine": engine.kind, "url": url, "with_key": bool(key)})
+
+    def _note_router(self, url: str, name: str, kind: str) -> None:
+        if self._routers.get(url, ("", ""))[0] != name:
+            log.log(
+                logging.WARNING if self._is_named(url) else logging.INFO,
+                "%s answers on this URL: it is a router and no engine, so it is not used; "
+                "if an engine should be here, correct the agent's settings",
+                name,
+                extra={"url": url},
+            )
+        self._routers[url] = name, kind
+
+    def _leave_out_fronts(self) -> None:
+        """Removes a proxy in front of an Ollama that was found too; the Ollama takes its place as the first one."""
+        listed = {
+            local.url: local.last.models
+            for local in self._found.values()
+            if local.engine.kind == OLLAMA and local.last is not None and not self._is_named(local.url)
+        }
+        for url, behind in routers.fronts(listed).items() if len(listed) > 1 else ():
+            self._note_router(url, routers.PROXY, OLLAMA)
+            self._fronts[url] = behind
+            removed = self._found.pop(url)
+            if not removed.instance:
+                self._first_of_kind[OLLAMA], self._found[behind].instance = behind, ""
 
     def _is_named(self, url: str) -> bool:
         """Whether the settings name this URL, so that it is not only a default port."""

@@ -5,9 +5,10 @@ from __future__ import annotations
 from random import Random
 
 from builders import World, a_model_info, a_report, a_world, an_engine
-from herd.core.scheduling.user_slots import ACTIVE_S
+from herd.core.scheduling.user_slots import ACTIVE_S, Slots
 from herd.core.state.commands import Dispatch
 from herd.core.state.events import ClientLeft, Ticked
+from herd.core.state.fleet import NodeId
 from herd.core.state.request import RequestId
 
 SLOTS = 8
@@ -64,6 +65,34 @@ def test_the_share_counts_all_nodes_with_the_model() -> None:
     assert running(world, "ann") == 2
 
 
+def test_a_few_requests_of_an_active_user_may_share_the_node_where_they_end_first() -> None:
+    world = a_shared_world(nodes=1, slots=4)
+    asks(world, "bob", "b0")
+    world.finishes("b0")
+    slots = world.dispatcher.waiting.user_slots
+    both = Slots(of_node=4, of_model=8)
+    model = world.dispatcher.fleet.model_names[0]
+    slots.start("ann", NodeId("n0"), model)
+    assert slots.may_start("ann", NodeId("n0"), model, both, world.now), "two of eight, beside each other"
+    slots.start("ann", NodeId("n0"), model)
+    assert not slots.may_start("ann", NodeId("away"), model, both, world.now), "a third is above the share"
+
+
+def test_a_user_who_has_more_requests_waiting_gets_only_a_share_of_each_node() -> None:
+    world = a_shared_world(nodes=1, slots=4)
+    asks(world, "bob", "b0")
+    world.finishes("b0")
+    slots = world.dispatcher.waiting.user_slots
+    model = world.dispatcher.fleet.model_names[0]
+    slots.start("ann", NodeId("n0"), model)
+    for _ in range(2):
+        slots.wait("ann")
+    assert not slots.may_start("ann", NodeId("n0"), model, Slots(of_node=4, of_model=8), world.now)
+    assert slots.may_start("ann", NodeId("n1"), model, Slots(of_node=4, of_model=8), world.now)
+    slots.end_wait("ann")
+    assert slots.may_start("ann", NodeId("n0"), model, Slots(of_node=4, of_model=8), world.now)
+
+
 def test_requests_without_a_named_user_are_not_limited() -> None:
     world = a_shared_world()
     asks(world, "bob", "b0")
@@ -95,7 +124,7 @@ def test_no_request_is_forgotten_and_counts_return_to_zero() -> None:
             world.feed(Ticked(world.now))
         assert not world.dispatcher.live_requests, f"seed {seed}"
         slots = world.dispatcher.waiting.user_slots
-        assert not slots.by_node and not slots.by_model, f"seed {seed}"
+        assert not slots.by_node and not slots.by_model and not slots.waiting, f"seed {seed}"
 
 
 def test_a_request_of_another_key_uses_a_slot_that_a_flood_may_not_use() -> None:

@@ -144,6 +144,8 @@ class Waiting:
 
     def _count(self, live_request: LiveRequest) -> None:
         live_request.has_waited = True
+        if live_request.request.user:
+            self.user_slots.wait(live_request.request.user)
         own = self._usage_by_tenant.setdefault(live_request.request.tenant, _TenantUsage())
         own.requests += 1
         own.by_member[live_request.request.member] += 1
@@ -151,6 +153,8 @@ class Waiting:
         self._bytes += live_request.request.size_bytes
 
     def _uncount(self, live_request: LiveRequest) -> None:
+        if live_request.request.user:
+            self.user_slots.end_wait(live_request.request.user)
         own = self._usage_by_tenant[live_request.request.tenant]
         own.requests -= 1
         own.by_member[live_request.request.member] -= 1

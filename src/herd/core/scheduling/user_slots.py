@@ -2,8 +2,9 @@
 
 Fair turns alone do not keep the others fast: a user whose requests fill every slot makes each of the others wait until
 one of them ends, and share a node with many streams. While another user was active in the last minute, a user may
-occupy a share of the slots of each node, and of all nodes with the model. Alone, a user may occupy all of them.
-Only users that a trusted client names are limited.
+occupy a share of the slots of all nodes with the model. A user who has more requests than that, running or waiting, may
+also occupy only that share of each single node: a flood takes no node from the others, while a few requests go where
+they end first. Alone, a user may occupy all slots. Only users that a trusted client names are limited.
 """
 
 from __future__ import annotations
@@ -40,6 +41,8 @@ class UserSlots:
         self.by_node: Counter[tuple[str, NodeId, ModelName]] = Counter()
         """Running requests of each named user."""
         self.by_model: Counter[tuple[str, ModelName]] = Counter()
+        self.waiting: Counter[str] = Counter()
+        """Waiting requests of each named user, for any model."""
 
     def record_arrival(self, user: str, now: float) -> None:
         if user != self._newest[0]:
@@ -54,13 +57,21 @@ class UserSlots:
         _decrement(self.by_node, (user, node_id, model))
         _decrement(self.by_model, (user, model))
 
+    def wait(self, user: str) -> None:
+        self.waiting[user] += 1
+
+    def end_wait(self, user: str) -> None:
+        _decrement(self.waiting, user)
+
     def may_start(self, user: str, node_id: NodeId, model: ModelName, slots: Slots, now: float) -> bool:
         """Whether the user may occupy one more of these slots."""
         if self._share >= 1.0 or not self._are_others_active(user, now):
             return True
-        on_node, of_model = self.by_node[user, node_id, model], self.by_model[user, model]
-        is_within_node = on_node < max(1, int(self._share * slots.of_node))
-        return is_within_node and of_model < max(1, int(self._share * slots.of_model))
+        of_model, of_model_max = self.by_model[user, model], max(1, int(self._share * slots.of_model))
+        if of_model >= of_model_max:
+            return False
+        has_few = of_model + self.waiting[user] <= of_model_max
+        return has_few or self.by_node[user, node_id, model] < max(1, int(self._share * slots.of_node))
 
     def full(self, node_id: NodeId, model: ModelName, slots: Slots, now: float) -> set[str]:
         """The users that may start nothing more on this node."""
