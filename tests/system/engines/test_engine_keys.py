@@ -15,16 +15,18 @@ from random import Random
 
 import pytest
 
-from fakes.fleet import Fleet, running_fleet
+from fakes.fleet import Fleet, running_fleet, settings_for_tests
 from fakes.llamacpp.engines import HAS_XLLAMACPP, LlamaEngine
 from fakes.llamacpp.engines import EngineSettings as LlamaSettings
 from fakes.scripted.keyed import LM_STUDIO_STYLE, VLLM_STYLE, KeyedEngine, Style
 from fakes.scripted.other_servers import KOBOLD, LEMONADE, SGLANG, TABBY
 from herd.agent.app import Agent, AgentSettings, CannotStart, Settings
 from herd.agent.coordinator_link import LinkSettings
+from herd.agent.engine_forwarder import ForwarderSettings
 from herd.agent.engine_list import EngineKeySettings
 from herd.agent.inventory import EngineSettings
 from herd.agent.model_registry import ModelRegistrySettings
+from herd.coordinator.auth.membership import MembershipSettings
 from herd.http1.client import request
 
 KEY = "sk-of-the-engine"
@@ -38,7 +40,11 @@ STYLES = (VLLM_STYLE, LM_STUDIO_STYLE, SGLANG, TABBY, KOBOLD_STYLE, LEMONADE)
 Play = Callable[[Agent, Fleet], Awaitable[None]]
 
 
-def with_agent(folder: Path, play: Play, engines: EngineSettings, keys: EngineKeySettings, **more: bool) -> None:
+def with_agent(
+    folder: Path, play: Play, engines: EngineSettings, keys: EngineKeySettings, has_tls: bool = False, **more: bool
+) -> None:
+    """`has_tls`: the fleet admits paired nodes only, and their forwarders encrypt."""
+
     async def go() -> None:
         settings = Settings(
             agent=AgentSettings(node_id="alpha", data_dir=folder / "agent", **more),
@@ -46,6 +52,7 @@ def with_agent(folder: Path, play: Play, engines: EngineSettings, keys: EngineKe
             engine_keys=keys,
             link=LinkSettings(fleet.url, 0.1, 10.0),
             model_registry=ModelRegistrySettings(share=False),
+            forwarder=ForwarderSettings(tls=has_tls),
         )
         agent = Agent(settings, Random(1), "boot-1")
         await agent.start()
@@ -54,7 +61,8 @@ def with_agent(folder: Path, play: Play, engines: EngineSettings, keys: EngineKe
         finally:
             await agent.stop()
 
-    with running_fleet({}, data_dir=folder / "coordinator") as fleet:
+    membership = replace(settings_for_tests(), membership=MembershipSettings(open=not has_tls))
+    with running_fleet({}, settings=membership, data_dir=folder / "coordinator") as fleet:
         asyncio.run(go())
 
 
@@ -92,6 +100,44 @@ def test_an_engine_with_a_key_answers_and_the_key_stays_on_its_machine(
     assert KEY not in caplog.text + repr(caplog.records)
     kept = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
     assert kept and not any(KEY.encode() in content for content in kept)
+
+
+def test_two_engines_with_different_keys_answer_through_encrypted_forwarders(tmp_path: Path) -> None:
+    """The key is added inside of TLS, also to a long body and on a connection that is used again."""
+    file = tmp_path / "second.key"
+    file.write_text("sk-second")
+    long = CHAT.replace(b"hello", b"hello " * 100_000)
+
+    async def ask(node: str, body: bytes = CHAT) -> int:
+        headers = {**CLIENT_KEY, "X-Herd-Node": node}
+        return (await request("POST", fleet_url[0] + "/v1/chat/completions", body, 60.0, headers)).status
+
+    async def play(agent: Agent, fleet: Fleet) -> None:
+        fleet_url.append(fleet.url)
+        await agent.beat()
+        approval = await request("POST", fleet.url + "/fleet/nodes/approve", b'{"name": "alpha"}')
+        assert approval.status == 200, approval
+        for _ in range(3):
+            await agent.beat()
+        found = json.loads((await request("GET", fleet.url + "/fleet/status?detail=full")).body)["nodes"]
+        urls = {node["node_id"]: node["engines"][0]["url"] for node in found}
+        assert set(urls) == {"alpha", further} and all(url.startswith("https://") for url in urls.values()), urls
+        assert [await ask(node, body) for node in urls for body in (CHAT, long, CHAT)] == [200] * 6
+        two.key = "sk-changed"
+        file.write_text("sk-changed")
+        for _ in range(2):
+            await agent.beat()
+        assert [await ask(node) for node in urls] == [200] * 2
+        seen = await seen_by_clients(fleet)
+        assert KEY not in seen and "sk-second" not in seen and "sk-changed" not in seen
+
+    fleet_url: list[str] = []
+    with KeyedEngine(VLLM_STYLE, KEY) as one, KeyedEngine(VLLM_STYLE, "sk-second") as two:
+        further = f"alpha:{two.url.rpartition(':')[2]}"
+        settings = EngineSettings(engines=(f"vllm={one.url};key={KEY}", f"vllm={two.url};key_file={file}"))
+        with_agent(tmp_path, play, settings, EngineKeySettings(), has_tls=True)
+        sent = [{headers["authorization"] for headers in each.requests("/v1/chat/completions")} for each in (one, two)]
+    assert sent == [{f"Bearer {KEY}"}, {"Bearer sk-second", "Bearer sk-changed"}]
 
 
 @pytest.mark.skipif(not HAS_XLLAMACPP, reason="xllamacpp is not installed: NO REAL ENGINE IS TESTED")
