@@ -63,6 +63,14 @@ def test_settings_of_ollama_herd_without_effect_are_listed(tmp_path: Path) -> No
     assert (found.level, found.message) == ("look", notice)
 
 
+def test_settings_with_one_reason_are_one_line(tmp_path: Path) -> None:
+    reason = "known, no effect here, because herd serves no image generation"
+    notices = [f"FLEET_A (env line 1): {reason}", "FLEET_B (env line 2): another reason", f"FLEET_C (x): {reason}"]
+    setup = Setup(coordinator_at(unused_url()), tmp_path, may_search=False, notices=notices)
+    first, second = (one.message for one in examine(setup) if one.subject == "settings")
+    assert first == f"FLEET_A (env line 1), FLEET_C (x): {reason}" and second == notices[1]
+
+
 def test_without_a_coordinator_the_command_that_starts_one_is_shown(tmp_path: Path) -> None:
     found = findings(unused_url(), tmp_path)["coordinator"]
     assert found.level == ERROR and "start it with: herd" in found.remedy

@@ -105,10 +105,19 @@ def examine(setup: Setup) -> Iterator[DoctorFinding]:
 
 
 def _settings(problems: Sequence[str], notices: Sequence[str]) -> Iterator[DoctorFinding]:
-    for notice in notices:
+    for notice in _by_reason(notices):
         yield DoctorFinding(WARNING, "settings", notice, "nothing to do; the line can be removed")
     for problem in problems:
         yield DoctorFinding(ERROR, "settings", problem, "correct it; list all settings and values with: herd config")
+
+
+def _by_reason(notices: Sequence[str]) -> Iterator[str]:
+    """One line for each reason: an environment file of ollama-herd has dozens of settings without an effect here."""
+    names: dict[str, list[str]] = {}
+    for notice in notices:
+        name, _, reason = notice.partition(": ")
+        names.setdefault(reason, []).append(name)
+    yield from (f"{', '.join(each)}: {reason}" for reason, each in names.items())
 
 
 def _this_machine(data_dir: Path) -> Iterator[DoctorFinding]:
