@@ -27,6 +27,8 @@ SAMPLE = TESTS / "protocol_samples" / "ollama_herd" / "env"
 OWN_MACHINE = ("unshare", "--net", "--map-root-user")
 ROWS = 29 * 24 * 4
 LIMIT_S = 900.0
+pytestmark = pytest.mark.timeout(LIMIT_S + 60)
+"""It takes four minutes on two busy cores: Claude Code's first prompt has 34,000 tokens."""
 
 
 def has_own_machine() -> bool:
