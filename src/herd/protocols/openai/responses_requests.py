@@ -121,8 +121,10 @@ def translatable_fields(text: msgspec.Raw, tools: msgspec.Raw, contents: Sequenc
 
     With tools, `contents` (the lists of items) are not searched: an endpoint that loses one loses both.
     """
-    found = ("text.format.json_object",) if _JSON_OBJECT.search(bytes(text)) else ()
-    if request_fields.has_content(tools, server_fields.EMPTY_VALUES):
+    found: tuple[str, ...] = ()
+    if text is not request_fields.ABSENT and _JSON_OBJECT.search(text):
+        found = ("text.format.json_object",)
+    if tools is not request_fields.ABSENT and request_fields.has_content(tools, server_fields.EMPTY_VALUES):
         return (*found, "tools")
     return (*found, "input.items") if any(_SPECIAL_ITEM.search(content) for content in contents) else found
 
