@@ -11,11 +11,11 @@ from herd.coordinator.proxy.relaying.prompt_count import COUNT_MAX_S, PromptCoun
 from herd.coordinator.proxy.visible_limit import VisibleLimit
 from herd.coordinator.upstream.contract import UpstreamSink
 from herd.coordinator.upstream.pool import Pool
-from herd.core.state.request import FailureKind, RequestId
+from herd.core.state.request import FailureKind, RequestId, RequestKind
 from herd.engines import EngineRequest
 from herd.engines.ollama import ENGINE
 from herd.engines.vllm import ENGINE as OTHER
-from herd.protocols.conversation import Conversation, RequestKind
+from herd.protocols.conversation import Conversation
 
 SENT = EngineRequest(
     "POST", "/api/chat", b'{"model":"m","messages":[],"stream":true,"format":"json","options":{"seed":1}}'
