@@ -53,6 +53,18 @@ for line in sys.stdin:
         made = sqlite3.connect(path)
         made.execute("CREATE TABLE other (one INTEGER)")
         made.close()
+    elif verb == "truncate":
+        os.truncate(path, 0)
+    elif verb == "halve":
+        os.truncate(path, os.path.getsize(path) // 2)
+    elif verb == "garble":
+        with open(path, "r+b") as file:
+            file.write(b"not a database " * 1000)
+    elif verb == "overwrite":
+        made = sqlite3.connect(path + ".other")
+        made.execute("CREATE TABLE other (one INTEGER)")
+        made.close()
+        shutil.copyfile(path + ".other", path)
     print("done", flush=True)
 """
 
@@ -279,3 +291,31 @@ def test_the_log_of_a_replaced_database_does_not_damage_the_new_one(
     with closing(sqlite3.connect(folder / "latency.db")) as found:
         assert found.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
         assert found.execute("SELECT COUNT(*) FROM filling").fetchone() == (50,)
+
+
+@pytest.mark.parametrize("verb", ["truncate", "halve", "garble", "overwrite"])
+def test_a_file_destroyed_in_place_costs_no_row_of_the_log_and_none_that_follows(
+    store: TraceStore, folder: Path, other: Other, verb: str
+) -> None:
+    expected = recorded(store, 10)
+    assert store.flush()
+    other(verb)
+    expected += recorded(store, 10, start=10)
+    assert store.flush()
+    assert names_on_disk(folder) == expected
+
+
+@pytest.mark.parametrize("verb", ["truncate", "halve", "garble", "overwrite"])
+def test_after_a_checkpoint_a_file_destroyed_in_place_costs_only_what_it_had(
+    store: TraceStore, folder: Path, other: Other, verb: str
+) -> None:
+    recorded(store, 10)
+    assert store.flush()
+    other("open", "checkpoint", "close", verb)
+    later = recorded(store, 10, start=10)
+    store.flush()
+    assert store.flush()
+    later += recorded(store, 10, start=20)
+    assert store.flush()
+    assert names_on_disk(folder) == later
+    assert verb not in ("halve", "garble") or list(folder.glob("latency.db.corrupt-*"))

@@ -127,11 +127,13 @@ class LiveDatabase:
                 old.execute("ROLLBACK")
             copy = copy_aside(old, self.path, "moved")
         except (sqlite3.Error, OSError) as error:
+            if isinstance(error, sqlite3.Error) and is_damage(error, self.path):
+                raise  # the contents are destroyed: the file is renamed, as any damaged one
             raise CopyFailed(f"the database was moved or deleted, and a copy cannot be made: {error}") from error
         # All connections of this process share SQLite's locks on a file, so the reader must close its own too.
         with self._reader.paused():
             self.disconnect()
-            if _identity(self.path) not in (None, self._files[0]):
+            if self._identities()[0] not in (None, self._files[0]):
                 # SQLite does not delete the log of a database that was replaced, and would apply it to the new one.
                 self._set_aside_own_log()
                 self._unmerged = copy
@@ -170,13 +172,16 @@ class LiveDatabase:
         )
 
     def _identities(self) -> tuple[Identity, ...]:
-        return tuple(_identity(self.path.with_name(self.path.name + suffix)) for suffix in _SUFFIXES)
+        # SQLite deletes the log of an empty file when it opens it, so a truncated file counts as deleted.
+        return tuple(_identity(self.path.with_name(self.path.name + suffix), int(not suffix)) for suffix in _SUFFIXES)
 
 
-def _identity(path: Path) -> Identity:
+def _identity(path: Path, bytes_min: int = 0) -> Identity:
     try:
         status = path.stat()
     except OSError:
+        return None
+    if status.st_size < bytes_min:
         return None
     return status.st_dev, status.st_ino
 
