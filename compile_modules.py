@@ -9,13 +9,16 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+import shlex
 import shutil
+import subprocess
 import sys
 import sysconfig
 import tempfile
 import tomllib
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -37,13 +40,14 @@ LEVEL: Final = os.environ.get("HERD_COMPILE_LEVEL", "2")
 def selected() -> tuple[str, ...]:
     """The paths of all compiled modules below `src/`, in order."""
     choice = tomllib.loads(SELECTION.read_text("utf-8"))
-    pure = {module for modules in choice["pure"].values() for module in modules}
-    found = (
+    uncompiled = {module for modules in choice["pure"].values() for module in modules}
+    found = [
         path.relative_to(SOURCES)
         for package in choice["packages"]
         for path in sorted((SOURCES / package.replace(".", "/")).rglob("*.py"))
-    )
-    return tuple(path.as_posix() for path in found if module_name(path) not in pure)
+    ]
+    found += [Path(*module.split(".")).with_suffix(".py") for module in choice["modules"]]
+    return tuple(path.as_posix() for path in found if module_name(path) not in uncompiled)
 
 
 def module_name(path: Path) -> str:
@@ -72,11 +76,22 @@ def digest() -> str:
 
 
 def hash_of(paths: Iterable[Path], *others: str) -> str:
-    found = hashlib.sha256(repr((sys.version, sysconfig.get_config_var("CC"), others)).encode())
+    found = hashlib.sha256(repr((sys.version, c_compiler(), others)).encode())
     for path in paths:
         found.update(path.name.encode() + b"\0")
         found.update(hashlib.sha256(path.read_bytes()).digest())
     return found.hexdigest()[:24]
+
+
+@cache
+def c_compiler() -> str:
+    """The command of the C compiler with its version: an update of the compiler makes other objects."""
+    command = os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc"
+    try:
+        done = subprocess.run([*shlex.split(command), "--version"], capture_output=True, text=True, check=False)
+    except OSError:
+        return str(command)
+    return f"{command}: {done.stdout}"
 
 
 def compile_into(target: Path) -> None:

@@ -214,8 +214,9 @@ RecordT = TypeVar("RecordT", Conversation, Sampling)
 
 def copied(record: RecordT) -> RecordT:
     """A shallow copy. `copy.copy` and `dataclasses.replace` take three times as long, for each translated request."""
-    copy: RecordT = object.__new__(type(record))
-    for name in record.__slots__:
+    kind: Any = type(record)
+    copy: RecordT = kind.__new__(kind)
+    for name in record.__dataclass_fields__:
         setattr(copy, name, getattr(record, name))
     return copy
 

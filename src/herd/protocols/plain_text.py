@@ -81,13 +81,13 @@ class SimilarEvents:
     the text. What surrounds it is learned from a chunk that was decoded, and checked by decoding it with another text.
     """
 
-    __slots__ = ("_after", "_before", "_between", "_border", "_text", "_text_of", "_tries_left")
+    __slots__ = ("_after", "_before", "_between", "_border", "_text_end", "_text_of", "_text_start", "_tries_left")
 
     def __init__(self, text_of: Callable[[bytes], str]) -> None:
         """`text_of` decodes an event's data: its text if it has nothing else, else an empty text."""
         self._text_of = text_of
         self._before = self._after = self._between = self._border = b""
-        self._text = slice(0)
+        self._text_start = self._text_end = 0
         """Where the text is in an event without its border."""
         self._tries_left = _TRIES
 
@@ -106,7 +106,7 @@ class SimilarEvents:
                 self._before, self._after = b"data: " + before, after + b"\n\n"
                 self._between = self._after + self._before
                 self._border = self._after[1:][-_BORDER_BYTES:]
-                self._text = slice(len(self._before), len(self._border) - len(self._after))
+                self._text_start, self._text_end = len(self._before), len(self._border) - len(self._after)
                 return
 
     def texts(self, chunk: bytes) -> list[bytes]:
@@ -116,7 +116,8 @@ class SimilarEvents:
             return []
         # Searching for the long bytes between two texts costs three times what cutting at the end of each event and
         # comparing the whole costs. They have quotes and line breaks, so no text contains them, or a part of an event.
-        texts = [event[self._text] for event in chunk[: -len(self._border)].split(self._border)]
+        start, end = self._text_start, self._text_end
+        texts = [event[start:end] for event in chunk[: -len(self._border)].split(self._border)]
         if before + self._between.join(texts) + after != chunk or not are_plain(texts):
             return []
         self._tries_left = _TRIES

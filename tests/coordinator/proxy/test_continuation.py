@@ -47,6 +47,7 @@ def test_text_of_a_long_stream_is_stored_and_not_its_events() -> None:
     assert kept.kinds(ENGINES) == {"llamacpp"}
 
 
+@pytest.mark.replaces_methods
 def test_longer_text_than_the_limit_is_dropped_and_not_continued(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(continuation, "SENT_MAX_BYTES", 1000)
     assert sent(190).kinds(ENGINES) == {"llamacpp"}

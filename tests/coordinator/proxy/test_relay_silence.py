@@ -60,6 +60,7 @@ def test_an_engine_that_sends_every_token_is_cut_when_it_stalls() -> None:
     run(test)
 
 
+@pytest.mark.replaces_methods
 def test_an_exception_about_a_silent_stream_ends_it_with_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(self: Relay, quiet_s: float) -> None:
         raise ValueError(quiet_s)

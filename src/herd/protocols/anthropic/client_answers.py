@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -25,6 +25,7 @@ from herd.protocols.answer_ends import (
     read_long_document,
 )
 from herd.protocols.answers.forms import MESSAGE, AnswerForm
+from herd.protocols.anthropic import message_json
 from herd.protocols.anthropic.sent_message import SentMessage
 from herd.protocols.call_order import CallOrder
 from herd.protocols.collector import CollectedAnswer
@@ -34,8 +35,8 @@ from herd.protocols.plain_text import NoSplicing, as_json, surrounded
 from herd.protocols.reported_numbers import token_count
 from herd.protocols.streams import HeadAndTail, event
 
-EVENT_STREAM = "text/event-stream"
-JSON = "application/json; charset=utf-8"
+EVENT_STREAM: Final = "text/event-stream"
+JSON: Final = "application/json; charset=utf-8"
 
 STOP_REASONS: Mapping[str, str] = MappingProxyType(
     {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use", "content_filter": "refusal"}
@@ -56,36 +57,6 @@ def error_body(kind: str, message: str) -> dict[str, Any]:
 
 
 # --- passed-through answers ---
-
-
-class _Usage(msgspec.Struct):
-    input_tokens: float | None = None
-    output_tokens: float | None = None
-    cache_read_input_tokens: float | None = None
-    cache_creation_input_tokens: float | None = None
-
-
-class _MessageOutline(msgspec.Struct):
-    """The usage and the stop reason of a message or of a message delta."""
-
-    usage: _Usage | None = None
-    stop_reason: str | None = None
-
-
-class _Event(msgspec.Struct):
-    type: str = ""
-    message: _MessageOutline | None = None
-    delta: _MessageOutline | None = None
-    usage: _Usage | None = None
-
-
-class _Document(_MessageOutline):
-    type: str = ""
-    error: msgspec.Raw = request_fields.ABSENT
-
-
-_EVENT = msgspec.json.Decoder(_Event)
-_DOCUMENT = msgspec.json.Decoder(_Document)
 
 
 class StreamWatcher:
@@ -115,20 +86,20 @@ class StreamWatcher:
             return None
         return Unterminated(counters, _event({"type": "message_stop"}))
 
-    def _tail(self) -> list[_Event]:
+    def _tail(self) -> list[message_json.Event]:
         events = last_events(bytes(self._ends), b'"content_block_delta"', _tells_end)
-        return [last for data in events if (last := decode(data, _EVENT)) is not None]
+        return [last for data in events if (last := decode(data, message_json.EVENT)) is not None]
 
-    def _counters(self, tail: list[_Event]) -> Counters | None:
+    def _counters(self, tail: list[message_json.Event]) -> Counters | None:
         if any(last.type == "error" for last in tail):
             return None
-        head = (decode(data, _EVENT) for data in self._ends.head_events[:1])
-        start = next((first.message for first in head if first is not None), None) or _MessageOutline()
-        last = next((last for last in reversed(tail) if last.type == "message_delta"), _Event())
+        head = (decode(data, message_json.EVENT) for data in self._ends.head_events[:1])
+        start = next((first.message for first in head if first is not None), None) or message_json.MessageOutline()
+        last = next((last for last in reversed(tail) if last.type == "message_delta"), message_json.Event())
         reason = last.delta.stop_reason if last.delta is not None else None
         if reason is None or is_failed(reason):
             return None
-        return _counters(start.usage or _Usage(), last.usage or _Usage(), reason)
+        return _counters(start.usage or message_json.Usage(), last.usage or message_json.Usage(), reason)
 
 
 def _tells_end(events: bytes) -> bool:
@@ -150,21 +121,25 @@ class DocumentWatcher(AlwaysTerminated):
 
     def end(self) -> Counters | None:
         body = self._document.whole
-        answer = read_long_document(self._document, b"usage", _DOCUMENT) if body is None else decode(body, _DOCUMENT)
+        answer = (
+            read_long_document(self._document, b"usage", message_json.DOCUMENT)
+            if body is None
+            else decode(body, message_json.DOCUMENT)
+        )
         if answer is None:
             return Counters() if self._is_other_answer(body) else None
         if answer.type == "error" or request_fields.is_given(answer.error) or is_failed(answer.stop_reason):
             return None
         if body is not None and not self._form.is_answer(body, says_end=bool(answer.stop_reason)):
             return None
-        return _counters(answer.usage or _Usage(), _Usage(), answer.stop_reason)
+        return _counters(answer.usage or message_json.Usage(), message_json.Usage(), answer.stop_reason)
 
     def _is_other_answer(self, body: bytes | None) -> bool:
         """Whether it is an answer although a member that is read here has an unknown type."""
         return body is not None and is_object_without_error(body) and self._form.is_answer(body)
 
 
-def _counters(start: _Usage, last: _Usage, reason: str | None) -> Counters:
+def _counters(start: message_json.Usage, last: message_json.Usage, reason: str | None) -> Counters:
     """Values from the end of the stream override those from its start, which Ollama only estimates."""
     uncached, cache_created, cached, output = (
         token_count(later if later is not None else earlier)

@@ -6,7 +6,7 @@ A stream is NDJSON and ends with a line where `done` is true; an answer without 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -29,7 +29,7 @@ _LOAD_REASONS = ("load", "unload")
 """Answers to requests without a prompt, which have no counters."""
 
 NDJSON = "application/x-ndjson"
-JSON = "application/json; charset=utf-8"
+JSON: Final = "application/json; charset=utf-8"
 
 
 class LineWatcher(AlwaysTerminated):

@@ -10,8 +10,7 @@ import base64
 import re
 import struct
 from collections.abc import Sequence
-from functools import cached_property
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -34,8 +33,8 @@ from herd.protocols.openai.sent_chat import SentChat
 from herd.protocols.plain_text import NoSplicing, as_json, surrounded
 from herd.protocols.streams import ENDS_BYTES, HeadAndTail, event
 
-EVENT_STREAM = "text/event-stream"
-JSON = "application/json; charset=utf-8"
+EVENT_STREAM: Final = "text/event-stream"
+JSON: Final = "application/json; charset=utf-8"
 DONE = b"[DONE]"
 FINGERPRINT = "fp_herd"
 
@@ -218,6 +217,8 @@ class AnswerWriter:
         self._has_role = False
         self._is_finished = False
         self._note: dict[str, str] = {}
+        self._around: tuple[bytes, bytes] | None = None
+        """What is before and after the text in a spliced chunk, once there was one."""
 
     def resume(self, sent: SentChat, note: str) -> None:
         """Continues an interrupted stream, with its id and time. Its role was sent."""
@@ -229,7 +230,9 @@ class AnswerWriter:
     def splice(self, texts: Sequence[bytes]) -> bytes:
         if not self._streams or self._is_finished or not (self._has_role or not self._is_chat):
             return b""
-        return surrounded(texts, *self._around_text)
+        if self._around is None:
+            self._around = self._around_text()
+        return surrounded(texts, *self._around)
 
     def write(self, delta: Delta) -> bytes:
         if delta.is_plain_text and (spliced := self.splice([as_json(delta.text)])):
@@ -248,7 +251,6 @@ class AnswerWriter:
 
     # --- a stream ---
 
-    @cached_property
     def _around_text(self) -> tuple[bytes, bytes]:
         """The event of a chunk with only a text, before and after the text."""
         choice = {"delta": {"content": _TEXT}} if self._is_chat else {"text": _TEXT}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Mapping, Sequence
-from functools import cache, cached_property
+from functools import cache
 from types import MappingProxyType
 from typing import Any, Final, Protocol
 
@@ -87,6 +87,8 @@ class TextItem:
         self._is_encrypted = is_encrypted
         self._status = "in_progress"
         self._chunks: list[str] = []
+        self._around: tuple[bytes, bytes] | None = None
+        """What is around the text in a spliced event, once there was one."""
         self._spliced: list[bytes] = []
         """Texts after `_chunks`, as JSON."""
         self.spliced_chars = 0
@@ -100,7 +102,6 @@ class TextItem:
         added = {"type": "response.output_item.added", "output_index": self._index, "item": self._item([])}
         return [added, {"type": f"{self._part_event}.added", **self._position, "part": self._part("")}]
 
-    @cached_property
     def _around_text(self) -> tuple[bytes, bytes]:
         """What is before the text's JSON, and between it and the event's number, in an event that adds to a message."""
         kind = f"{self._text_event}.delta"
@@ -111,7 +112,9 @@ class TextItem:
     def splice(self, texts: Sequence[bytes], joined: bytes, first_number: int) -> bytes:
         """Adds texts, given as JSON without quotes, and returns their numbered events; `joined` is all of them."""
         self._spliced.append(joined)
-        before, after = self._around_text
+        if self._around is None:
+            self._around = self._around_text()
+        before, after = self._around
         if len(texts) == 1:
             return before + joined + after + _numbered_ends(first_number, first_number + 1)[0]
         # The parts of the events are put into their places in one step each: that costs a third of a format per event.

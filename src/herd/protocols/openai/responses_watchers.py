@@ -9,41 +9,15 @@ import re
 from collections.abc import Mapping
 from types import MappingProxyType
 
-import msgspec
-
 from herd.core.state.request import Counters
 from herd.protocols import request_fields
 from herd.protocols.answer_ends import AlwaysTerminated, decode, find_object, is_object_without_error
+from herd.protocols.answers import response_json
 from herd.protocols.answers.forms import RESPONSE, AnswerForm
 from herd.protocols.failed_ends import is_failed
 from herd.protocols.reported_numbers import token_count
 from herd.protocols.streams import HeadAndTail, LastLine
 
-
-class _Details(msgspec.Struct):
-    cached_tokens: float | None = None
-
-
-class _UsageJson(msgspec.Struct):
-    input_tokens: float | None = None
-    output_tokens: float | None = None
-    input_tokens_details: _Details | None = None
-
-
-class _Response(msgspec.Struct):
-    status: str = ""
-    usage: _UsageJson | None = None
-    error: msgspec.Raw = request_fields.ABSENT
-
-
-class _Event(msgspec.Struct):
-    type: str = ""
-    response: _Response | None = None
-
-
-_RESPONSE = msgspec.json.Decoder(_Response)
-_EVENT = msgspec.json.Decoder(_Event)
-_USAGE = msgspec.json.Decoder(_UsageJson)
 _DONE_ENDS = (b"data: [DONE]\n\n", b"data: [DONE]\r\n\r\n", b"data: [DONE]")
 """The end of streams of other APIs, which some servers send here too."""
 
@@ -74,10 +48,10 @@ class StreamWatcher(AlwaysTerminated):
         line = self._last.line.whole
         if line is None:
             return self._read_long_event()
-        last_event = decode(line.strip().removeprefix(b"data:"), _EVENT)
+        last_event = decode(line.strip().removeprefix(b"data:"), response_json.EVENT)
         if last_event is None or last_event.type not in ("response.completed", "response.incomplete"):
             return None
-        response = last_event.response or _Response()
+        response = last_event.response or response_json.Response()
         if is_failed(response.status) or request_fields.is_given(response.error):
             return None
         return _counters(response.usage, last_event.type.removeprefix("response."))
@@ -89,7 +63,7 @@ class StreamWatcher(AlwaysTerminated):
             return None
         usage = find_object(line, b"usage")
         kind = found[1].decode().removeprefix("response.")
-        return _counters(None if usage is None else decode(usage, _USAGE), kind)
+        return _counters(None if usage is None else decode(usage, response_json.USAGE), kind)
 
 
 class DocumentWatcher(AlwaysTerminated):
@@ -109,8 +83,8 @@ class DocumentWatcher(AlwaysTerminated):
         if body is None:
             usage = find_object(self._document, b"usage")
             is_over = self._document.tail.rstrip().endswith(b"}")
-            return _counters(None if usage is None else decode(usage, _USAGE), "") if is_over else None
-        response = decode(body, _RESPONSE)
+            return _counters(None if usage is None else decode(usage, response_json.USAGE), "") if is_over else None
+        response = decode(body, response_json.RESPONSE)
         if response is None:
             return Counters() if is_object_without_error(body) and self._form.is_answer(body) else None
         if request_fields.is_given(response.error) or is_failed(response.status):
@@ -120,9 +94,9 @@ class DocumentWatcher(AlwaysTerminated):
         return _counters(response.usage, response.status)
 
 
-def _counters(usage: _UsageJson | None, status: str) -> Counters:
-    usage = usage or _UsageJson()
-    details = usage.input_tokens_details or _Details()
+def _counters(usage: response_json.Usage | None, status: str) -> Counters:
+    usage = usage or response_json.Usage()
+    details = usage.input_tokens_details or response_json.Details()
     reason = _FINISH_REASONS.get(status)
     prompt, completion, cached = (
         token_count(count) for count in (usage.input_tokens, usage.output_tokens, details.cached_tokens)
