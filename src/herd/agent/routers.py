@@ -56,7 +56,7 @@ def other_router(response: EngineResponse) -> str:
 def fronts(ollamas: Mapping[str, Sequence[ModelInfo]]) -> dict[str, str]:
     """The URLs of proxies among these servers, with the URL of the Ollama that each of them passes on.
 
-    Two Ollamas may share a folder and list the same files, but the moments at which each will unload its models differ
+    Two Ollamas may share a folder and list the same files, but the times at which each will unload its models differ
     (in nanoseconds). So nothing is known before a model is in memory. Of two that are equal, the first is the proxy: it
     is the one on Ollama's own port.
     """

@@ -182,7 +182,7 @@ NOON, LATER = "2026-11-28T12:00:00.123456789Z", "2026-11-28T12:00:00.123456790Z"
         ([], [], {}),
     ],
 )
-def test_a_proxy_has_every_file_and_every_moment_of_the_ollama_behind_it(
+def test_a_proxy_has_every_file_and_unload_time_of_the_ollama_behind_it(
     first: list[ModelInfo], second: list[ModelInfo], expected: dict[str, str]
 ) -> None:
     assert routers.fronts({"a": first, "b": second}) == expected
