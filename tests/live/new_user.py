@@ -48,12 +48,13 @@ class NewUser:
     def run(self) -> Json:
         self._start_engines()
         self._start("herd").wait_for_get(PORT, "/health", START_LIMIT_S)
-        self.seen["old_requests"] = self._get("/dashboard/api/usage/lines?by=day&range=30d")
         self._join_this_machine()
         self._join_ollama_herd()
         self._ask_every_model()
         if self.has_claude_code:
             self._ask_with_claude_code()
+        # An older database is summed up in the background.
+        self.seen["old_requests"] = self._get("/dashboard/api/usage/lines?by=model&range=30d")
         self.seen["health"] = self._herd("health").stdout
         self.seen["heartbeats_refused"] = self.studio.output().count("Heartbeat response: HTTP") - self.seen["refused"]
         return self.seen
