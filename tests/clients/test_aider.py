@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from builders import a_model_info
-from fakes import real_aider
+from fakes.agents import real_aider
 from fakes.agents.outside import Outside
 from fakes.fleet import running_fleet, settings_of_steady_nodes
 from fakes.scripted_engine import ScriptedEngine, completion, events

@@ -15,7 +15,7 @@ from typing import Any
 
 from builders import a_report, an_engine
 from fakes.fleet import Fleet
-from fakes.threaded_server import ThreadedServer
+from fakes.scripted.threaded_server import ThreadedServer
 from herd.agent_protocol import heartbeat_encode
 from herd.core.state.fleet import EngineEndpoint, ModelInfo
 

@@ -359,7 +359,9 @@ def test_a_fault_of_the_engine_with_status_200_is_retried_on_another_node(name: 
             client = await answered(setup, name)
             assert client.is_whole and b"Hi" in client.answer
             failed = setup.records[0].attempt
-            assert failed is not None and failed.failure is not None and failed.failure.kind is FailureKind.SERVER_ERROR
+            assert (
+                failed is not None and failed.failure is not None and failed.failure.kind is FailureKind.MODEL_CRASHED
+            )
 
     run(test)
 

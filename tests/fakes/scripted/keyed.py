@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler
 from typing import Any
 
+from fakes.scripted.threaded_server import ThreadedServer
 from fakes.scripted_engine import completion
-from fakes.threaded_server import ThreadedServer
 
 Json = dict[str, Any]
 

@@ -1,4 +1,4 @@
-"""Places of input items in errors are those in the client's own list, whoever names them."""
+"""Places of input items in errors are those in the client's own list, in texts of herd and of engines."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_an_engines_words_for_a_place_are_corrected(error: bytes, expected: byte
     assert with_own_places(error, 0) == error
 
 
-def test_an_item_that_was_inserted_is_named_after_the_field_that_stands_for_it() -> None:
+def test_an_item_that_was_inserted_is_named_after_the_field_that_names_its_response() -> None:
     items = [{"type": "novel"}, {"role": "user", "content": "a"}, {"type": "novel"}]
     assert read_items(items, read_tools([]), earlier_items=1).ignored == [
         "previous_response_id[0] (novel)",

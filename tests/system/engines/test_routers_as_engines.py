@@ -19,7 +19,7 @@ import herd.engines
 from builders import a_model_info, a_report, an_engine
 from fakes.fleet import Fleet, running_fleet
 from fakes.ollama.server import FakeOllama
-from fakes.threaded_server import ThreadedServer
+from fakes.scripted.threaded_server import ThreadedServer
 from herd.agent import routers
 from herd.agent.app import Agent, AgentSettings, Settings
 from herd.agent.coordinator_link import LinkSettings

@@ -13,7 +13,7 @@ import time
 from herd.dashboard.uncounted import Uncounted, uncounted
 
 GAP_MIN_ROWS = 20_000
-"""So many traces can be read by every page while they are not summed up; more become the gap."""
+"""Every page can read this many traces while they are not summed up; more become the gap."""
 
 TIME_MAX_S = 253_402_300_799.0
 """The last second of the year 9999; a stored time can be wrong."""
