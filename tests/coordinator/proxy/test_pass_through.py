@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -193,6 +194,7 @@ def test_a_repeating_stream_that_ollama_stopped_is_whole(name: str, kind: str) -
             client = await answered(setup, name)
             assert client.is_whole and ENDS[name] in client.answer and client.answer.count(b"word") >= 31
             assert b"repeated itself" in client.answer
+            assert not re.search(rb'"(prompt_eval_count|prompt_tokens|input_tokens)": ?0\b', client.answer)
             (record,) = setup.records
             assert (record.outcome, record.counters.completion_tokens) == (Outcome.COMPLETED, 31)
             assert not unused.requests

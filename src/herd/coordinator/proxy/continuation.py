@@ -146,7 +146,7 @@ class Continuation:
         if not limit or tokens < limit or not sent.partial_answer.is_text or "n" in self._parsed.special_fields:
             return None
         writer = self._writer(sent, self._model, timestamp)
-        last = Delta(finish_reason=LENGTH, usage=Usage(completion_tokens=tokens), is_last=True)
+        last = Delta(finish_reason=LENGTH, usage=self._usage(tokens), is_last=True)
         return Ending(writer.write(last), Counters(completion_tokens=tokens, finish_reason=LENGTH))
 
     def repeated_end(self, timestamp: Timestamp) -> tuple[bytes, Counters] | None:
@@ -158,8 +158,12 @@ class Continuation:
             return None
         tokens, note = sent.partial_answer.chunks, "the engine stopped the answer because it repeated itself"
         writer = self._dialect.resumed_writer(self._parsed, self._parsed.model, self._request_id, timestamp, sent, note)
-        end = Delta(finish_reason=FINISH_REASON, usage=Usage(completion_tokens=tokens), is_last=True)
+        end = Delta(finish_reason=FINISH_REASON, usage=self._usage(tokens), is_last=True)
         return writer.write(end), Counters(completion_tokens=tokens, finish_reason=FINISH_REASON)
+
+    def _usage(self, tokens: int) -> Usage:
+        """What the client is told of an answer that no engine ended: its prompt is estimated, not 0 tokens long."""
+        return Usage(prompt_tokens=self._parsed.prompt_tokens, completion_tokens=tokens)
 
     # --- how it can be continued ---
 
