@@ -93,7 +93,7 @@ def test_a_damaged_body_is_a_bad_request(coding: str, body: bytes) -> None:
         unpack(body, coding, 10**6)
 
 
-@pytest.mark.parametrize(("coding", "empty"), [("gzip", gzip.compress(b"")), ("zstd", zstd.compress(b""))])
+@pytest.mark.parametrize(("coding", "empty"), [("gzip", gzip.compress(b"", mtime=0)), ("zstd", zstd.compress(b""))])
 def test_the_number_of_members_is_limited(coding: str, empty: bytes) -> None:
     assert unpack(empty * MEMBERS_MAX, coding, 9) == b""
     with pytest.raises(BadRequest, match=f"more than {MEMBERS_MAX} members"):

@@ -18,6 +18,8 @@ SGLANG = (
     '"logprobs":null,"finish_reason":null,"matched_stop":null}],"usage":null}'
 )
 NESTED = '{"metadata":{"content":"not this"},"choices":[{"index":0,"delta":{"content": %s}}]}'
+COUNTS = (1, 30)
+"""Events before the one that matters: few and many of them are compared in different ways."""
 TEXT_COMPLETION = '{"choices":[{"index":0,"text":%s}]}'
 
 
@@ -31,12 +33,14 @@ def texts_after(first: bytes, chunk: bytes) -> list[bytes]:
     return reader.plain_texts(chunk)
 
 
+@pytest.mark.parametrize("count", COUNTS)
 @pytest.mark.parametrize("template", [LLAMACPP, SGLANG])
-def test_a_similar_event_is_found_in_the_formats_of_different_servers(template: str) -> None:
-    chunk = event(template, "a") + event(template, 'say "hi"\n')
-    assert texts_after(event(template, "first"), chunk) == [b"a", rb"say \"hi\"\n"]
+def test_a_similar_event_is_found_in_the_formats_of_different_servers(template: str, count: int) -> None:
+    chunk = event(template, "a") * count + event(template, 'say "hi"}]}\n')
+    assert texts_after(event(template, "first"), chunk) == [b"a"] * count + [rb"say \"hi\"}]}\n"]
 
 
+@pytest.mark.parametrize("count", COUNTS)
 @pytest.mark.parametrize(
     "other",
     [
@@ -50,8 +54,10 @@ def test_a_similar_event_is_found_in_the_formats_of_different_servers(template: 
         pytest.param(event(SGLANG, "x"), id="another format"),
     ],
 )
-def test_an_event_that_differs_otherwise_is_decoded(other: bytes) -> None:
-    assert texts_after(event(LLAMACPP, "first"), event(LLAMACPP, "x") + other) == []
+def test_an_event_that_differs_otherwise_is_decoded(other: bytes, count: int) -> None:
+    first, same = event(LLAMACPP, "first"), event(LLAMACPP, "x")
+    assert texts_after(first, same * count + other) == []
+    assert texts_after(first, same * count + other + same) == []
 
 
 @pytest.mark.parametrize("template", [NESTED, TEXT_COMPLETION])

@@ -116,7 +116,7 @@ class TextItem:
             self._around = self._around_text()
         before, after = self._around
         if len(texts) == 1:
-            return before + joined + after + _numbered_ends(first_number, first_number + 1)[0]
+            return b"%b%b%b%d}\n\n" % (before, joined, after, first_number)
         # The parts of the events are put into their places in one step each: that costs a third of a format per event.
         parts = [before, b"", after, b""] * len(texts)
         parts[1::4] = texts
