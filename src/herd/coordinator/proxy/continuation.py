@@ -162,7 +162,7 @@ class Continuation:
         return writer.write(end), Counters(completion_tokens=tokens, finish_reason=FINISH_REASON)
 
     def _usage(self, tokens: int) -> Usage:
-        """What the client is told of an answer that no engine ended: its prompt is estimated, not 0 tokens long."""
+        """The usage of an answer that no engine ended: the tokens of its prompt are estimated."""
         return Usage(prompt_tokens=self._parsed.prompt_tokens, completion_tokens=tokens)
 
     # --- how it can be continued ---
