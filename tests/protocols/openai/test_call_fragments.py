@@ -71,12 +71,23 @@ def collected(*chunks: list[Any], finish: str = "tool_calls") -> CollectedAnswer
         ([[call(0, "a", "f", {"x": 1})]], [F]),
         ([[call(0, "a", *F)], [{"index": 0}], [call(0, "", "", "")], []], [F]),
         ([[call(0, "a", *F)], [call(1, "b", *G)], [call(0, None, None, " ")]], [("f", '{"x":1} '), G]),
+        ([[call(0, "a", *F)], [call(1, "a", *G)]], [F, G]),
+        ([[call(0, "a", *F)], [call(1, "a", *F)]], [F, F]),
+        ([[call(0, "a", *F)], [call(0, "a", *G)]], [F, G]),
+        ([[call(0, "a", *F), call(1, "a", *G)]], [F, G]),
+        ([[call(0, "a", "f", '{"x"')], [call(1, "a", "f", ":1}")]], [F]),
+        ([[call(0, "a", *F)], [call(1, "a", "g", '{"y"')], [call(1, "a", "g", ":2}")]], [F, G]),
     ],
 )
 def test_each_call_has_its_own_name_and_arguments(chunks: list[Any], calls: list[tuple[str, str]]) -> None:
     found = collected(*chunks).tool_calls
     assert [(each.name, each.arguments) for each in found] == calls
     assert [each.index for each in found] == [*range(len(calls))]
+
+
+def test_a_call_with_the_id_of_an_earlier_one_gets_another_from_the_writer() -> None:
+    found = collected([call(0, "a", *F)], [call(1, "a", "g", '{"y"')], [call(1, "a", None, ":2}")]).tool_calls
+    assert [(each.id, each.name, each.arguments) for each in found] == [("a", *F), ("", *G)]
 
 
 def test_the_older_function_call_is_a_tool_call() -> None:
@@ -99,6 +110,7 @@ def test_the_older_function_call_is_a_tool_call() -> None:
         {"tool_calls": [call(0, None, *F), call(0, None, *G)]},
         {"tool_calls": [call(None, "a", *F), call(None, "b", *G)]},
         {"tool_calls": [call(1, "a", "f", {"x": 1}), call(1, "b", *G)]},
+        {"tool_calls": [call(0, "a", *F), call(1, "a", *G)]},
     ],
 )
 def test_each_call_of_a_document_is_whole(message: dict[str, Any]) -> None:
@@ -106,6 +118,7 @@ def test_each_call_of_a_document_is_whole(message: dict[str, Any]) -> None:
     reader.feed(json.dumps({"choices": [{"message": message, "finish_reason": "tool_calls"}]}).encode())
     (delta,) = reader.end()
     assert [(each.index, each.name, each.arguments) for each in delta.tool_calls] == [(0, *F), (1, *G)]
+    assert len({each.id or each.index for each in delta.tool_calls}) == 2
 
 
 def test_calls_are_numbered_in_the_order_in_which_they_begin() -> None:

@@ -1,8 +1,8 @@
 """Assigns the fragments of streamed tool calls to their calls, for servers that number them in different ways.
 
 OpenAI numbers parallel calls by `index`, and sends the id and the name of a call once. Other servers give every call
-the index 0, or none; repeat the id and the name in every fragment; send another id with every fragment; or mix the
-fragments of several calls.
+the index 0, or none; repeat the id and the name in every fragment; send another id with every fragment; give all calls
+the same id; or mix the fragments of several calls.
 """
 
 from __future__ import annotations
@@ -39,8 +39,9 @@ class CallFragments:
             is_rest = index is None and len(fragments) == 1 and not fragment.id and not fragment.name
             slot = position if index is None else index
             call = self._last if is_rest else self._by_id.get(fragment.id) or self._by_index.get(slot)
-            if call is None or call.is_ended_by(fragment) or (fragment.name and call.index in named):
-                call = _Call(self._count)
+            has_new_index = index is not None and index not in self._by_index
+            if call is None or call.is_ended_by(fragment, has_new_index) or (fragment.name and call.index in named):
+                call = _Call(self._count, has_own_id=fragment.id not in self._by_id)
                 self._count += 1
             self._by_index[slot] = self._last = call
             if fragment.id:
@@ -48,7 +49,8 @@ class CallFragments:
             call.add(fragment)
             if fragment.name:
                 named.add(call.index)
-            assigned.append(ToolCall(call.index, fragment.id, fragment.name, fragment.arguments))
+            id = fragment.id if call.has_own_id else ""
+            assigned.append(ToolCall(call.index, id, fragment.name, fragment.arguments))
         return assigned
 
 
@@ -103,10 +105,12 @@ def _index_of(sent: dict[str, Any]) -> int | None:
 
 
 class _Call:
-    __slots__ = ("_arguments", "_arguments_chars", "_name", "id", "index")
+    __slots__ = ("_arguments", "_arguments_chars", "_name", "has_own_id", "id", "index")
 
-    def __init__(self, index: int) -> None:
+    def __init__(self, index: int, has_own_id: bool) -> None:
         self.index = index
+        self.has_own_id = has_own_id
+        """False if an earlier call has the same id; then this one has none, and its writer makes one."""
         self.id = ""
         self._name = ""
         self._arguments: list[str] = []
@@ -120,15 +124,17 @@ class _Call:
         if self._arguments_chars <= DOCUMENT_MAX_BYTES:
             self._arguments.append(fragment.arguments)
 
-    def is_ended_by(self, fragment: ToolCall) -> bool:
-        """Whether this fragment, which has the same index, begins another call.
+    def is_ended_by(self, fragment: ToolCall, has_new_index: bool) -> bool:
+        """Whether this fragment, which has the same index or id, begins another call.
 
         Another name begins another call, and so does another id with a name. The same name without an id, or another
-        id without a name, only repeats them, unless the arguments of this call are complete.
+        id without a name, only repeats them, unless the arguments of this call are complete. Some servers give every
+        call the same id: then the same name begins another call with a new index after complete arguments.
         """
         has_other_id = bool(fragment.id and self.id and fragment.id != self.id)
         if fragment.id and fragment.id == self.id:
-            return False
+            has_other_name = bool(fragment.name and self._name and fragment.name != self._name)
+            return has_other_name or (has_new_index and bool(fragment.name) and is_complete(self._arguments))
         if fragment.name and self._name and (fragment.name != self._name or has_other_id):
             return True
         return (has_other_id or bool(fragment.name and self._name)) and is_complete(self._arguments)

@@ -209,8 +209,12 @@ def _read_document(body: bytes, form: forms.AnswerForm) -> list[Delta]:
         return []
     message = _first_choice(chunk).message
     calls = chat_json.read_tool_calls(message.tool_calls) or _legacy_call(message) if message is not None else []
+    ids = set[str]()
     for position, call in enumerate(calls):
         call.index = position
+        if call.id in ids:
+            call.id = ""
+        ids.add(call.id)
     delta.tool_calls = calls
     delta.is_last = delta.error is None
     return [delta]
