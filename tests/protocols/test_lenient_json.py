@@ -131,6 +131,14 @@ def test_a_character_in_two_chunks_is_joined(
 
 
 @pytest.mark.parametrize(("kind", "event"), [("openai", openai_event), ("ollama", ollama_line)])
+@pytest.mark.parametrize("invalid", [b"\xff", b"\xc3", b"\xed\xa0\xbd"])
+def test_invalid_utf8_is_replaced(kind: str, event: Any, invalid: bytes) -> None:
+    deltas = read(kind, event("first"), event("a_b").replace(b"a_b", b"a" + invalid + b"b"), event("c"))
+    text = "".join(delta.text for delta in deltas)
+    assert text.startswith("firsta\ufffd") and text.endswith("bc") and not text.strip("firstabc\ufffd")
+
+
+@pytest.mark.parametrize(("kind", "event"), [("openai", openai_event), ("ollama", ollama_line)])
 def test_half_a_character_elsewhere_is_replaced(kind: str, event: Any) -> None:
     more = r',"logprobs":{"content":[{"token":"\ud83d"}]}'
     (delta,) = read(kind, event("a", more=more))

@@ -59,6 +59,11 @@ def test_single_bytes_give_the_same_events() -> None:
     assert fed(EventReader(), single) == EVENTS
 
 
+def test_a_byte_order_mark_is_no_part_of_an_event() -> None:
+    events = EventReader().feed(b"\xef\xbb\xbfdata: a\n\ndata: b\n\n")
+    assert [event.data for event in events] == [b"a", b"b"]
+
+
 def test_event_without_its_blank_line_is_returned_at_the_end() -> None:
     reader = EventReader()
     assert reader.feed(b"data: [DONE]\n") == []

@@ -85,7 +85,7 @@ def decode(body: bytes, decoder: msgspec.json.Decoder[Body]) -> Body | None:
         return None
     try:
         return decoder.decode(valid)
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
 
 

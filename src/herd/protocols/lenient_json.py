@@ -15,7 +15,7 @@ import msgspec
 
 from herd.errors import BadRequest
 from herd.protocols.conversation import Delta, ParsedRequest, Route
-from herd.protocols.valid_text import valid_text, without_halves
+from herd.protocols.valid_text import valid_text
 
 Body = TypeVar("Body")
 
@@ -42,7 +42,7 @@ def parse_valid_text(parse: Callable[[Route, bytes], ParsedRequest], route: Rout
 def decode_leniently(body: bytes, decoder: msgspec.json.Decoder[Body], side_fields: Collection[str] = ()) -> Body:
     """The body as the decoder's type. Side fields of a wrong type are left out. Raises `ValueError`."""
     try:
-        members = _MEMBERS.decode(without_halves(body))
+        members = _MEMBERS.decode(valid_text(body))
         kept = {
             name: value for name, value in members.items() if name not in side_fields or _fits(name, value, decoder)
         }
@@ -86,7 +86,7 @@ class SplitCharacters:
 def _fits(name: str, value: msgspec.Raw, decoder: msgspec.json.Decoder[Body]) -> bool:
     try:
         decoder.decode(msgspec.json.encode({name: value}))
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return False
     return True
 

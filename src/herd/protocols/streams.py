@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from herd.protocols.valid_text import BYTE_ORDER_MARK
+
 LINE_MAX_BYTES = 1 << 20
 """Maximum length of an NDJSON line and of an SSE event (docs/reliability.md: bounded line buffers)."""
 
@@ -56,6 +58,8 @@ class Event(NamedTuple):
 class EventReader:
     """Reads SSE: events with data, without comments and unknown fields (WHATWG HTML, "server-sent events", LF or CRLF).
 
+    A byte order mark before a line is left out.
+
     `feed` raises `ValueError` when a line or the data of an event exceeds the limit.
     """
 
@@ -94,7 +98,7 @@ class EventReader:
         return events
 
     def _field(self, line: bytes) -> None:
-        name, _, value = line.partition(b":")
+        name, _, value = line.removeprefix(BYTE_ORDER_MARK).partition(b":")
         value = value.removeprefix(b" ")
         if name == b"data":
             self._size += len(value) + 1

@@ -9,7 +9,7 @@ _ESCAPE = re.compile(
     re.DOTALL,
 )
 
-_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 def valid_text(body: bytes) -> bytes:
@@ -17,7 +17,7 @@ def valid_text(body: bytes) -> bytes:
 
     A byte order mark, which editors and shells of Windows write, is left out: some engines refuse it.
     """
-    body = body.removeprefix(_BYTE_ORDER_MARK)
+    body = body.removeprefix(BYTE_ORDER_MARK)
     return without_halves(body if body.isascii() else body.decode("utf-8", "replace").encode())
 
 

@@ -139,7 +139,7 @@ def _decode(body: bytes) -> tuple[chat_json.AnswerLine, bool]:
     """
     try:
         return chat_json.ANSWER_LINE.decode(body), False
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         pass
     try:
         return decode_leniently(body, chat_json.ANSWER_LINE, chat_json.SIDE_FIELDS), True

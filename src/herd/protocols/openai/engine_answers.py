@@ -107,7 +107,7 @@ class StreamReader:
             return _error_delta(read_error(event(body, b"error")) or EngineError(""))
         try:
             chunk, is_repaired = chat_json.ANSWER_CHUNK.decode(body), False
-        except (msgspec.DecodeError, RecursionError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             chunk, is_repaired = _decode(body), True
         if chunk.choices is None:
             return _delta_without_choices(chunk, body)
@@ -197,7 +197,7 @@ def _read_document(body: bytes, form: forms.AnswerForm) -> list[Delta]:
     try:
         try:
             chunk = chat_json.ANSWER_CHUNK.decode(body)
-        except (msgspec.DecodeError, RecursionError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             chunk = _decode(body)
         if chunk.choices is not None:
             delta = _delta(chunk, _first_choice(chunk))
@@ -246,7 +246,7 @@ def _stop_sequence(choice: chat_json.Choice) -> str | None:
 def _text_alone(body: bytes) -> str:
     try:
         return _plain_text(chat_json.ANSWER_CHUNK.decode(body))
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return ""
 
 
