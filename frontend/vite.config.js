@@ -6,12 +6,18 @@ const coordinator = process.env.HERD_URL ?? "http://127.0.0.1:11435";
 
 export default defineConfig({
   base: "/dashboard/",
-  plugins: [svelte()],
+  // Short class names, and one file of styles: the whole dashboard is some kilobytes of styles.
+  plugins: [
+    svelte({
+      compilerOptions: { discloseVersion: false, cssHash: ({ hash, css }) => `s${hash(css).slice(0, 4)}` },
+    }),
+  ],
   build: {
     outDir: "../src/herd/coordinator/api/static",
     emptyOutDir: true,
     target: "es2022",
     assetsInlineLimit: 0,
+    cssCodeSplit: false,
     modulePreload: { polyfill: false },
     reportCompressedSize: false,
   },

@@ -68,7 +68,8 @@ def visible(body: bytes) -> list[Any]:
 @pytest.mark.parametrize("name", REQUESTS)
 def test_a_recorded_request_gets_the_same_answer_as_from_ollama(name: str, ollama: FakeOllama, fleet: Fleet) -> None:
     path, body = REQUESTS[name]["path"], REQUESTS[name]["body"]
-    status, kind, direct = ask(ollama.port, "POST", path, body)
+    # Ollama refuses a hint to think for a model that cannot; herd leaves it out.
+    status, kind, direct = ask(ollama.port, "POST", path, {key: body[key] for key in body if key != "reasoning_effort"})
     assert status == 200
     herd_status, herd_kind, answer = ask(fleet.port, "POST", path, body)
     assert (herd_status, herd_kind) == (status, kind), answer

@@ -268,7 +268,8 @@ def test_tool_calls_of_a_document_are_numbered() -> None:
         {"choices": [{"message": {"content": None, "tool_calls": [call, call]}, "finish_reason": "tool_calls"}]}
     )
     (delta,) = read(talk(stream=False), [body.encode()])
-    assert delta.tool_calls == [ToolCall(0, "c", "f", '{"x":1}'), ToolCall(1, "c", "f", '{"x":1}')]
+    # The writer for the client makes an id for a call that has that of an earlier one.
+    assert delta.tool_calls == [ToolCall(0, "c", "f", '{"x":1}'), ToolCall(1, "", "f", '{"x":1}')]
 
 
 def test_logprobs_are_the_list_of_tokens() -> None:
@@ -311,7 +312,7 @@ def test_error_in_a_stream_is_reported_and_is_not_the_last_delta() -> None:
 
 
 @pytest.mark.parametrize(
-    "event", [b"<html>", b"[]", b"{}", b'{"choices":7}', b'{"choices":[{"delta":{"content":"\xff"}}]}']
+    "event", [b"<html>", b"[]", b"{}", b'{"choices":7}', b'{"choices":[{"delta":{"content":\xff}}]}']
 )
 def test_answer_in_another_protocol_raises_value_error(event: bytes) -> None:
     with pytest.raises(ValueError):

@@ -204,7 +204,7 @@ def test_error_in_a_stream_is_reported_and_is_not_the_last_delta(error: bytes) -
 
 
 @pytest.mark.parametrize(
-    "line", [b"<html>\n", b"[]\n", b'{"message":7}\n', b'{"response":"\xff"}\n', b'{"a":' * 5000 + b"\n"]
+    "line", [b"<html>\n", b"[]\n", b'{"message":7}\n', b'{"response":\xff}\n', b'{"a":' * 5000 + b"\n"]
 )
 def test_answer_that_is_not_ollamas_raises_value_error(line: bytes) -> None:
     with pytest.raises(ValueError):

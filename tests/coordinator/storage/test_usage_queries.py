@@ -56,7 +56,9 @@ BY_DAY = f"""SELECT node_id, model, CAST(timestamp / 86400 AS INTEGER) * 86400 A
 EACH_TAG = "every_trace, json_each(CASE WHEN json_valid(tags) THEN tags END) AS tag"
 BY_TAG = f"""SELECT tag.value AS tag, {COUNTS}, {TIMES}, {TOKENS}, MAX(timestamp) AS last_seen
     FROM {EACH_TAG} WHERE timestamp >= ? AND {ENDED} GROUP BY tag.value ORDER BY request_count DESC, tag.value"""
-BY_KEY = f"""SELECT key_id, {COUNTS}, {TOKENS}, MAX(timestamp) AS last_seen
+BY_KEY = f"""SELECT key_id, {COUNTS}, {TOKENS},
+        SUM(CASE WHEN node_id <> '' THEN COALESCE(attempt_ms, latency_ms, 0) ELSE 0 END) / 1000.0 AS gpu_s,
+        MAX(timestamp) AS last_seen
     FROM every_trace WHERE timestamp >= ? AND {ENDED} AND key_id IS NOT NULL
     GROUP BY key_id ORDER BY request_count DESC, key_id"""
 BY_TAG_AND_DAY = f"""SELECT tag.value AS tag, CAST(timestamp / 86400 AS INTEGER) * 86400 AS day_bucket,
