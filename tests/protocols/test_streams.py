@@ -59,7 +59,7 @@ def test_single_bytes_give_the_same_events() -> None:
     assert fed(EventReader(), single) == EVENTS
 
 
-def test_a_byte_order_mark_is_no_part_of_an_event() -> None:
+def test_a_byte_order_mark_is_left_out() -> None:
     events = EventReader().feed(b"\xef\xbb\xbfdata: a\n\ndata: b\n\n")
     assert [event.data for event in events] == [b"a", b"b"]
 
