@@ -176,8 +176,8 @@ def test_two_real_ollamas_of_one_machine_both_answer(tmp_path: Path) -> None:
             beats = asyncio.create_task(beat_forever(agent))
             for node in found:
                 assert (await chat(fleet, CHAT_MODEL, X_Herd_Node=node)).status == 200
-            # Long answers: a few short ones can all be finished first by the node that was faster before.
-            answers = await asyncio.gather(*(chat(fleet, CHAT_MODEL, 400) for _ in range(8)))
+            # A few short answers can all be finished first by the node that was faster before.
+            answers = await asyncio.gather(*(chat(fleet, CHAT_MODEL, 48) for _ in range(8)))
             beats.cancel()
             await asyncio.wait([beats])
             assert {answer.status for answer in answers} == {200}, answers
