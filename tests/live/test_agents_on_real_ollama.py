@@ -137,6 +137,7 @@ def test_an_agents_requests_are_answered_from_a_window_that_is_large_enough(
 ) -> None:
     direct = run(AGENTS[name], agents, ollama.url, tmp_path / "direct")
     load(ollama, herd)
+    runners = {runner.pid for runner in ollama.runners()}
     ended, asked = ask_herd(herd, lambda: run(AGENTS[name], agents, herd.url, tmp_path / "herd"), "completed")
     assert ended.returncode == 0, ended.output
     assert direct.returncode == 0 or MORE_THAN_OLLAMA.get(name, "other") in direct.output, direct.output
@@ -148,8 +149,13 @@ def test_an_agents_requests_are_answered_from_a_window_that_is_large_enough(
     # An attempt with a window that was too small is recorded as such, and so is the load of the larger one.
     others = [trace for trace in asked if trace["status"] != "completed"]
     assert [(trace["status"], trace["failure"]) for trace in others] in ([], [("retried", "window")])
-    reloads = sum((trace["load_ms"] or 0) > LOAD_MS for trace in completed)
-    assert (reloads, loaded_window(ollama)) == (0, OWN_WINDOW_TOKENS) or (0 < reloads <= LOADS_MAX and name in LONG)
+    started = {runner.pid for runner in ollama.runners()} - runners
+    if name in LONG:
+        assert 0 < sum((trace["load_ms"] or 0) > LOAD_MS for trace in completed) <= LOADS_MAX
+        assert started
+    else:
+        # Not by the reported time: on a busy machine Ollama reports more than `LOAD_MS` for a model that is loaded.
+        assert (started, loaded_window(ollama)) == (set(), OWN_WINDOW_TOKENS)
 
 
 @pytest.mark.parametrize("name", REFUSED)
