@@ -75,7 +75,7 @@ def settings() -> str:
         "## Settings of ollama-herd",
         "Every setting of ollama-herd (geeks-accelerator) 0.11.4 is accepted. These have another name here:",
         f"| there | here |\n|---|---|\n{replaced}".rstrip(),
-        "These have no effect here. herd reports each one that is set once at start, and `herd doctor` lists them:",
+        "These have no effect here. A start of herd reports how many are set, and `herd doctor` lists them:",
         f"| name | reason |\n|---|---|\n{ignored}".rstrip(),
     )
     return page("Settings", *parts)

@@ -142,6 +142,29 @@ def test_usage_has_the_same_figures_by_user_app_model_key_and_day() -> None:
         assert status == 400 and "user, app, model, key, day" in wrong["error"]
 
 
+def test_an_app_that_nothing_but_its_key_names_has_the_name_of_the_key_everywhere() -> None:
+    with one_slot_fleet() as (node, fleet):
+        key = a_key(fleet, name="kitchen lights")
+        admin = a_key(fleet, scopes=["admin"])
+        assert ask(fleet, "POST", "/api/chat", CHAT, **key)[0] == 200
+        stored(fleet)
+        gate = Gate(at="request")
+        node.fail(gate)
+        thread = threading.Thread(target=ask, args=(fleet, "POST", "/api/chat", CHAT), kwargs=key)
+        thread.start()
+        node.wait(lambda: gate.reached, "the request at the node")
+        overview = ask(fleet, "GET", "/dashboard/api/overview", **admin)[1]
+        gate.release()
+        thread.join()
+        [done] = overview["latest"]
+        details = ask(fleet, "GET", f"/dashboard/api/requests/{done['request_id']}", **admin)[1]
+        [by_app] = ask(fleet, "GET", "/dashboard/api/usage/lines?by=app&range=24h", **admin)[1]["lines"]
+        [line] = ask(fleet, "GET", "/dashboard/api/apps?range=24h", **admin)[1]["apps"]
+        shown = [*overview["running"], done, details, line, {"app": by_app["name"]}]
+        assert {one["app"] for one in shown} == {"key kitchen lights"}
+        assert " for key kitchen lights: " in details["sentence"]
+
+
 def test_an_e_mail_address_in_the_body_is_a_hash_in_every_tag() -> None:
     with one_slot_fleet() as (_, fleet):
         ask(fleet, "POST", "/v1/chat/completions", {**CHAT, "user": USERS[3]})

@@ -145,7 +145,7 @@ class Coordinator:
         self.administration = NodeAdministration(self.data_dir, core.fleet, self.driver.feed, self.driver.now)
         self.queue_counts = QueueCounts()
         self.models = ModelResolver(settings.aliases, core.fleet)
-        self.view = FleetView(self.driver, self.store, loop)
+        self.view = FleetView(self.driver, self.store, loop, lambda key_id: self.credentials.keyring.name_of(key_id))
 
         self._build_models()
         self._build_watchers()
@@ -309,7 +309,7 @@ class Coordinator:
             *AccessApi(self.membership, driver, store, self._address, keys_changed, unix_s, nodes_api).routes,
             *LoginApi(self.logins, lambda: self.credentials.keyring, store, driver.now, unix_s, keys_changed).routes,
             *DashboardApi(driver, store, self.view, self._address).routes,
-            *ChartsApi(driver, store, keys=lambda: self.credentials.keyring).routes,
+            *ChartsApi(driver, store, key_name=self.view.key_name).routes,
             *ModelsApi(driver.fleet, self.transfers, self.pinned_models, self.operations, store).routes,
             *self._creation_routes(),
             *self.live.routes,

@@ -20,6 +20,7 @@ from herd.dashboard.requests import (
     CandidateLine,
     DecisionDetails,
     FinishedRequest,
+    KeyName,
     Phase,
     RejectedLine,
     RequestDetails,
@@ -45,13 +46,13 @@ OUTCOMES = MappingProxyType(
 """The statuses of a row as they are shown."""
 
 
-def finished_request(row: Row) -> FinishedRequest:
+def finished_request(row: Row, key_name: KeyName = str) -> FinishedRequest:
     """A finished request for the list of the overview."""
     return FinishedRequest(
         request_id=_text(row, "request_id"),
         ended_at=_float(row, "timestamp") or 0.0,
         model=_text(row, "model"),
-        app=app_of(row),
+        app=app_of(row, key_name),
         node_id=_text(row, "node_id"),
         status=_text(row, "status"),
         latency_ms=_float(row, "latency_ms"),
@@ -63,25 +64,25 @@ def finished_request(row: Row) -> FinishedRequest:
     )
 
 
-def app_of(row: Row) -> str:
+def app_of(row: Row, key_name: KeyName) -> str:
     """The request's first tag, else its app, else its key; "" for none."""
     tags = row.get("tags")
-    return app_name(tags if isinstance(tags, list) else (), _text(row, "app_name"), _text(row, "key_id"))
+    return app_name(tags if isinstance(tags, list) else (), _text(row, "app_name"), key_name(_text(row, "key_id")))
 
 
-def request_details(rows: Sequence[Row]) -> RequestDetails:
+def request_details(rows: Sequence[Row], key_name: KeyName = str) -> RequestDetails:
     """`rows` are all rows of one request: the failed attempts first, the final row last."""
     end = rows[-1]
     decode_ms = _float(end, "decode_ms")
     generated = _int(end, "completion_tokens")
     return RequestDetails(
         request_id=_text(end, "request_id"),
-        sentence=summary_sentence(end),
+        sentence=summary_sentence(end, key_name),
         status=_text(end, "status"),
         model=_text(end, "model"),
         model_asked=_text(end, "original_model"),
         node_id=_text(end, "node_id"),
-        app=app_of(end),
+        app=app_of(end, key_name),
         client_ip=_text(end, "client_ip"),
         dialect=_text(end, "original_format"),
         kind=_text(end, "kind"),
@@ -102,9 +103,9 @@ def request_details(rows: Sequence[Row]) -> RequestDetails:
     )
 
 
-def summary_sentence(end: Row) -> str:
+def summary_sentence(end: Row, key_name: KeyName = str) -> str:
     """`qwen3:8b for aider: completed on studio, time to first token 310 ms, total 2.2 s.`"""
-    status, node, app = _text(end, "status"), _text(end, "node_id"), app_of(end)
+    status, node, app = _text(end, "status"), _text(end, "node_id"), app_of(end, key_name)
     total = duration(_float(end, "latency_ms"))
     if status == "rejected":
         parts = [f"rejected after {total}"]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 from msgspec import Struct
 
@@ -10,7 +11,8 @@ from herd.core.lifecycle.queue_positions import QueuePosition
 from herd.core.state.live_request import LiveRequest
 from herd.dashboard import DashboardRoute
 
-KEY_CHARACTERS_SHOWN = 8
+KeyName: TypeAlias = Callable[[str], str]
+"""The name of the API key with an id, as people gave it."""
 
 
 class ActiveRequest(Struct, frozen=True, kw_only=True):
@@ -153,14 +155,16 @@ class RequestDetails(Struct, frozen=True, kw_only=True):
 ROUTES = (DashboardRoute("GET", "traces", Traces), DashboardRoute("GET", "requests/{request_id}", RequestDetails))
 
 
-def active_request(live_request: LiveRequest, queued: QueuePosition | None, now: float) -> ActiveRequest:
+def active_request(
+    live_request: LiveRequest, queued: QueuePosition | None, now: float, key_name: KeyName
+) -> ActiveRequest:
     """`queued` is the request's position if it waits. The answer has neither the prompt nor the client's address."""
     request = live_request.request
     expected_s = queued.expected_wait_s if queued is not None else None
     return ActiveRequest(
         request_id=request.id,
         model=live_request.model,
-        app=app_name(request.tags, request.app, request.key_id),
+        app=app_name(request.tags, request.app, key_name(request.key_id)),
         state=live_request.state.value,
         node_id=node_of(live_request),
         age_s=round(now - live_request.arrived_at, 3),
@@ -172,15 +176,15 @@ def active_request(live_request: LiveRequest, queued: QueuePosition | None, now:
     )
 
 
-def app_name(tags: Sequence[object], app: str, key_id: str) -> str:
-    """The request's first tag, else the app that its headers name, else its key; "" for none.
+def app_name(tags: Sequence[object], app: str, key: str) -> str:
+    """The request's first tag, else the app that its headers name, else the name of its key; "" for none.
 
     A tag for a user names an app only if nothing else does.
     """
     tag = str(tags[0]) if tags else ""
     if tag and not (app and tag.startswith("user:")):
         return tag
-    return app or (f"key {key_id[:KEY_CHARACTERS_SHOWN]}" if key_id else "")
+    return app or (f"key {key}" if key else "")
 
 
 def node_of(live_request: LiveRequest) -> str | None:

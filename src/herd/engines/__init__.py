@@ -111,6 +111,13 @@ class Engine(ABC):
     def build_request(self, conversation: Conversation) -> EngineRequest:
         """The HTTP request that sends the conversation to this engine. Raises BadRequest for unsupported features."""
 
+    def output_limit(self, window_tokens: int | None, prompt_tokens: int) -> int | None:  # noqa: ARG002
+        """The output token limit to send with a request without one, or None: the server's own is long enough.
+
+        `window_tokens` is the context window of the loaded model; `prompt_tokens` are estimated.
+        """
+        return None
+
     def older_requests(self, conversation: Conversation) -> tuple[EngineRequest, ...]:  # noqa: ARG002
         """The requests that ask a version without the path of `build_request` for the same, one after another.
 

@@ -18,6 +18,8 @@ from herd.protocols.openai import model_list
 from herd.protocols.openai.engine_requests import ServerQuirks
 
 _ENDPOINT = EngineEndpoint("koboldcpp", "")
+OWN_LIMIT_TOKENS = 512
+"""Where the server ends an answer without a limit; newer versions a little later."""
 NO_MODEL = "inactive"
 """The last part of the name that it lists while it has no text model."""
 
@@ -42,6 +44,15 @@ class KoboldCpp(OpenAICompatible):
     default_port = 5001
     abilities = EngineAbilities(model_format="gguf", paths=OpenAICompatible.abilities.paths)
     quirks = ServerQuirks(repeat_penalty="rep_pen", has_parallel_tool_calls=False)
+
+    def output_limit(self, window_tokens: int | None, prompt_tokens: int) -> int | None:
+        """Half of the window at most, because the server cuts the prompt to make room for the whole limit.
+
+        The prompt may have twice as many tokens as estimated.
+        """
+        window_tokens = window_tokens or 0
+        limit = min(window_tokens // 2, window_tokens - 2 * prompt_tokens)
+        return limit if limit > OWN_LIMIT_TOKENS else None
 
     def probe(self) -> EngineRequest:
         """Only KoboldCpp has this path; it also answers those of Ollama and llama.cpp."""

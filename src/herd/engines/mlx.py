@@ -17,6 +17,7 @@ from herd.protocols.openai import model_list
 from herd.protocols.openai.engine_requests import ServerQuirks
 
 _ENDPOINT = EngineEndpoint("mlx", "")
+OUTPUT_TOKENS_MAX = 16_384
 SERVER = "BaseHTTP/"
 """The beginning of its `Server` header, that of Python's own HTTP server."""
 
@@ -30,6 +31,10 @@ class Mlx(OpenAICompatible):
         paths=MappingProxyType(dict.fromkeys(("/v1/chat/completions", "/v1/completions"), EVERY_FIELD)),
     )
     quirks = ServerQuirks(has_template_kwargs=True, has_parallel_tool_calls=False)
+
+    def output_limit(self, window_tokens: int | None, prompt_tokens: int) -> int | None:  # noqa: ARG002
+        """Its own limit of 512 tokens ends most answers of models that think. Its cache grows as the answer does."""
+        return OUTPUT_TOKENS_MAX
 
     def probe(self) -> EngineRequest:
         return EngineRequest("GET", "/v1/models")

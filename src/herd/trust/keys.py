@@ -91,6 +91,11 @@ class Keyring:
         key = self._keys.get(key_id)
         return key if key is not None and key.is_valid(at) else None
 
+    def name_of(self, key_id: str) -> str:
+        """The name of a key, also of a revoked one; of an unknown one its id."""
+        key = self._keys.get(key_id)
+        return key.name if key is not None and key.name else key_id
+
     def has_valid(self, at: float) -> bool:
         """Whether there is a valid key."""
         return any(key.is_valid(at) for key in self._keys.values())

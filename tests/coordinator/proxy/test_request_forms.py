@@ -14,13 +14,16 @@ from herd.coordinator.proxy.request_forms import FIELDS_NAMED_MAX, MAY_RELOAD, O
 from herd.coordinator.proxy.thinking_usage import thinking_headers
 from herd.core.state.commands import Dispatch
 from herd.core.state.engine_options import EngineOptions
-from herd.core.state.fleet import NodeId, canonical
+from herd.core.state.fleet import Loaded, NodeId, canonical
 from herd.core.state.request import Counters, Failure, FailureKind, RequestId
 from herd.dialects import Dialect
 from herd.dialects.anthropic import DIALECT as ANTHROPIC
+from herd.dialects.ollama import DIALECT as OLLAMA_API
 from herd.dialects.openai import DIALECT as OPENAI
 from herd.engines import Engine
+from herd.engines.koboldcpp import ENGINE as KOBOLD
 from herd.engines.llamacpp import ENGINE as LLAMACPP
+from herd.engines.mlx import ENGINE as MLX
 from herd.engines.ollama import ENGINE as OLLAMA
 from herd.engines.openai import ENGINE as SERVER
 from herd.engines.vllm import ENGINE as VLLM
@@ -104,6 +107,35 @@ def test_the_limit_holds_where_the_engines_own_path_does_not_know_its_new_name()
     for options in (None, WINDOW, EngineOptions(output_tokens_max=1024)):
         path, body = sent(build(forms, OLLAMA, options))
         assert (path, body["max_tokens"], body["messages"]) == ("/v1/chat/completions", 5, [audio])
+
+
+def test_the_engines_small_limit_is_replaced_if_the_client_gives_none() -> None:
+    """mlx_lm and KoboldCpp end an answer after 512 tokens; KoboldCpp cuts the prompt for what the limit needs."""
+    ways: tuple[tuple[str, Dialect, dict[str, Any]], ...] = (
+        ("/v1/chat/completions", OPENAI, {"messages": HI}),
+        ("/v1/completions", OPENAI, {"prompt": "Hi"}),
+        ("/v1/responses", OPENAI, {"input": "Hi"}),
+        ("/api/chat", OLLAMA_API, {"messages": HI, "options": {"num_predict": -1}}),
+        ("/api/generate", OLLAMA_API, {"prompt": "Hi"}),
+    )
+    for path, dialect, body in ways:
+        for engine, limit in ((MLX, 16_384), (KOBOLD, 4096), (SERVER, None), (LLAMACPP, None)):
+            assert sent_limit(forms_of(path, dialect, **body), engine) == limit, (path, engine.kind)
+    own: dict[str, Any] = {"messages": HI, "max_completion_tokens": 5}
+    assert "max_tokens" not in sent(build(forms_of("/v1/chat/completions", **own), MLX))[1]
+    assert "max_tokens" not in sent(build(forms_of("/v1/embeddings", input="Hi"), KOBOLD))[1]
+
+
+def test_a_long_prompt_keeps_its_place_in_the_window_of_koboldcpp() -> None:
+    for chars, limit in ((4, 4096), (4 * 3000, 2192), (4 * 3900, None), (4 * 9000, None)):
+        forms = forms_of("/v1/completions", prompt="word"[:4] * (chars // 4))
+        assert sent_limit(forms, KOBOLD) == pytest.approx(limit, abs=9) if limit else sent_limit(forms, KOBOLD) is None
+
+
+def sent_limit(forms: RequestForms, engine: Engine) -> object:
+    dispatch = a_dispatch(engine)
+    loaded = dataclasses.replace(dispatch.model_info, loaded=Loaded(0, 8192))
+    return sent(forms.build(dataclasses.replace(dispatch, model_info=loaded), engine, now=10.0))[1].get("max_tokens")
 
 
 def test_an_engine_without_the_path_fails_and_the_error_names_one_that_could_serve_it() -> None:

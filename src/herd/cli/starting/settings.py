@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -24,6 +24,8 @@ FLAG_NAMES: Mapping[str, str] = MappingProxyType(
     {"FLEET_CONSOLE_LOG_LEVEL": "--log-level", "FLEET_NODE_ENABLE_CAPACITY_LEARNING": "--learn-capacity"}
 )
 """Options that have not the name of their setting."""
+NOTICES_SHOWN_MAX = 3
+"""Settings without an effect of which each has a line at the start."""
 ALL_ADDRESSES = ("0.0.0.0", "::", "")
 
 
@@ -75,6 +77,10 @@ def _flag(name: str) -> str:
     return "--" + tail.lower().replace("_", "-")
 
 
-def log_notices(notices: Iterable[str]) -> None:
+def log_notices(notices: Sequence[str]) -> None:
+    """Each of a few; of many, as a whole environment file of ollama-herd gives, only the number."""
+    if len(notices) > NOTICES_SHOWN_MAX:
+        log.warning("%d settings of ollama-herd have no effect here; for the reasons, run: herd doctor", len(notices))
+        return
     for notice in notices:
         log.warning(notice)

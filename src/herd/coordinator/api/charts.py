@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 from starlette.requests import Request
@@ -23,9 +23,9 @@ from herd.dashboard import usage
 from herd.dashboard.histograms import Counts, merge_counts
 from herd.dashboard.pages import apps, models, trends
 from herd.dashboard.pages.models import PresentModel
+from herd.dashboard.requests import KeyName
 from herd.dashboard.usage import By
 from herd.errors import BadRequest
-from herd.trust.keys import ApiKey
 from herd.trust.rights import Right
 
 RANGE_DEFAULT = "24h"
@@ -38,17 +38,13 @@ DAYS_AS_RANGES = ((1, "24h"), (7, "7d"), (DAYS_MAX, "30d"))
 
 class ChartsApi:
     def __init__(
-        self,
-        driver: Driver,
-        store: TraceStore,
-        wall: Callable[[], float] = time.time,
-        keys: Callable[[], Iterable[ApiKey]] = tuple,
+        self, driver: Driver, store: TraceStore, wall: Callable[[], float] = time.time, key_name: KeyName = str
     ) -> None:
-        """`wall()` is unix time; every range ends now. `keys()` are the API keys, whose names are shown."""
+        """`wall()` is unix time; every range ends now. `key_name` is the name of an API key."""
         self._driver = driver
         self._store = store
         self._wall = wall
-        self._keys = keys
+        self._key_name = key_name
 
     @property
     def routes(self) -> list[ApiRoute]:
@@ -95,7 +91,9 @@ class ChartsApi:
 
     async def apps(self, request: Request) -> Response:
         """Returns requests, tokens and latencies of each app."""
-        return await query_response(self._store, partial(apps_page, wanted=self._range(request)))
+        return await query_response(
+            self._store, partial(apps_page, wanted=self._range(request), key_name=self._key_name)
+        )
 
     async def daily(self, request: Request) -> Response:
         """Returns requests and tokens of each tag per day, for the last `days` (default 7)."""
@@ -106,10 +104,8 @@ class ChartsApi:
         text = request.query_params.get("by") or By.USER.value
         if text not in {by.value for by in By}:
             raise BadRequest(f"by must be one of {', '.join(by.value for by in By)}, not {text[:40]!r}")
-        names = {key.id: key.name for key in self._keys()}
-        return await query_response(
-            self._store, partial(usage_page, wanted=self._range(request), by=By(text), key_names=names)
-        )
+        wanted = partial(usage_page, wanted=self._range(request), by=By(text), key_name=self._key_name)
+        return await query_response(self._store, wanted)
 
     def _range(self, request: Request) -> ChartRange:
         name = request.query_params.get("range")
@@ -225,7 +221,7 @@ def _context_usage(
     )
 
 
-def apps_page(connection: sqlite3.Connection, wanted: ChartRange) -> apps.Apps:
+def apps_page(connection: sqlite3.Connection, wanted: ChartRange, key_name: KeyName) -> apps.Apps:
     """Every app that was used in the range."""
     bins = {
         (key, int(measure)): counts
@@ -238,7 +234,10 @@ def apps_page(connection: sqlite3.Connection, wanted: ChartRange) -> apps.Apps:
         chart_queries.dialects(connection, wanted),
         chart_queries.edges(connection),
     )
-    lines, by_tag = apps.lines(history), tuple(usage_queries.usage_by_tag(connection, wanted.from_at, wanted.size_s))
+    lines, by_tag = (
+        apps.lines(history, key_name),
+        tuple(usage_queries.usage_by_tag(connection, wanted.from_at, wanted.size_s)),
+    )
     return apps.Apps(
         range=wanted.name,
         from_at=wanted.from_at,
@@ -251,11 +250,9 @@ def apps_page(connection: sqlite3.Connection, wanted: ChartRange) -> apps.Apps:
     )
 
 
-def usage_page(
-    connection: sqlite3.Connection, wanted: ChartRange, by: By, key_names: Mapping[str, str]
-) -> usage.UsageLines:
+def usage_page(connection: sqlite3.Connection, wanted: ChartRange, by: By, key_name: KeyName) -> usage.UsageLines:
     """The usage in the range. That of users and keys is stored by the hour."""
-    lines = usage.lines(usage.added(_used(connection, wanted, by, key_names)), by)
+    lines = usage.lines(usage.added(_used(connection, wanted, by, key_name)), by)
     return usage.UsageLines(
         by.value,
         wanted.name,
@@ -267,19 +264,17 @@ def usage_page(
     )
 
 
-def _used(
-    connection: sqlite3.Connection, wanted: ChartRange, by: By, key_names: Mapping[str, str]
-) -> Iterator[usage.Used]:
+def _used(connection: sqlite3.Connection, wanted: ChartRange, by: By, key_name: KeyName) -> Iterator[usage.Used]:
     if by is By.USER:
         for row in usage_queries.usage_by_user(connection, wanted.from_at):
             kind, name = str(row["user_kind"]), str(row["user"])
-            yield usage.of_row(kind, key_names.get(name, name) if kind == "key" else name or "other users", row)
+            yield usage.of_row(kind, key_name(name) if kind == "key" else name or "other users", row)
     elif by is By.KEY:
         for row in usage_queries.usage_by_key(connection, wanted.from_at):
-            yield usage.of_row(by.value, key_names.get(str(row["key_id"]), str(row["key_id"])), row)
+            yield usage.of_row(by.value, key_name(str(row["key_id"])), row)
     elif by is By.APP:
         for (kind, app), sums in chart_queries.grouped(connection, wanted, APP).items():
-            yield usage.Used(kind, apps.label(kind, app), sums)
+            yield usage.Used(kind, apps.label(kind, app, key_name), sums)
     elif by is By.MODEL:
         for (_, model), sums in chart_queries.grouped(connection, wanted, PAIR).items():
             yield usage.Used(by.value, model or "(none)", sums)

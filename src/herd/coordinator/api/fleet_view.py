@@ -25,7 +25,7 @@ from herd.core.state.request import Outcome
 from herd.dashboard.fleet_summary import SERVING, FleetSummary, summarize_fleet
 from herd.dashboard.nodes import NodeCard, node_card
 from herd.dashboard.recent_stats import RecentStats
-from herd.dashboard.requests import ActiveRequest, active_request
+from herd.dashboard.requests import ActiveRequest, KeyName, active_request
 
 TIME_STEP_S = 10.0
 HEARTBEAT_AGE_STEP_S = 6.0
@@ -38,8 +38,11 @@ INTERVAL_MAX_S = 30.0
 class FleetView:
     """`start` begins to store the states of nodes, `stop` ends it."""
 
-    def __init__(self, driver: Driver, store: TraceStore, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self, driver: Driver, store: TraceStore, loop: asyncio.AbstractEventLoop, key_name: KeyName = str
+    ) -> None:
         self.recent_stats = RecentStats()
+        self.key_name = key_name
         self._driver = driver
         self._store = store
         self._loop = loop
@@ -75,7 +78,7 @@ class FleetView:
         dispatcher, now = self._driver.dispatcher, self._driver.now()
         positions = views.queue_positions(dispatcher, now)
         found = [
-            active_request(live_request, positions.get(live_request.request.id), now)
+            active_request(live_request, positions.get(live_request.request.id), now, self.key_name)
             for live_request in dispatcher.live_requests.values()
         ]
         return sorted(found, key=lambda one: (one.position is None, one.position or 0, -one.age_s))

@@ -24,7 +24,7 @@ from herd.coordinator.driver import Driver
 from herd.core.state.commands import Command, Dispatch, Hold, Record
 from herd.core.state.events import Event, FirstByte, RequestArrived
 from herd.core.state.live_request import LiveRequest
-from herd.core.state.request import Outcome, RequestId
+from herd.core.state.request import Outcome, Request, RequestId
 from herd.dashboard.live import (
     TOPICS,
     FleetData,
@@ -38,7 +38,7 @@ from herd.dashboard.live import (
     RequestsMessage,
 )
 from herd.dashboard.nodes import NodeCard
-from herd.dashboard.requests import app_name
+from herd.dashboard.requests import KeyName, app_name
 from herd.http1 import websocket
 
 TICK_S = 1.0
@@ -228,7 +228,7 @@ class LiveFeed:
         if not self._events:
             return
         newest = list(self._events)[-REQUEST_EVENTS_MAX:]
-        request_events = tuple(_request_event(*one) for one in newest)
+        request_events = tuple(_request_event(*one, self._view.key_name) for one in newest)
         skipped = self._event_count - len(newest)
         self._events.clear()
         self._event_count = 0
@@ -244,7 +244,9 @@ def _encode(message: FleetMessage | RequestsMessage | JobsMessage) -> LiveMessag
     return LiveMessage(message.topic, msgspec.json.encode(message))
 
 
-def _request_event(at: float, one: Event | Command, live_request: LiveRequest | None) -> RequestEvent:
+def _request_event(
+    at: float, one: Event | Command, live_request: LiveRequest | None, key_name: KeyName
+) -> RequestEvent:
     at = round(at, 3)
     if isinstance(one, Record):
         request, counters = one.request, one.counters
@@ -256,7 +258,7 @@ def _request_event(at: float, one: Event | Command, live_request: LiveRequest | 
             at=at,
             request_id=request.id,
             model=one.model,
-            app=app_name(request.tags, request.app, request.key_id),
+            app=_app(request, key_name),
             node_id=node_id,
             status=one.outcome.value,
             completion_tokens=completion_tokens,
@@ -265,30 +267,24 @@ def _request_event(at: float, one: Event | Command, live_request: LiveRequest | 
     if isinstance(one, RequestArrived):
         request = one.request
         return RequestEvent(
-            what="arrived",
-            at=at,
-            request_id=request.id,
-            model=request.model,
-            app=app_name(request.tags, request.app, request.key_id),
-            node_id="",
+            what="arrived", at=at, request_id=request.id, model=request.model, app=_app(request, key_name), node_id=""
         )
     assert isinstance(one, FirstByte | Dispatch | Hold)
     what = "routed" if isinstance(one, Dispatch) else "waiting" if isinstance(one, Hold) else "first"
-    return _of_live_request(what, at, one.request_id, one.node_id if isinstance(one, Dispatch) else "", live_request)
+    app = _app(live_request.request, key_name) if live_request is not None else ""
+    return _of_live_request(
+        what, at, one.request_id, one.node_id if isinstance(one, Dispatch) else "", live_request, app
+    )
+
+
+def _app(request: Request, key_name: KeyName) -> str:
+    return app_name(request.tags, request.app, key_name(request.key_id))
 
 
 def _of_live_request(
-    what: str, at: float, request_id: RequestId, node_id: str, live_request: LiveRequest | None
+    what: str, at: float, request_id: RequestId, node_id: str, live_request: LiveRequest | None, app: str
 ) -> RequestEvent:
     if live_request is None:
-        return RequestEvent(what=what, at=at, request_id=request_id, model="", app="", node_id=node_id)
-    request = live_request.request
+        return RequestEvent(what=what, at=at, request_id=request_id, model="", app=app, node_id=node_id)
     running_on = live_request.attempt.node_id if live_request.attempt is not None and what == "first" else node_id
-    return RequestEvent(
-        what=what,
-        at=at,
-        request_id=request_id,
-        model=live_request.model,
-        app=app_name(request.tags, request.app, request.key_id),
-        node_id=running_on,
-    )
+    return RequestEvent(what=what, at=at, request_id=request_id, model=live_request.model, app=app, node_id=running_on)

@@ -25,7 +25,7 @@ from herd.coordinator.storage.rollups.backlog import uncounted_since
 from herd.coordinator.storage.writer import TraceStore
 from herd.dashboard.pages.overview import Overview, OverviewNumbers, setup_steps
 from herd.dashboard.request_details import finished_request, request_details
-from herd.dashboard.requests import Traces
+from herd.dashboard.requests import KeyName, Traces
 from herd.errors import BadRequest, UnknownModel
 from herd.trust.rights import Right
 
@@ -67,6 +67,7 @@ class DashboardApi:
             round(sum(speeds.values()), 1),
             view.recent_stats.ttft_p50_ms(now),
             midnight(unix_now),
+            view.key_name,
         )
         overview = Overview(
             at=unix_now,
@@ -103,7 +104,10 @@ class DashboardApi:
 
     async def one_request(self, request: Request) -> Response:
         """Returns the details of one request and all its rows. The id may be a unique prefix."""
-        return await query_response(self._store, partial(_one_request, request_id=request.path_params["request_id"]))
+        return await query_response(
+            self._store,
+            partial(_one_request, request_id=request.path_params["request_id"], key_name=self._view.key_name),
+        )
 
     async def usage(self, request: Request) -> Response:
         """Returns requests and tokens of the last `days` (default 7) by day, node and model, by tag, key and user."""
@@ -126,6 +130,7 @@ class LoopState(msgspec.Struct, frozen=True):
     tokens_per_s: float
     ttft_p50_ms: float | None
     today: float
+    key_name: KeyName
 
 
 def _overview(connection: sqlite3.Connection, overview: Overview, known: LoopState, address: str) -> Overview:
@@ -135,7 +140,7 @@ def _overview(connection: sqlite3.Connection, overview: Overview, known: LoopSta
     return msgspec.structs.replace(
         overview,
         numbers=numbers,
-        latest=tuple(finished_request(row) for row in rows),
+        latest=tuple(finished_request(row, known.key_name) for row in rows),
         first_run=setup_steps(overview.nodes, bool(rows), address),
         uncounted=uncounted_since(connection, known.today),
     )
@@ -147,11 +152,11 @@ def _traces(connection: sqlite3.Connection, limit: int, wanted: queries.TraceFil
     return Traces(tuple(rows), last if isinstance(last, int) else None)
 
 
-def _one_request(connection: sqlite3.Connection, request_id: str) -> object:
+def _one_request(connection: sqlite3.Connection, request_id: str, key_name: KeyName) -> object:
     rows: Sequence[queries.Row] = queries.one_request(connection, request_id)
     if not rows:
         raise UnknownModel(f"no request '{request_id}' is stored", code="not_found")
-    return request_details(rows)
+    return request_details(rows, key_name)
 
 
 def usage_report(connection: sqlite3.Connection, since: float) -> object:

@@ -10,6 +10,7 @@ translation keeps. Otherwise the request is translated. A field that the neutral
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
@@ -18,7 +19,7 @@ from herd.coordinator.proxy.missing_paths import STATUSES, MissingPaths
 from herd.coordinator.upstream.forwarded_headers import outgoing_headers
 from herd.core.state.capabilities import THINKING, TOOL_CALLS, left_out
 from herd.core.state.commands import Dispatch
-from herd.core.state.request import Failure, FailureKind
+from herd.core.state.request import Failure, FailureKind, RequestKind
 from herd.core.state.served_paths import ServedPath
 from herd.dialects import Dialect
 from herd.engines import Engine, EngineRequest
@@ -35,6 +36,7 @@ FIELDS_NAMED_MAX: Final = 16
 """Most fields that a header, an error or a trace names."""
 FIELD_MAX_CHARS: Final = 64
 _LIMIT: Final = "max_completion_tokens"
+_WITH_LIMIT: Final = frozenset((RequestKind.CHAT, RequestKind.GENERATE))
 
 MAY_RELOAD: Final = "the request was sent without the context window of the loaded model, which may be reloaded"
 
@@ -117,7 +119,7 @@ class RequestForms:
             is_lost = True  # an endpoint may refuse every tool for this model, also those that are left out
         if is_lost or (has_options and not self.dialect.has_engine_options):
             return self._translated_as_own(command, engine, served)
-        return self._unchanged(command)
+        return self._unchanged(command, engine)
 
     def is_path_missing(
         self, command: Dispatch, engine: Engine, outgoing: Outgoing, status: int, body: bytes, now: float
@@ -142,11 +144,23 @@ class RequestForms:
         except HerdError:
             return True
 
-    def _unchanged(self, command: Dispatch, served: ServedPath | None = None, warning: str = "") -> Outgoing:
+    def _missing_limit(self, command: Dispatch, engine: Engine) -> int | None:
+        """The output token limit that is sent because the client gives none and the engine's own is too small."""
+        parsed, loaded = self.parsed, command.model_info.loaded
+        if parsed.output_tokens_max is not None or parsed.route.kind not in _WITH_LIMIT:
+            return None
+        return engine.output_limit(loaded.window_tokens if loaded is not None else None, parsed.prompt_tokens)
+
+    def _unchanged(
+        self, command: Dispatch, engine: Engine, served: ServedPath | None = None, warning: str = ""
+    ) -> Outgoing:
         """The client's request. `served` is the engine's path if a translation would have kept more of the request."""
         route, limit_tokens = self.parsed.route, self.parsed.output_tokens_max
         if served is not None and limit_tokens and _LIMIT in self.parsed.translatable_fields and _LIMIT in served.loses:
             # Without the other name of the limit, the answer would have none.
+            body = rewrite(self.parsed, command.model_info.name, {"max_tokens": limit_tokens})
+            return Outgoing(EngineRequest(route.method, route.path, body), warning=warning, takes_options=False)
+        if limit_tokens is None and (limit_tokens := self._missing_limit(command, engine)):
             body = rewrite(self.parsed, command.model_info.name, {"max_tokens": limit_tokens})
             return Outgoing(EngineRequest(route.method, route.path, body), warning=warning, takes_options=False)
         takes_options = self.dialect.has_engine_options
@@ -160,14 +174,16 @@ class RequestForms:
             conversation = as_own_endpoint(self._read(command), served)
             request = engine.build_request(with_engine_options(conversation, command.options))
         except HerdError:
-            return self._unchanged(command, served, warning)
+            return self._unchanged(command, engine, served, warning)
         if not all(served.ignores_field(name) for name in conversation.unsupported):
-            return self._unchanged(command, served, warning)
+            return self._unchanged(command, engine, served, warning)
         return Outgoing(request, conversation, named([*conversation.ignored, *conversation.unsupported]))
 
     def _translated(self, command: Dispatch, engine: Engine, now: float) -> Outgoing | Failure:
         conversation, endpoint = self._read(command), command.model_info.engine
         optioned = with_engine_options(conversation, command.options)
+        if optioned.sampling.output_tokens_max is None and (limit := self._missing_limit(command, engine)):
+            optioned.sampling = dataclasses.replace(optioned.sampling, output_tokens_max=limit)
         request = engine.build_request(optioned)
         older: tuple[EngineRequest, ...] = ()
         if engine.served_path(request.path, endpoint.version) is None or self.missing_paths.has(

@@ -12,6 +12,7 @@ from msgspec import Struct
 from herd.dashboard import DashboardRoute
 from herd.dashboard.histograms import Counts, percentile
 from herd.dashboard.pages import Page
+from herd.dashboard.requests import KeyName
 from herd.dashboard.uncounted import Uncounted
 from herd.dashboard.usage import UsageLines
 from herd.text import duration, number
@@ -103,25 +104,24 @@ class AppHistory(Struct, frozen=True):
     edges: Sequence[float]
 
 
-def lines(history: AppHistory) -> tuple[AppLine, ...]:
+def lines(history: AppHistory, key_name: KeyName) -> tuple[AppLine, ...]:
     """The apps with the most requests first."""
     total_ms = sum(sums["busy_ms"] for sums in history.sums.values())
-    made = [_line(kind, app, sums, total_ms, history) for (kind, app), sums in history.sums.items()]
+    made = [
+        _line(label(kind, app, key_name), (kind, app), sums, total_ms, history)
+        for (kind, app), sums in history.sums.items()
+    ]
     return tuple(sorted(made, key=lambda line: (-line.requests, line.app)))
 
 
-def _line(kind: str, app: str, sums: Mapping[str, float], total_ms: float, history: AppHistory) -> AppLine:
+def _line(shown: str, of: tuple[str, str], sums: Mapping[str, float], total_ms: float, history: AppHistory) -> AppLine:
     def measured(measure: int, share: float) -> float | None:
-        return percentile(history.bins.get(((kind, app), measure), {}), history.edges, share)
+        return percentile(history.bins.get((of, measure), {}), history.edges, share)
 
-    models = {
-        key[2]: int(one["requests"])
-        for key, one in history.models.items()
-        if key[:2] == (kind, app) and one["requests"]
-    }
+    models = {key[2]: int(one["requests"]) for key, one in history.models.items() if key[:2] == of and one["requests"]}
     return AppLine(
-        app=label(kind, app),
-        kind=kind,
+        app=shown,
+        kind=of[0],
         requests=int(sums["requests"]),
         completed=int(sums["completed"]),
         failed=int(sums["failed"]),
@@ -137,16 +137,16 @@ def _line(kind: str, app: str, sums: Mapping[str, float], total_ms: float, histo
         latency_p95_ms=measured(2, 0.95),
         retries=int(sums["retries"]),
         models=models,
-        dialects=dict(history.dialects.get((kind, app), {})),
+        dialects=dict(history.dialects.get(of, {})),
         last_seen_at=sums["last_at"],
     )
 
 
-def label(kind: str, app: str) -> str:
+def label(kind: str, app: str, key_name: KeyName) -> str:
     """The display name of an app."""
     if kind == "unlabelled":
         return f"Unknown app ({app})" if app else "Unknown app"
-    return f"key {app}" if kind == "key" else "other apps" if kind == "other" else app
+    return f"key {key_name(app)}" if kind == "key" else "other apps" if kind == "other" else app
 
 
 def summary(apps: Sequence[AppLine]) -> str:
