@@ -191,6 +191,55 @@ def test_lists_hide_aliases_if_the_owner_wants_that() -> None:
         assert ask(fleet, "/api/chat", {"model": "fast", "messages": HI}).status == 200
 
 
+LISTS: list[tuple[str, dict[str, str]]] = [
+    ("/v1/models", {"anthropic-version": "2023-06-01"}),
+    ("/v1/models", {}),
+    ("/api/tags", {}),
+]
+CLAUDE = {"claude-opus", "claude-sonnet", "claude-haiku"}
+ALL_TIERS = {*CLAUDE, "gpt-5", "gpt-5-mini"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "shown"),
+    [
+        (AliasSettings(), (CLAUDE, set(), set())),
+        (AliasSettings(tiers_listed="all"), (ALL_TIERS,) * 3),
+        (AliasSettings(tiers_listed="none"), (set(),) * 3),
+        (AliasSettings(are_listed=False, tiers_listed="all"), (set(),) * 3),
+        (AliasSettings(has_tiers=False), (set(),) * 3),
+        (AliasSettings(("claude-opus*=m",), has_tiers=False), ({"claude-opus"}, set(), set())),
+    ],
+)
+def test_lists_show_names_of_cloud_models_with_a_live_model_as_the_owner_wants(
+    settings: AliasSettings, shown: tuple[set[str], ...]
+) -> None:
+    """Each listed name is answered, alone and in a chat; a fleet without a chat model lists none."""
+    with FakeOllama([MODEL]) as node, running_fleet({}, settings=replace(settings_for_tests(), aliases=settings)) as f:
+        assert not any(names(f, *one) for one in LISTS)
+        f.join("alpha", node)
+        found = tuple(names(f, *one) - {"m"} for one in LISTS)
+        assert found == shown
+        for name in set().union(*found):
+            assert f.get(f"/v1/models/{name}")["id"] == name
+            assert ask(f, "/api/chat", {"model": name, "messages": HI, "stream": False}).names == {name}
+
+
+def test_a_name_of_a_cloud_model_is_a_model_for_who_asks_for_it_alone(two_models: Fleet) -> None:
+    for name in (NAME, "gpt-5-codex", "o3"):
+        assert two_models.get(f"/v1/models/{name}")["id"] == name
+        assert ask(two_models, "/api/show", {"model": name}).status == 200
+    assert ask(two_models, "/v1/models/gemini-2.5-pro", {}).status == 404
+
+
+def names(fleet: Fleet, path: str, headers: dict[str, str]) -> set[str]:
+    """The models in a list, without `:latest`."""
+    lists = json.loads(ask(fleet, path, {}, headers).body)
+    return {
+        (one.get("id") or one["name"]).removesuffix(":latest") for one in lists.get("data") or lists.get("models", ())
+    }
+
+
 @pytest.mark.parametrize("keep_alive", [0, "5m"])
 def test_an_alias_can_be_loaded_and_unloaded(two_models: Fleet, keep_alive: object) -> None:
     assert ask(two_models, "/api/generate", {"model": "fast", "keep_alive": keep_alive}).status == 200

@@ -6,7 +6,7 @@ import http.client
 import json
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import anthropic
@@ -14,8 +14,9 @@ import openai
 import pytest
 
 from builders import a_model_info
-from fakes.fleet import Fleet, running_fleet
+from fakes.fleet import Fleet, running_fleet, settings_for_tests
 from fakes.scripted_engine import ScriptedEngine, completion
+from herd.core.scheduling.aliases import AliasSettings
 
 HI: list[Any] = [{"role": "user", "content": "Hi"}]
 VERSION = {"anthropic-version": "2023-06-01"}
@@ -36,7 +37,8 @@ class Setup:
 
 @pytest.fixture(scope="module")
 def setup() -> Iterator[Setup]:
-    with ScriptedEngine(counted) as engine, running_fleet({}) as running:
+    settings = replace(settings_for_tests(), aliases=AliasSettings(tiers_listed="none"))
+    with ScriptedEngine(counted) as engine, running_fleet({}, settings=settings) as running:
         names = [f"m{at:02}" for at in range(25)]
         engine.join(running, "one", [a_model_info(name, loaded=True) for name in names])
         yield Setup(running, engine)

@@ -222,15 +222,17 @@ def reported_models(fleet: Fleet, name: str) -> list[ModelInfo]:
 
 def reported_copies(fleet: Fleet, key: ModelName) -> list[tuple[NodeId, ModelInfo]]:
     """The same, with the nodes. The model of an alias has the alias as its name."""
-    for target in fleet.aliases.get(key, ()):
+    if key not in fleet.aliases and (own := _copies(fleet, key)):
+        return own
+    for target in fleet.aliases.get(key) or fleet.models_for(shown_alias(key)):
         if copies := _copies(fleet, target):
             return [(node_id, replace(model_info, name=shown_alias(key))) for node_id, model_info in copies]
     return _copies(fleet, key)
 
 
-def listed_names(fleet: Fleet) -> list[ModelName]:
-    """The names of all models, and the aliases that lists show."""
-    return sorted({*fleet.model_names, *fleet.aliases})
+def listed_names(fleet: Fleet, dialect: str) -> list[ModelName]:
+    """The names of all models, and the other names that the list of this API shows."""
+    return sorted({*fleet.model_names, *fleet.aliases, *map(canonical, fleet.listed_tiers.get(dialect, ()))})
 
 
 def _copies(fleet: Fleet, key: ModelName) -> list[tuple[NodeId, ModelInfo]]:
@@ -243,9 +245,9 @@ def shown_alias(key: ModelName) -> str:
     return key.removesuffix(":latest")
 
 
-def newest_first(fleet: Fleet) -> list[list[ModelInfo]]:
+def newest_first(fleet: Fleet, dialect: str) -> list[list[ModelInfo]]:
     """What the nodes report about each model and alias, the model with the newest file first."""
-    found = [models for name in listed_names(fleet) if (models := reported_models(fleet, name))]
+    found = [models for name in listed_names(fleet, dialect) if (models := reported_models(fleet, name))]
     return sorted(found, key=lambda models: (-created_s(models), models[0].name))
 
 

@@ -164,7 +164,7 @@ class Anthropic(Dialect):
         query: bytes = b"",
     ) -> HttpResponse:
         if path == MODELS:
-            return json_response(model_page([_entry(models) for models in newest_first(fleet)], query))
+            return json_response(model_page([_entry(models) for models in newest_first(fleet, self.name)], query))
         name = path.removeprefix(MODELS + "/")
         models = addressed_models(fleet, name)
         if not models:

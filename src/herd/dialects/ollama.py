@@ -169,7 +169,7 @@ class Ollama(Dialect):
         if path == "/api/version":
             return json_response({"version": _version(fleet)})
         if path == "/api/tags":
-            return json_response({"models": _tags(fleet)})
+            return json_response({"models": _tags(fleet, self.name)})
         if path == "/api/ps":
             return json_response({"models": _running(fleet)})
         raise UnknownModel(f"unknown path {path}")
@@ -223,10 +223,10 @@ def _version(fleet: Fleet) -> str:
     return max(versions, key=lambda v: ([int(n) for n in _NUMBERS.findall(v)[:3]], v), default=VERSION_ASSUMED)
 
 
-def _tags(fleet: Fleet) -> list[dict[str, Any]]:
+def _tags(fleet: Fleet, dialect: str) -> list[dict[str, Any]]:
     """One entry for each model, newest first, with all nodes that have it."""
     entries = []
-    for name in listed_names(fleet):
+    for name in listed_names(fleet, dialect):
         copies = reported_copies(fleet, name)
         if copies:
             entries.append(_tag([model for _, model in copies], sorted(node_id for node_id, _ in copies)))

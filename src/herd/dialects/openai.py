@@ -189,7 +189,9 @@ class OpenAI(Dialect):
         query: bytes = b"",  # noqa: ARG002
     ) -> HttpResponse:
         if path == MODELS:
-            return json_response({"object": "list", "data": [_entry(models, fleet) for models in newest_first(fleet)]})
+            return json_response(
+                {"object": "list", "data": [_entry(models, fleet) for models in newest_first(fleet, self.name)]}
+            )
         name = path.removeprefix(MODELS + "/")
         models = addressed_models(fleet, name)
         if not models:

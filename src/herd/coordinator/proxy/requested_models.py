@@ -36,7 +36,12 @@ class ModelResolver:
         self.aliases = Aliases(settings)
         shown = self.aliases.names if settings.are_listed else {}
         self._fleet.aliases = {name: tuple(map(canonical, targets)) for name, targets in shown.items()}
+        self._fleet.listed_tiers, self._fleet.models_for = self.aliases.listed_tiers, self._models_for
         self._fleet.version += 1
+
+    def _models_for(self, name: str) -> tuple[ModelName, ...]:
+        resolution = self.aliases.resolve(Wanted(name), self._fleet)
+        return resolution.targets if resolution is not None else ()
 
     def find(self, parsed: ParsedRequest, key: ApiKey | None, may_fall_back: bool | None = None) -> RequestedModels:
         """The models for this request, in the order in which they are tried.

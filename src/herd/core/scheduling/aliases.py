@@ -40,6 +40,13 @@ OPEN_MODELS = ("gpt-oss*", "gpt-neo*", "gpt-j*", "gpt-sw3*")
 """Names like those of cloud models that belong to models with open weights."""
 TIERED_NAMES = ("claude*", "gpt-*", "chatgpt-*", "o[1-9]", "o[1-9]-*")
 """Names of cloud models that clients have built in: they get a tier without a definition."""
+CLAUDE_NAMES = ("claude-opus", "claude-sonnet", "claude-haiku")
+LISTED_NAMES = (*CLAUDE_NAMES, "gpt-5", "gpt-5-mini")
+"""A name of each tier, as lists show it. Programs with names of their own do not look for them in lists, except for
+those of Anthropic: Claude Code offers the listed names that begin with claude."""
+ANTHROPIC, ALL_LISTS, NO_LIST = "anthropic", "all", "none"
+LISTS = (ANTHROPIC, "openai", "ollama")
+"""The APIs that have a list of models."""
 MAP_DEFAULT = "default"
 """The key of FLEET_ANTHROPIC_MODEL_MAP for all other names of Anthropic's models."""
 PARAMETERS_USEFUL_MIN = 5e8
@@ -94,6 +101,16 @@ class AliasSettings:
     )
     are_listed: bool = field(
         default=True, metadata={"env": "FLEET_ALIASES_LISTED", "help": "Show aliases in lists of models."}
+    )
+
+    tiers_listed: str = field(
+        default=ANTHROPIC,
+        metadata={
+            "env": "FLEET_ALIAS_TIERS_LISTED",
+            "help": "Lists of models that show names of cloud models (claude-opus, ...): Anthropic's, those of all APIs, "
+            "or none.",
+            "choices": (ANTHROPIC, ALL_LISTS, NO_LIST),
+        },
     )
 
     def __post_init__(self) -> None:
@@ -199,6 +216,7 @@ class Aliases:
         """The models of each name and pattern, as the owner wrote them."""
         self.has_tiers = settings.has_tiers
         self.are_listed = settings.are_listed
+        self._tiers_listed = settings.tiers_listed if settings.are_listed else NO_LIST
         self._names = {canonical(name): name for name in self.defined if not _PATTERN.search(name)}
         patterns = [name for name in self.defined if _PATTERN.search(name)]
         self._patterns = sorted(patterns, key=lambda name: (-len(_PATTERN.split(name)[0]), name))
@@ -208,6 +226,13 @@ class Aliases:
     def names(self) -> Mapping[ModelName, Targets]:
         """The aliases that are no patterns, by canonical name."""
         return {key: self.defined[name] for key, name in self._names.items()}
+
+    @property
+    def listed_tiers(self) -> Mapping[str, Sequence[str]]:
+        """The names of cloud models that the list of each API shows, while a model answers for them."""
+        if self._tiers_listed == ALL_LISTS:
+            return dict.fromkeys(LISTS, LISTED_NAMES)
+        return {ANTHROPIC: CLAUDE_NAMES} if self._tiers_listed == ANTHROPIC else {}
 
     def is_model(self, name: ModelName, fleet: Fleet) -> bool:
         """Whether this is the name of a model of the fleet, and not an alias, which would win."""

@@ -8,7 +8,7 @@ windows are tokens.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import NewType
@@ -304,6 +304,10 @@ class Fleet:
         self.models = ModelIndex()
         self.aliases: Mapping[ModelName, tuple[ModelName, ...]] = {}
         """Other names of models that lists show, with the models that answer for them."""
+        self.listed_tiers: Mapping[str, Sequence[str]] = {}
+        """The names of cloud models that the list of each API shows."""
+        self.models_for: Callable[[str], tuple[ModelName, ...]] = lambda _: ()
+        """The models that answer for a name of a cloud model."""
         self.certified: Mapping[ModelName, tuple[Certified, ...]] = {}
         """What `herd certify` found; only lists of models show it."""
         self.administrations: dict[NodeId, Administration] = {}
