@@ -107,7 +107,7 @@ class AliasSettings:
         default=ANTHROPIC,
         metadata={
             "env": "FLEET_ALIAS_TIERS_LISTED",
-            "help": "Lists of models that show names of cloud models (claude-opus, ...): Anthropic's, all APIs' or none.",
+            "help": "Lists of models that show names of cloud models (claude-opus): Anthropic's, all APIs' or none.",
             "choices": (ANTHROPIC, ALL_LISTS, NO_LIST),
         },
     )
