@@ -1,7 +1,9 @@
-"""Real coding agents with a real Ollama whose window is 4096 tokens: no request fails, and no prompt is truncated.
+"""Real coding agents with a real Ollama whose window is 4096 tokens: each finishes a task, and no prompt is truncated.
 
 The coordinator, the agent of the node and Ollama are processes of their own. Each coding agent has all of its tools and
-its own system prompt. The model is tiny and random, so it ends its answer soon and calls no tool.
+its own system prompt. Through herd, the model plays the script of `fakes/scripted/real_model.py`: it reads two files,
+edits one, runs a command and reports. Ollama alone is asked with a random model, which ends its answer soon and
+calls no tool, because a truncated conversation would never end the script.
 """
 
 from __future__ import annotations
@@ -19,8 +21,11 @@ from fakes.agents.outside import Outside
 from fakes.agents.programs import Agent, Ask, Ended, Place, ai_sdk, claude_code, codex, codex_with_patch_tool, opencode
 from fakes.child_process import wait_until
 from fakes.herd_processes import HerdProcesses, Json
+from fakes.llamacpp.scripted_gguf import write_scripted_gguf
 from fakes.llamacpp.tiny_gguf import TinyModel, tiny_gguf
 from fakes.real_ollama import NOT_FOUND, TOOLS_TEMPLATE, RealOllama, find_ollama
+from fakes.scripted.real_model import TEMPLATE, answers_of
+from fakes.scripted.task import FINISHED, OfferedTool, Task
 
 MODEL = "tiny:agent"
 SMALL_MODEL = "tiny:agent-with-small-window"
@@ -39,6 +44,14 @@ AGENTS: dict[str, Agent] = {
     "ai_sdk_anthropic": ai_sdk("anthropic", True, wants_shape=False),
     "ai_sdk_ollama": ai_sdk("ollama", True, wants_shape=False),
 }
+SDK_TOOLS = ("read_file", "str_replace", "run_command")
+TOOLS: dict[str, tuple[str, ...]] = {
+    "claude_code": ("Read", "Edit", "Bash"),
+    "codex": ("exec_command",),
+    "codex_with_patch_tool": ("exec_command", "apply_patch"),
+    "opencode": ("read", "edit", "bash"),
+}
+"""The tools of each agent that the script uses; those of the AI SDK's script are `SDK_TOOLS`."""
 LONG = ("claude_code", "codex", "codex_with_patch_tool", "opencode")
 """Their prompts are longer than Ollama's own window."""
 BY_DEFAULT = ("claude_code", "ai_sdk_chat")
@@ -85,33 +98,44 @@ def herd(ollama: RealOllama, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         yield running
 
 
-def run(agent: Agent, agents: Agents, url: str, folder: Path, model: str = MODEL) -> Ended:
+def run(agent: Agent, agents: Agents, folder: Path, ask: Ask) -> Ended:
     with Outside() as outside:
-        project = folder / "project"
-        project.mkdir(parents=True)
-        return agent(Place(agents, folder / "home", outside), Ask(url, model, PROMPT, project))
+        ask.folder.mkdir(parents=True, exist_ok=True)
+        return agent(Place(agents, folder / "home", outside), ask)
 
 
-def load(ollama: RealOllama, herd: HerdProcesses) -> None:
+def create_scripted(name: str, ollama: RealOllama, folder: Path, file: Path) -> str:
+    """Creates the model that plays the task in `folder` for this agent, and returns its name."""
+    offered = [OfferedTool(tool, schema={"properties": {"input": {}}}) for tool in TOOLS.get(name, SDK_TOOLS)]
+    # Little attention, because the prompts are long.
+    small = TinyModel(layers=1, context_tokens=131_072, heads=1, kv_heads=1, head_channels=16)
+    write_scripted_gguf(file, small, answers_of(folder, offered))
+    model = f"tiny:scripted-{name}"
+    ollama.create(model, file, template=TEMPLATE)
+    return model
+
+
+def load(model: str, ollama: RealOllama, herd: HerdProcesses) -> None:
     """Loads the model without herd, so that it has Ollama's own window, and waits until herd knows."""
     for keep_alive in (0, "5m"):
-        ollama.ask("POST", "/api/generate", json.dumps({"model": MODEL, "keep_alive": keep_alive}).encode())
-    assert loaded_window(ollama) == OWN_WINDOW_TOKENS
-    wait_until(lambda: known_window(herd) == OWN_WINDOW_TOKENS, "a heartbeat has the loaded window")
+        order = {"model": model, "keep_alive": keep_alive}
+        ollama.ask("POST", "/api/generate", json.dumps(order).encode())
+    assert loaded_window(model, ollama) == OWN_WINDOW_TOKENS
+    wait_until(lambda: known_window(model, herd) == OWN_WINDOW_TOKENS, "a heartbeat has the loaded window")
 
 
-def loaded_window(ollama: RealOllama) -> int:
+def loaded_window(name: str, ollama: RealOllama) -> int:
     loaded = json.loads(ollama.ask("GET", "/api/ps"))["models"]
-    (tokens,) = [model["context_length"] for model in loaded if model["name"] == MODEL]
+    (tokens,) = [model["context_length"] for model in loaded if model["name"] == name]
     assert isinstance(tokens, int)
     return tokens
 
 
-def known_window(herd: HerdProcesses) -> int | None:
-    """The loaded window according to the last heartbeat."""
+def known_window(name: str, herd: HerdProcesses) -> int | None:
+    """The loaded window according to the last heartbeat; None without a loaded model."""
     (node,) = herd.get("/fleet/status")["nodes"]
-    (model,) = [model for model in node["models"] if model["name"] == MODEL]
-    tokens = model["context_length"] if model["loaded"] else None
+    loaded = [model for model in node["models"] if model["name"] == name and model["loaded"]]
+    tokens = loaded[0]["context_length"] if loaded else None
     assert tokens is None or isinstance(tokens, int)
     return tokens
 
@@ -132,19 +156,24 @@ def traces(herd: HerdProcesses) -> list[Json]:
 
 
 @pytest.mark.parametrize("name", AGENTS if is_full() else BY_DEFAULT)
-def test_an_agents_requests_are_answered_from_a_window_that_is_large_enough(
+def test_an_agent_finishes_its_task_from_a_window_that_is_large_enough(
     name: str, agents: Agents, ollama: RealOllama, herd: HerdProcesses, tmp_path: Path
 ) -> None:
-    direct = run(AGENTS[name], agents, ollama.url, tmp_path / "direct")
-    load(ollama, herd)
-    runners = {runner.pid for runner in ollama.runners()}
-    ended, asked = ask_herd(herd, lambda: run(AGENTS[name], agents, herd.url, tmp_path / "herd"), "completed")
-    assert ended.returncode == 0, ended.output
+    direct = run(AGENTS[name], agents, tmp_path / "direct", Ask(ollama.url, MODEL, PROMPT, tmp_path / "project"))
     assert direct.returncode == 0 or MORE_THAN_OLLAMA.get(name, "other") in direct.output, direct.output
+    task = Task(tmp_path / "task")
+    task.prepare()
+    model = create_scripted(name, ollama, task.folder, tmp_path / "scripted.gguf")
+    load(model, ollama, herd)
+    runners = {runner.pid for runner in ollama.runners()}
+    ask = Ask(herd.url, model, task.prompt, task.folder)
+    ended, asked = ask_herd(herd, lambda: run(AGENTS[name], agents, tmp_path / "herd", ask), "completed")
+    assert (ended.returncode, ended.text) == (0, FINISHED), ended.output
+    assert task.is_done(), ended.output
     completed = [trace for trace in asked if trace["status"] == "completed"]
     assert {trace["truncated"] for trace in completed} == {0}
     longest = max(trace["prompt_tokens"] for trace in completed)
-    assert longest < loaded_window(ollama)
+    assert longest < loaded_window(model, ollama)
     assert (longest > OWN_WINDOW_TOKENS) == (name in LONG)
     # An attempt with a window that was too small is recorded as such, and so is the load of the larger one.
     others = [trace for trace in asked if trace["status"] != "completed"]
@@ -155,7 +184,7 @@ def test_an_agents_requests_are_answered_from_a_window_that_is_large_enough(
         assert started
     else:
         # Not by the reported time: on a busy machine Ollama reports more than `LOAD_MS` for a model that is loaded.
-        assert (started, loaded_window(ollama)) == (set(), OWN_WINDOW_TOKENS)
+        assert (started, loaded_window(model, ollama)) == (set(), OWN_WINDOW_TOKENS)
 
 
 @pytest.mark.parametrize("name", REFUSED)
@@ -163,8 +192,8 @@ def test_an_agent_says_that_no_window_of_the_model_can_hold_its_prompt(
     name: str, agents: Agents, herd: HerdProcesses, tmp_path: Path
 ) -> None:
     """Ollama itself answers from a truncated prompt, without the system prompt, and says nothing."""
-    ask = partial(run, AGENTS[name], agents, herd.url, tmp_path, SMALL_MODEL)
-    ended, asked = ask_herd(herd, ask, "failed")
+    ask = Ask(herd.url, SMALL_MODEL, PROMPT, tmp_path / "project")
+    ended, asked = ask_herd(herd, partial(run, AGENTS[name], agents, tmp_path, ask), "failed")
     assert ended.returncode == 1
     assert REFUSED[name] in ended.output
     assert {trace["status"] for trace in asked} == {"failed"}

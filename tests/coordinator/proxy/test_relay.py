@@ -444,6 +444,28 @@ def test_a_client_disconnect_closes_the_node_connection_at_once(stream: bool, se
     run(test)
 
 
+@pytest.mark.parametrize("kind", ["ollama", "other"], ids=["passed on", "translated"])
+def test_a_client_that_disconnects_after_the_last_event_has_a_complete_answer(kind: str) -> None:
+    """Codex does so, before the engine has sent HTTP's end marker."""
+
+    async def test() -> None:
+        without_marker = STREAM[: -len(b"0\r\n\r\n")]
+        async with (
+            RawServer(stalls(without_marker), answers(STREAM)) as server,
+            a_relay_setup({"alpha": server.url}, kind=kind) as setup,
+        ):
+            client = setup.ask()
+            while b'"done":true' not in bytes(client.answer):
+                await asyncio.sleep(0)
+            client.leave()
+            (record,) = setup.records
+            assert (record.outcome, record.counters.completion_tokens) == (COMPLETED, 4)
+            await server.leavings.get()
+            assert (await setup.answered()).is_whole, "the slot is free again"
+
+    run(test)
+
+
 def test_a_request_whose_client_disconnects_while_queued_is_never_sent() -> None:
     async def test() -> None:
         async with RawServer(stalls(), answers(STREAM)) as server, a_relay_setup({"alpha": server.url}) as setup:

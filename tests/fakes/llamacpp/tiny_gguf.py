@@ -28,9 +28,10 @@ CHAT_TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-WRITER_REVISION = 1
+WRITER_REVISION = 2
 """Part of the cached file's name. It must be increased when the format of the file changes."""
 
+END_OF_TURN = "<|im_end|>"
 SPREAD = 0.05
 NEVER = -30.0
 SPACE = "\u2581"
@@ -53,11 +54,13 @@ class TinyModel:
     heads: int = 4
     kv_heads: int = 2
     hidden: int = 128
+    head_channels: int | None = None
+    """The channels of an attention head; None: they divide the width."""
     name: str = "tiny-random"
 
     @property
     def head_width(self) -> int:
-        return self.width // self.heads
+        return self.head_channels or self.width // self.heads
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,14 +71,14 @@ class Vocabulary:
 
     @property
     def end_of_turn(self) -> int:
-        return self.tokens.index(b"<|im_end|>")
+        return self.tokens.index(END_OF_TURN.encode())
 
 
 def invent_vocabulary(words: int = 1600) -> Vocabulary:
     """Specials, 256 byte tokens, printable characters, 90 syllables, and `words` words of two syllables."""
     special = [(b"<unk>", UNKNOWN), (b"<s>", CONTROL), (b"</s>", CONTROL)]
     special += [(f"<0x{value:02X}>".encode(), BYTE) for value in range(256)]
-    special += [(b"<|im_start|>", CONTROL), (b"<|im_end|>", CONTROL)]
+    special += [(b"<|im_start|>", CONTROL), (END_OF_TURN.encode(), CONTROL)]
     syllables = [consonant + vowel for consonant in "bcdfghjklmnprstvwz" for vowel in "aeiou"]
     pairs = [first + second for first in syllables for second in syllables][:words]
     characters = [chr(code) for code in range(33, 127)] + [SPACE]
@@ -111,6 +114,8 @@ def describe(writer: gguf.GGUFWriter, model: TinyModel, vocabulary_size: int) ->
     writer.add_feed_forward_length(model.hidden)
     writer.add_head_count(model.heads)
     writer.add_head_count_kv(model.kv_heads)
+    writer.add_key_length(model.head_width)
+    writer.add_value_length(model.head_width)
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_rope_freq_base(10000.0)
     writer.add_rope_dimension_count(model.head_width)

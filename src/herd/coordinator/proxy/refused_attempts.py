@@ -81,3 +81,10 @@ def refusal_body(held: Sequence[bytes], passed: ParsedRequest | None) -> bytes:
 def refusal_of_error(status: int, body: bytes) -> Refusal:
     """The engine's error for a client whose protocol has another format for errors."""
     return Refusal(status, "invalid_request", error_text(body) or f"the node answered {status}")
+
+
+def has_own_options(parsed: ParsedRequest, command: Dispatch) -> bool:
+    """Whether the node got options of the client that decide how it starts the model."""
+    options = command.options
+    is_changed = options is not None and (options.drops_options or options.window_tokens is not None)
+    return not is_changed and (parsed.has_runner_options or parsed.window_tokens is not None)

@@ -294,15 +294,17 @@ class Relay:
 
     def on_error(self, kind: FailureKind, detail: str) -> None:
         self._upstream = None
-        answer = self._answer
-        rest = b""
-        if self._step == _OPEN and self._parsed.stream and answer is not None:
-            rest = answer.end_after_loss()
-        if self._step == _OPEN and self._parsed.stream and answer is not None and (counters := answer.counters()):
-            # The answer itself has ended: losing the connection before HTTP's end marker loses nothing.
-            self._finish(counters, self._client.completed(rest))
+        if (complete := self._complete_stream()) is not None:
+            self._finish(complete[0], self._client.completed(complete[1]))
         else:
             self._fail(kind, detail)
+
+    def _complete_stream(self) -> tuple[Counters, bytes] | None:
+        """The counters and last bytes of a stream whose answer has ended, though not yet the engine's HTTP message."""
+        answer = self._answer if self._step == _OPEN and self._parsed.stream else None
+        rest = answer.end_after_loss() if answer is not None else b""
+        counters = answer.counters() if answer is not None else None
+        return None if counters is None else (counters, rest)
 
     # --- before the first byte is forwarded ---
 
@@ -468,18 +470,11 @@ class Relay:
             bytes_forwarded=self._client.forwarded_bytes,
             status=self._status or None,
             fingerprint=hash(self._parsed.body) if is_crash(failure) else 0,
-            has_own_options=is_crash(failure) and self._has_own_options,
+            has_own_options=is_crash(failure) and refused_attempts.has_own_options(self._parsed, self._dispatch),
             continuation_kinds=self._client.continuation_kinds(),
         )
         driver = self._dependencies.driver
         driver.feed(AttemptFailed(driver.now(), self._request_id, self._dispatch.attempt, failure))
-
-    @property
-    def _has_own_options(self) -> bool:
-        """Whether the node got options of the client that decide how it starts the model."""
-        options = self._dispatch.options
-        is_changed = options is not None and (options.drops_options or options.window_tokens is not None)
-        return not is_changed and (self._parsed.has_runner_options or self._parsed.window_tokens is not None)
 
     # --- the client ---
 
@@ -493,10 +488,14 @@ class Relay:
             self._client.exchange.cut()
 
     def _client_disconnected(self) -> None:
-        """Cancels the upstream request first, so that the engine stops at once; then reports to the core."""
+        """Stops the engine first, then reports. Some clients leave when they have the last event: that is an end."""
         if self._step == _ENDED:
             return
+        complete = self._complete_stream()
         self._close()
+        if complete is not None:
+            self._feed_finished(complete[0], self._status)
+            return
         driver = self._dependencies.driver
         driver.feed(
             ClientLeft(driver.now(), self._request_id, self._client.forwarded_bytes, self._client.forwarded_tokens())
