@@ -83,3 +83,42 @@ def test_a_copy_and_a_deletion_name_the_model_in_every_way_that_ollama_accepts(n
         assert outcomes(fleet.port, name)[1] == outcomes(node.port, name)[1] == 200, name
     for name in REFUSED:
         assert all(found in (400, 404) for port in (fleet.port, node.port) for found in outcomes(port, name)), name
+
+
+INVALID = ("a b", "-m", "m@q4", "a/b/c/d", "named:", "/named", "named/", "named:latest:latest", "m?x", "m" * 81)
+"""Names that Ollama calls invalid. (That no model has another name is a 404.)"""
+NATIVE: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "show": ("/api/show", "model", {}),
+    "chat": ("/api/chat", "model", REQUESTS["/api/chat"]),
+    "load": ("/api/chat", "model", {}),
+    "unload": ("/api/generate", "model", {"keep_alive": 0}),
+    "generate": ("/api/generate", "model", REQUESTS["/api/generate"]),
+    "embed": ("/api/embed", "model", {"input": "hello"}),
+    "embeddings": ("/api/embeddings", "model", {"prompt": "hello"}),
+    "copy": ("/api/copy", "source", {"destination": "copied"}),
+    "copy to": ("/api/copy", "destination", {"source": CHAT_MODEL}),
+    "pull": ("/api/pull", "model", {"stream": False}),
+    "create": ("/api/create", "model", {"from": CHAT_MODEL, "stream": False}),
+    "create from": ("/api/create", "from", {"model": "created", "stream": False}),
+    "delete": ("/api/delete", "model", {}),
+}
+
+
+@pytest.mark.parametrize("operation", NATIVE)
+def test_an_invalid_name_is_answered_as_by_ollama(node: RealOllama, fleet: Fleet, operation: str) -> None:
+    path, field, body = NATIVE[operation]
+    method = "DELETE" if operation == "delete" else "POST"
+    for name in INVALID:
+        direct, herd = (
+            ask(port, method, path, json.dumps({field: name, **body}).encode()) for port in (node.port, fleet.port)
+        )
+        assert (herd.status, json.loads(herd.body)["error"]) == (400, json.loads(direct.body)["error"]), name
+
+
+@pytest.mark.parametrize("path", [path for path in REQUESTS if path.startswith("/v1/")])
+def test_a_fleet_of_ollamas_calls_the_same_names_invalid_in_every_api(
+    node: RealOllama, fleet: Fleet, path: str
+) -> None:
+    for name in INVALID:
+        body = {"model": name, **REQUESTS[path]}
+        assert status(fleet.port, path, body) == status(node.port, path, body) == 400, name

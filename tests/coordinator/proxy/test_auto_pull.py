@@ -93,7 +93,7 @@ def test_a_model_that_the_registry_does_not_have_is_reported() -> None:
     with a_fleet() as (fleet, _):
         status, _, body = ask(fleet, model="nowhere")
         assert status == 404 and b"could not be downloaded" in body and b"file does not exist" in body
-        status, _, body = ask(fleet, model="evil.host/x")
+        status, _, body = ask(fleet, model="evil.host/a/x")
         assert status == 404 and b"evil.host" in body
 
 

@@ -19,7 +19,7 @@ from herd.core.state.fleet import EngineEndpoint, Fleet, ModelInfo, ModelName, N
 from herd.engines import Engine, EngineRequest
 from herd.errors import HerdError, Refusal
 from herd.protocols.pull_progress import SUCCESS, PullProgress, pulled_name, read_progress, registry_pull_name
-from herd.protocols.request_fields import new_model_name
+from herd.protocols.request_fields import new_model_name, ollama_name
 
 log = logging.getLogger("herd.fetching")
 
@@ -98,7 +98,7 @@ class Transfers:
     ) -> Transfer:
         """Starts or queues a transfer, or joins the one that exists. Raises `CannotTransfer`, and `BadRequest` for a
         name that no registry can have."""
-        name = new_model_name(name)
+        name = ollama_name(new_model_name(name))
         model = canonical(name)
         running_on = self._running_on(model) if node_id is None else node_id
         running = self.table.unfinished(running_on, model) if running_on is not None else None

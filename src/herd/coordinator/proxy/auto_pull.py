@@ -18,6 +18,7 @@ from herd.coordinator.proxy.wait_comments import WaitNotice, wants_comments
 from herd.core.lifecycle.queue_positions import QueuePosition
 from herd.core.planning import transfer_queue
 from herd.core.planning.transfer_queue import Transfer, TransferState
+from herd.core.state import refusals
 from herd.core.state.fleet import Fleet, NodeId
 from herd.core.state.request import Request, RequestKind
 from herd.errors import HerdError, Refusal, Unavailable
@@ -107,6 +108,9 @@ class AutoPull:
         )
         if not is_allowed or len(self._tasks) >= HELD_MAX:
             return False
+        if (invalid := refusals.invalid_name(request, self._fleet)) is not None:
+            callbacks.refuse(invalid, None)
+            return True
         name = request.requested_name or request.model
         try:
             transfer = self._transfers.add(name, str(request.id), self._labelled(request))

@@ -13,11 +13,13 @@ from dataclasses import dataclass
 
 from herd.coordinator.models.operations import ModelOperations, OperationFailed
 from herd.core.state.fleet import Fleet, ModelInfo, ModelName, Node, NodeId
+from herd.core.state.model_names import without_local
 from herd.core.state.nodes.labels import lacking, listed
 from herd.dialects import Dialect, HttpResponse, Timestamp
 from herd.errors import HerdError, Refusal
 from herd.http1.contract import Exchange
 from herd.protocols.conversation import MemoryAction, ParsedRequest
+from herd.protocols.request_fields import ollama_name
 
 log = logging.getLogger("herd.models")
 
@@ -77,6 +79,8 @@ class MemoryRequests:
     ) -> None:
         try:
             name = model if parsed.is_alias else parsed.model
+            if not self._fleet.knows(model):
+                ollama_name(without_local(name))
             have = self._operations.holders(name)
             if wanted.only_node or wanted.labels:
                 have = {one: model_info for one, model_info in have.items() if wanted.includes(self._fleet.node(one))}

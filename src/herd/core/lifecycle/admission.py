@@ -29,7 +29,7 @@ def hold_refusal(
     if is_known and (refusal := not_supported(live_request.request, live_request.models, fleet)) is not None:
         return refusal
     if not is_known and not may_appear:
-        return last_failure(live_request, fleet) or refusals.unknown_model(live_request.request, fleet.model_names)
+        return last_failure(live_request, fleet) or refusals.unknown_model(live_request.request, fleet)
     if request.labels and is_known and not can_waiting_help(live_request.decision):
         return refusals.not_labelled(request, live_request.decision, _labelled(request, fleet))
     is_wait_useless = is_known and not can_waiting_help(live_request.decision)

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
 from typing import Final, NewType
 
 ModelName = NewType("ModelName", str)
 
 MODEL_NAME_MAX_CHARS = 256
+INVALID_MODEL_NAME: Final = "invalid_model_name"
+"""The code of an error about a name that no model can have."""
+
 OLLAMA_REGISTRY: Final = "registry.ollama.ai"
 OLLAMA_NAMESPACE: Final = "library"
 """The registry and the namespace of a name that has none."""
 
 LOCAL_SUFFIX: Final = ":local"
+
+_HOST: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]{0,349}")
+_NAMESPACE: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,79}")
+_MODEL_OR_TAG: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,79}")
+"""The parts of a name in Ollama 0.32.15."""
 
 NAMES_CACHED_MAX = 1024
 """Model names whose canonical form is cached: every request needs it several times."""
@@ -41,6 +50,24 @@ def canonical(name: str) -> ModelName:
         path = registry
     path = path.removeprefix(OLLAMA_REGISTRY + "/")
     return ModelName(tail if path == OLLAMA_NAMESPACE else f"{path}/{tail}")
+
+
+def is_ollama_name(name: str) -> bool:
+    """Whether Ollama takes this for the name of a model: `[[SCHEME://]HOST/][NAMESPACE/]MODEL[:TAG]`.
+
+    It answers to another name that it is invalid, and not that it has no such model.
+    """
+    path, _, last = name.strip().rpartition("/")
+    model, has_tag, tag = last.rpartition(":") if ":" in last else (last, "", "")
+    host, has_host, namespace = path.rpartition("/")
+    if has_host:
+        host = host.partition("://")[2] if "://" in host else host
+    return (
+        bool(_MODEL_OR_TAG.fullmatch(model))
+        and (not has_tag or bool(_MODEL_OR_TAG.fullmatch(tag)))
+        and ("/" not in name or bool(_NAMESPACE.fullmatch(namespace)))
+        and (not has_host or bool(_HOST.fullmatch(host)))
+    )
 
 
 def without_local(name: str) -> str:

@@ -8,7 +8,8 @@ from difflib import get_close_matches
 from herd.core.state.capabilities import described
 from herd.core.state.decision import Decision
 from herd.core.state.engine_options import EngineOptions
-from herd.core.state.fleet import Liveness, ModelInfo, ModelName, Node, NodeId, canonical
+from herd.core.state.fleet import Fleet, Liveness, ModelInfo, ModelName, Node, NodeId, canonical
+from herd.core.state.model_names import INVALID_MODEL_NAME, is_ollama_name, without_local
 from herd.core.state.nodes.labels import listed
 from herd.core.state.request import Failure, FailureKind, Request
 from herd.errors import Refusal
@@ -27,12 +28,24 @@ REASONS_MAX = 4
 NAMES_MAX = 3
 
 
-def unknown_model(request: Request, names: list[ModelName]) -> Refusal:
-    """404, with the most similar names of the fleet, or what the alias stands for."""
+def unknown_model(request: Request, fleet: Fleet) -> Refusal:
+    """404, with the most similar names of the fleet, or what the alias stands for. An invalid name is a 400."""
     if request.alias_of:
         message = f"no node has a model for '{request.requested_name}' ({request.alias_of})"
         return Refusal(404, "model_not_found", f"{message}; list the models with: herd models")
-    return unknown_name(request.requested_name or request.model, names)
+    return invalid_name(request, fleet) or unknown_name(request.requested_name or request.model, fleet.model_names)
+
+
+def invalid_name(request: Request, fleet: Fleet) -> Refusal | None:
+    """400 for a name that Ollama calls invalid and no node has, as Ollama's own API answers.
+
+    A client of another API may mean a model of another engine, whose names may be anything, such as a path.
+    """
+    engines = [engine for node in fleet for engine in node.report.engines]
+    is_asked = request.dialect == "ollama" or all(engine.abilities.serves_ollama_api for engine in engines)
+    if not engines or not is_asked or is_ollama_name(without_local(request.requested_name or request.model)):
+        return None
+    return Refusal(400, INVALID_MODEL_NAME, "invalid model name")
 
 
 def unknown_name(requested: str, names: list[ModelName]) -> Refusal:

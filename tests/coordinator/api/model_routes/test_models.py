@@ -74,7 +74,8 @@ def test_a_model_that_the_registry_lacks_is_an_error_and_leaves_nothing() -> Non
 @pytest.mark.parametrize(
     ("body", "status", "code"),
     [
-        ({"model": "evil.host/x"}, 403, "registry_not_allowed"),
+        ({"model": "evil.host/a/x"}, 403, "registry_not_allowed"),
+        ({"model": "evil.host/x"}, 400, "invalid_model_name"),
         ({"model": "../../etc/passwd"}, 400, "invalid_model_name"),
         ({}, 400, "invalid_request"),
         ({"model": "new", "node_id": "nobody"}, 404, "no_such_node"),

@@ -26,6 +26,7 @@ from herd.coordinator.storage.writer import TraceStore
 from herd.core.planning import transfer_queue
 from herd.core.planning.transfer_queue import PullOptions, Transfer, TransferState
 from herd.core.state.fleet import Fleet, ModelInfo, Node, NodeId, canonical
+from herd.core.state.model_names import INVALID_MODEL_NAME, is_ollama_name, without_local
 from herd.dashboard.live import Job
 from herd.dashboard.pages.models import ModelManagement, ModelOnDisk, NodeModels, PullStarted
 from herd.errors import BadRequest, HerdError, UnknownModel
@@ -249,6 +250,7 @@ class ModelsApi:
 
     async def _delete(self, request: Request, wanted: WantedDelete) -> list[NodeId]:
         name = request_fields.model_name(wanted.model or wanted.name)
+        self._check_name(without_local(name), "name")
         have = self._chosen(name, "" if wanted.node_id == "*" else wanted.node_id)
         failed = await self._operations.on_each(have, self._operations.remove)
         for node_id in sorted(set(have) - set(failed)):
@@ -260,7 +262,10 @@ class ModelsApi:
     async def copy(self, request: Request) -> Response:
         """Gives a model a second name, on one node or on every node that has it."""
         wanted = await read_body(request, WantedCopy)
-        source, to = request_fields.model_name(wanted.source), request_fields.new_model_name(wanted.destination)
+        source, to = request_fields.model_name(wanted.source), request_fields.model_name(wanted.destination)
+        self._check_name(source, "source")
+        self._check_name(to, "destination")
+        to = request_fields.new_model_name(to)
         have = self._chosen(source, wanted.node_id)
         failed = await self._operations.on_each(
             have, lambda node_id, model_info: self._operations.copy(node_id, model_info, to)
@@ -385,6 +390,11 @@ class ModelsApi:
         if node_id and node_id not in have:
             raise UnknownModel(f"{node_id} does not have {name}, or is offline; it is on {', '.join(sorted(have))}")
         return {NodeId(node_id): have[NodeId(node_id)]} if node_id else have
+
+    def _check_name(self, name: str, field: str) -> None:
+        """Raises BadRequest for a name that Ollama calls invalid and no node has, with Ollama's message."""
+        if not is_ollama_name(name) and not self._fleet.knows(canonical(name)):
+            raise BadRequest(f'{field} "{name}" is invalid', code=INVALID_MODEL_NAME)
 
     def _audit(self, request: Request, action: str, target: str) -> None:
         self._store.audit(audit_entry(request, action, target))
