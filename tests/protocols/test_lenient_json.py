@@ -172,8 +172,10 @@ def test_half_a_character_in_a_document_is_replaced(kind: str) -> None:
         ('{"prompt_tokens":12.7,"completion_tokens":null}', 12, None),
         ('{"prompt_tokens":-1,"completion_tokens":3}', None, 3),
         ('{"prompt_tokens":1e30,"completion_tokens":99999999999999999999}', None, None),
-        ('{"prompt_tokens":1e999,"completion_tokens":3}', None, None),
-        ('{"prompt_tokens":"12"}', None, None),
+        ('{"prompt_tokens":1e999,"completion_tokens":3}', None, 3),
+        ('{"prompt_tokens":"12"}', 12, None),
+        ('{"prompt_tokens":"12.0","completion_tokens":"many"}', 12, None),
+        ('{"prompt_tokens":{},"completion_tokens":3}', None, 3),
         ("null", None, None),
         ("[]", None, None),
         ('"n/a"', None, None),
@@ -200,7 +202,7 @@ def test_unusual_counters_do_not_break_an_answer_of_openais_protocol(
     assert counters is not None and counters.finish_reason == "stop" and counters.prompt_tokens == prompt
 
 
-@pytest.mark.parametrize("number", ["12.0", "-5", "1e30", "1e999", "null", '"x"', "[]", "99999999999999999999"])
+@pytest.mark.parametrize("number", ["12.0", '"12"', "-5", "1e30", "1e999", "null", '"x"', "[]", "99999999999999999999"])
 def test_unusual_counters_do_not_break_an_answer_of_ollama(number: str) -> None:
     names = ("total_duration", "load_duration", "prompt_eval_count", "eval_count", "eval_duration")
     line = (
@@ -210,13 +212,93 @@ def test_unusual_counters_do_not_break_an_answer_of_ollama(number: str) -> None:
     )
     (delta,) = read("ollama", line.encode() + b"\n")
     assert (delta.text, delta.finish_reason, delta.is_last) == ("a", "stop", True)
-    assert delta.usage is not None and delta.usage.prompt_tokens == (12 if number == "12.0" else None)
+    assert delta.usage is not None and delta.usage.prompt_tokens == (12 if number in ("12.0", '"12"') else None)
     (dialect,) = (dialect for dialect in DIALECTS if dialect.name == "ollama")
     watcher = dialect.watcher(dialect.parse(dialect.routes[0], b'{"model":"m","messages":[]}'))
     watcher.feed(line.encode() + b"\n")
     counters = watcher.end()
     assert counters is not None and counters.finish_reason == "stop"
     assert counters.decode_s is None or counters.decode_s >= 0
+
+
+CALL = '"tool_calls":[{"index":%s,"id":%s,"function":{"name":"f","arguments":"{}"}}]'
+
+
+@pytest.mark.parametrize(
+    ("member", "calls"),
+    [
+        (CALL % ("0.0", '"a"'), [(0, "a")]),
+        (CALL % ('"0"', '"a"'), [(0, "a")]),
+        (CALL % ("[]", "7"), [(0, "7")]),
+        (CALL % ("0", "7.0"), [(0, "7")]),
+        (CALL % ("null", "{}"), [(0, "")]),
+        ('"tool_calls":[{"id":7,"function":{"name":"f","arguments":[]}}]', [(0, "7")]),
+        ('"role":7,"tool_calls":[{"type":1,"function":{"name":"f","arguments":{}}}]', [(0, "")]),
+    ],
+)
+@pytest.mark.parametrize("place", ['"index":0', '"index":"0"', '"index":0.0', '"index":[]', '"finish_reason":{}'])
+@pytest.mark.parametrize("around", ['"created":1.5', '"created":"now","id":5', '"usage":7,"timings":[]'])
+def test_a_call_is_read_whatever_the_types_around_it(
+    member: str, calls: list[tuple[int, str]], place: str, around: str
+) -> None:
+    event = f'{{{around},"choices":[{{{place},"delta":{{{member}}}}}]}}'.encode()
+    (delta, *_) = read("openai", b"data: " + event + b"\n\n")
+    assert [(call.index, call.id, call.name) for call in delta.tool_calls] == [(*call, "f") for call in calls]
+    document = event.replace(b'"delta"', b'"message"')
+    (whole,) = read("openai", document.replace(b'"finish_reason":{}', b'"finish_reason":"tool_calls"'), stream=False)
+    assert [(call.id, call.arguments_object) for call in whole.tool_calls] == [(id, {}) for _, id in calls]
+
+
+@pytest.mark.parametrize("done", ["true", '"true"', "1"])
+@pytest.mark.parametrize("reason", ['"stop"', "null", "[]"])
+def test_an_ollama_like_line_is_read_whatever_the_types_around_it(done: str, reason: str) -> None:
+    message = '{"role":7,"content":"a","tool_calls":[{"id":7,"function":{"name":"f","arguments":{}}}]}'
+    line = f'{{"message":{message},"done":{done},"done_reason":{reason}}}\n'
+    (delta,) = read("ollama", line.encode())
+    assert (delta.text, delta.tool_calls[0].id, delta.finish_reason, delta.is_last) == ("a", "7", "tool_calls", True)
+
+
+@pytest.mark.parametrize("index", ["0.0", '"0"', "null", "{}"])
+def test_vectors_are_read_whatever_the_type_of_their_index(index: str) -> None:
+    reader = ENGINES["openai"].reader(Conversation(kind=RequestKind.EMBED, model="m", stream=False, inputs=["x"]))
+    reader.feed(f'{{"data":[{{"embedding":[0.5,"1",2],"index":{index}}}]}}'.encode())
+    (delta,) = reader.end()
+    assert delta.embeddings == [[0.5, 1.0, 2.0]]
+
+
+@pytest.mark.parametrize(
+    "message",
+    ['{"content":{"a":1}}', '{"content":true}', '{"tool_calls":"f"}', '{"tool_calls":[{"function":{"name":{}}}]}', "7"],
+)
+def test_a_content_without_a_clear_meaning_stays_an_error(message: str) -> None:
+    with pytest.raises(ValueError, match="does not follow OpenAI's protocol"):
+        read("openai", f'data: {{"choices":[{{"delta":{message}}}]}}\n\n'.encode())
+
+
+@pytest.mark.parametrize("count", ["3.0", '"3"', "{}", "true"])
+@pytest.mark.parametrize("name", ["anthropic", "openai"])
+def test_unusual_counters_end_no_passed_answer_of_the_other_apis(name: str, count: str) -> None:
+    (dialect,) = (dialect for dialect in DIALECTS if dialect.name == name)
+    path, events = {
+        "anthropic": (
+            "/v1/messages",
+            '{"type":"message_start","message":{"usage":{"input_tokens":COUNT}}}\n'
+            '{"type":"message_delta","delta":{"stop_reason":"end_turn"},"usage":{"output_tokens":COUNT}}\n'
+            '{"type":"message_stop"}',
+        ),
+        "openai": (
+            "/v1/responses",
+            '{"type":"response.completed","response":{"status":"completed","output":[],"usage":{"output_tokens":COUNT}}}',
+        ),
+    }[name]
+    route = next(route for route in dialect.routes if route.path == path)
+    body = ASK | {"input": "hi", "max_tokens": 9, "stream": True}
+    watcher = dialect.watcher(dialect.parse(route, json.dumps(body).encode()))
+    for event in events.replace("COUNT", count).splitlines():
+        watcher.feed(f"data: {event}\n\n".encode())
+    counters = watcher.end()
+    assert counters is not None and counters.finish_reason is not None
+    assert counters.completion_tokens == (3 if "3" in count else None)
 
 
 @pytest.mark.parametrize(

@@ -245,6 +245,18 @@ def test_each_choice_has_its_own_indices_and_right_ones_stay() -> None:
     assert out.startswith(wrong[0])
 
 
+@pytest.mark.parametrize("form", [float, str])
+def test_an_index_of_another_type_stays_and_numbers_the_call(form: type) -> None:
+    mixed = [one | {"index": form(index)} for pair in zip(FIRST, SECOND, strict=True) for index, one in enumerate(pair)]
+    sent = [chunk([one]) for one in mixed]
+    numbered = [piece.replace(b'"choices":[{"index":0', b'"choices":[{"index":"0"') for piece in sent]
+    for pieces in (sent, numbered):
+        for repairs in (True, False):
+            calls = PassedToolCalls(b"{}", repairs)
+            out = b"".join([calls.stream(piece) for piece in pieces]) + calls.end()
+            assert out == b"".join(pieces)
+
+
 def test_an_index_that_was_given_to_another_call_is_replaced() -> None:
     pieces = [chunk([one]) for one in [*WHOLE, fragment('{"lines":', 1, id="c", name="read"), fragment("3}", 1)]]
     out, _ = passed("chat", [*pieces, chunk(finish="tool_calls")])

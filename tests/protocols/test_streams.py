@@ -15,6 +15,7 @@ from herd.protocols.streams import (
     EventReader,
     HeadAndTail,
     LastLine,
+    LineEnds,
     LineReader,
     Tail,
     event,
@@ -57,6 +58,32 @@ def test_events_are_the_same_for_every_cut(cut: int) -> None:
 def test_single_bytes_give_the_same_events() -> None:
     single = [SSE[i : i + 1] for i in range(len(SSE))]
     assert fed(EventReader(), single) == EVENTS
+
+
+LINE_ENDS = (b"\n", b"\r", b"\r\n")
+
+
+@pytest.mark.parametrize("ends", [(one, other) for one in LINE_ENDS for other in LINE_ENDS])
+def test_events_are_the_same_for_every_line_end_and_cut(ends: tuple[bytes, bytes]) -> None:
+    """One end is that of lines with data, and the other that of empty lines. (CR and LF together are one end.)"""
+    stream = b"".join(b"event: e" + ends[0] + b"data: %d" % number + ends[0] + ends[1] for number in range(3))
+    if ends == (b"\r", b"\n"):
+        stream = stream.replace(b"\r\n", b"\r\r\n")
+    expected = [Event(b"e", b"%d" % number) for number in range(3)]
+    for cut in range(len(stream) + 1):
+        assert fed(EventReader(), [stream[:cut], stream[cut:]]) == expected
+        line_ends = LineEnds()
+        written = line_ends.feed(stream[:cut]) + line_ends.feed(stream[cut:]) + line_ends.held
+        assert fed(EventReader(), [written]) == expected
+        assert b"\r" not in written.replace(b"\r\n", b"").removesuffix(b"\r")
+    assert fed(EventReader(), [stream[i : i + 1] for i in range(len(stream))]) == expected
+
+
+def test_an_event_is_complete_with_its_empty_line_whatever_ends_the_lines() -> None:
+    for end in LINE_ENDS:
+        sent = b"data: x" + end + end
+        assert EventReader().feed(sent) == [Event(b"", b"x")]
+        assert LineEnds().feed(sent).endswith((b"\n\n", b"\r\n\r\n"))
 
 
 def test_a_byte_order_mark_is_left_out() -> None:

@@ -13,6 +13,7 @@ import msgspec
 
 from herd.core.state.request import Counters
 from herd.protocols import request_fields
+from herd.protocols.answers.loose_types import decode_loosely
 from herd.protocols.streams import ENDS_BYTES, HeadAndTail, Tail
 from herd.protocols.valid_text import valid_text
 
@@ -68,7 +69,7 @@ def last_events(tail: bytes, mark: bytes, tells: Callable[[bytes], bool]) -> lis
 
 def event_data(stream: bytes) -> list[bytes]:
     """The data of the single-line events in a part of a stream. The first and the last may be incomplete."""
-    lines = (line.strip() for line in stream.split(b"\n"))
+    lines = (line.strip() for line in (stream.splitlines() if b"\r" in stream else stream.split(b"\n")))
     return [line[len(b"data:") :].strip() for line in lines if line.startswith(b"data:")]
 
 
@@ -86,6 +87,17 @@ def decode(body: bytes, decoder: msgspec.json.Decoder[Body]) -> Body | None:
     try:
         return decoder.decode(valid)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+
+
+def decode_end(body: bytes, decoder: msgspec.json.Decoder[Body]) -> Body | None:
+    """Like `decode`, for the end of an answer: counters and reasons of a wrong type are fitted or left out."""
+    found = decode(body, decoder)
+    if found is not None or not body.startswith(b"{"):
+        return found
+    try:
+        return decode_loosely(valid_text(body), decoder)
+    except ValueError:
         return None
 
 

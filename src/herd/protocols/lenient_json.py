@@ -1,4 +1,4 @@
-"""Reads JSON that a strict decoder rejects: half of a surrogate pair, invalid UTF-8, and side fields of a wrong type.
+"""Reads JSON that a strict decoder rejects: half of a surrogate pair, invalid UTF-8, and values of a wrong type.
 
 A model's tokens can be parts of a character, so engines and clients send texts with half of a UTF-16 surrogate pair
 (`"\\ud83d"`), or with invalid UTF-8. Go's JSON decoder, and therefore Ollama, replaces both with U+FFFD. Nothing here
@@ -8,12 +8,13 @@ is called for JSON that the strict decoder accepts.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from typing import TypeVar
 
 import msgspec
 
 from herd.errors import BadRequest
+from herd.protocols.answers.loose_types import decode_loosely
 from herd.protocols.conversation import Delta, ParsedRequest, Route
 from herd.protocols.valid_text import valid_text
 
@@ -39,16 +40,9 @@ def parse_valid_text(parse: Callable[[Route, bytes], ParsedRequest], route: Rout
         return parse(route, valid)
 
 
-def decode_leniently(body: bytes, decoder: msgspec.json.Decoder[Body], side_fields: Collection[str] = ()) -> Body:
-    """The body as the decoder's type. Side fields of a wrong type are left out. Raises `ValueError`."""
-    try:
-        members = _MEMBERS.decode(valid_text(body))
-        kept = {
-            name: value for name, value in members.items() if name not in side_fields or _fits(name, value, decoder)
-        }
-        return decoder.decode(msgspec.json.encode(kept))
-    except RecursionError:
-        raise ValueError("the JSON is nested too deeply") from None
+def decode_leniently(body: bytes, decoder: msgspec.json.Decoder[Body]) -> Body:
+    """The body as the decoder's type. Values of a wrong type are fitted or left out. Raises `ValueError`."""
+    return decode_loosely(valid_text(body), decoder)
 
 
 class SplitCharacters:
@@ -81,14 +75,3 @@ class SplitCharacters:
         if end is not None and field:
             self._field, self._half = field, end[1].decode()
             setattr(delta, field, getattr(delta, field)[:-1])
-
-
-def _fits(name: str, value: msgspec.Raw, decoder: msgspec.json.Decoder[Body]) -> bool:
-    try:
-        decoder.decode(msgspec.json.encode({name: value}))
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return False
-    return True
-
-
-_MEMBERS = msgspec.json.Decoder(dict[str, msgspec.Raw])

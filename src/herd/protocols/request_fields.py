@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, TypeVar
 import msgspec
 
 from herd.core.state.fleet import canonical
-from herd.core.state.model_names import INVALID_MODEL_NAME, MODEL_NAME_MAX_CHARS, is_model_name, is_ollama_name
+from herd.core.state.model_names import INVALID_MODEL_NAME, MODEL_NAME_MAX_CHARS, is_model_name
 from herd.errors import BadRequest
 from herd.protocols.conversation import ParsedRequest
 
@@ -183,13 +183,6 @@ def new_model_name(name: str | None) -> str:
     if name.startswith(_SCHEME) and name.count("/") >= _SLASHES_WITH_HOST:
         name = name.removeprefix(_SCHEME)
     if ".." in name or not _NEW_MODEL_NAME.fullmatch(name):
-        raise BadRequest("invalid model name", code=INVALID_MODEL_NAME)
-    return name
-
-
-def ollama_name(name: str) -> str:
-    """The same name, if Ollama takes it for the name of a model. Raises BadRequest with Ollama's message."""
-    if not is_ollama_name(name):
         raise BadRequest("invalid model name", code=INVALID_MODEL_NAME)
     return name
 

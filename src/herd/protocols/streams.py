@@ -7,6 +7,7 @@ passed-through chunk costs a byte search and a bounded copy.
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple
 
 from herd.protocols.valid_text import BYTE_ORDER_MARK
@@ -22,6 +23,11 @@ KEPT_MAX_BYTES = 256 << 10
 
 ENDS_BYTES = 4 << 10
 """Size of each stored end of a longer line or document: counters are in the last few hundred bytes."""
+
+
+_CR_ALONE = re.compile(rb"\r(?!\n)")
+_MAY_BE_CRLF = re.compile(rb"(?<![\r\n])(?:\r\n)?\r\Z")
+"""A CR at the end, unless it ends an event: a further LF after that is an empty line, which changes nothing."""
 
 
 class LineReader:
@@ -56,15 +62,15 @@ class Event(NamedTuple):
 
 
 class EventReader:
-    """Reads SSE: events with data, without comments and unknown fields (WHATWG HTML, "server-sent events", LF or CRLF).
+    """Reads SSE: events with data, without comments and unknown fields (WHATWG HTML, "server-sent events").
 
-    A byte order mark before a line is left out.
+    A line ends with LF, CRLF or CR. A byte order mark before a line is left out.
 
     `feed` raises `ValueError` when a line or the data of an event exceeds the limit.
     """
 
     def __init__(self, event_max_bytes: int = LINE_MAX_BYTES) -> None:
-        self._lines = _Lines(event_max_bytes)
+        self._lines = _EventLines(event_max_bytes)
         self._max_bytes = event_max_bytes
         self._name = b""
         self._data: list[bytes] = []
@@ -274,6 +280,45 @@ class _Lines:
     def _check(self, size_bytes: int) -> None:
         if size_bytes > self._max_bytes:
             raise ValueError(f"the line is longer than {self._max_bytes} bytes")
+
+
+class _EventLines(_Lines):
+    """Splits also at a CR alone, as the standard of server-sent events says. Most streams have none."""
+
+    __slots__ = ("_is_after_cr",)
+
+    def __init__(self, line_max_bytes: int) -> None:
+        super().__init__(line_max_bytes)
+        self._is_after_cr = False
+        """Whether a LF would only be the rest of the last line ending."""
+
+    def feed(self, chunk: bytes) -> list[bytes]:
+        if self._is_after_cr and chunk:
+            chunk = chunk.removeprefix(b"\n")
+            self._is_after_cr = False
+        if b"\r" in chunk:
+            self._is_after_cr = chunk.endswith(b"\r")
+            chunk = chunk.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        return super().feed(chunk)
+
+    def is_whole(self, chunk: bytes) -> bool:
+        return not self._is_after_cr and super().is_whole(chunk)
+
+
+class LineEnds:
+    """Writes LF for a CR alone, which ends a line of events as well. CRLF stays, also if it arrives in two parts."""
+
+    __slots__ = ("held",)
+
+    def __init__(self) -> None:
+        self.held = b""
+        """A CR that waits for the LF that may follow it, and a CRLF before it."""
+
+    def feed(self, data: bytes) -> bytes:
+        data, self.held = self.held + data, b""
+        if (end := _MAY_BE_CRLF.search(data)) is not None:
+            data, self.held = data[: end.start()], end[0]
+        return _CR_ALONE.sub(b"\n", data)
 
 
 class WholeLines:

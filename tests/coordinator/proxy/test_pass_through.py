@@ -90,6 +90,28 @@ def test_a_stream_with_a_finish_reason_needs_no_terminator(name: str, after: byt
     run(test)
 
 
+@pytest.mark.parametrize("name", ["openai", "anthropic", "ollama"])
+@pytest.mark.parametrize("end", [b"\r", b"\r\n"])
+@pytest.mark.parametrize("is_whole", [True, False])
+def test_a_stream_may_end_its_lines_with_cr(name: str, end: bytes, is_whole: bool) -> None:
+    """Each chunk ends behind a CR, so that a LF is at the beginning of the next one."""
+    stream = (TEXT + TEXT.replace(b"Hi", b" you") + STOP + USAGE + (DONE if is_whole else b"")).replace(b"\n", end)
+    pieces = [piece + b"\r" for piece in stream.split(b"\r")[:-1]] + [stream.rpartition(b"\r")[2]]
+
+    async def test() -> None:
+        async with (
+            RawServer(answers(chunked(*filter(None, pieces), more=EVENTS))) as server,
+            a_relay_setup({"alpha": server.url}, kind="lmstudio") as setup,
+        ):
+            client = await answered(setup, name)
+            assert client.is_whole and setup.outcomes == [Outcome.COMPLETED]
+            assert b"Hi" in client.answer and b" you" in client.answer
+            assert client.answer.replace(b"\r\n", b"\n").count(ENDS[name]) == 1
+            assert setup.records[0].counters.prompt_tokens == 3
+
+    run(test)
+
+
 def test_an_anthropic_stream_with_a_stop_reason_needs_no_terminator() -> None:
     stream = (
         b'event: message_start\ndata: {"type":"message_start","message":{"usage":{"input_tokens":3}}}\n\n'

@@ -18,8 +18,9 @@ from herd.core.planning.transfer_queue import INTERNET, PullOptions, Transfer, T
 from herd.core.state.fleet import EngineEndpoint, Fleet, ModelInfo, ModelName, Node, NodeId, canonical
 from herd.engines import Engine, EngineRequest
 from herd.errors import HerdError, Refusal
+from herd.protocols.ollama.model_names import ollama_name
 from herd.protocols.pull_progress import SUCCESS, PullProgress, pulled_name, read_progress, registry_pull_name
-from herd.protocols.request_fields import new_model_name, ollama_name
+from herd.protocols.request_fields import new_model_name
 
 log = logging.getLogger("herd.fetching")
 

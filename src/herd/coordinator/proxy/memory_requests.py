@@ -19,7 +19,7 @@ from herd.dialects import Dialect, HttpResponse, Timestamp
 from herd.errors import HerdError, Refusal
 from herd.http1.contract import Exchange
 from herd.protocols.conversation import MemoryAction, ParsedRequest
-from herd.protocols.request_fields import ollama_name
+from herd.protocols.ollama.model_names import ollama_name
 
 log = logging.getLogger("herd.models")
 

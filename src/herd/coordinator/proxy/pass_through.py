@@ -16,7 +16,7 @@ from herd.protocols.engine_errors import (
     read_error,
 )
 from herd.protocols.passed_tool_calls import PassedToolCalls
-from herd.protocols.streams import LINE_MAX_BYTES, WholeLines
+from herd.protocols.streams import LINE_MAX_BYTES, LineEnds, WholeLines
 from herd.protocols.texts.passed_halves import PassedHalves
 from herd.protocols.valid_text import without_halves
 
@@ -44,6 +44,7 @@ class PassThrough:
         "_halves",
         "_has_begun",
         "_is_document",
+        "_line_ends",
         "_lines",
         "_name",
         "_streams",
@@ -77,6 +78,7 @@ class PassThrough:
         self._takes_events = takes_events
         self._is_document: bool | None = None
         self._lines = WholeLines()
+        self._line_ends = LineEnds()
         self._errors = ErrorSearch()
         self._halves = PassedHalves()
         self._counters: Counters | None = None
@@ -99,11 +101,15 @@ class PassThrough:
     def _feed(self, data: bytes) -> bytes:
         if self.has_failed:
             return b""
-        self._watcher.feed(data)
         if not self._streams:
+            self._watcher.feed(data)
             return data
         if self._calls is None and self._has_begun and not self._lines.rest and self._errors.are_usual(data):
+            self._watcher.feed(data)
             return self._halves.stream(data)  # as most chunks of most streams
+        if self._takes_events and (b"\r" in data or self._line_ends.held):
+            data = self._line_ends.feed(data)
+        self._watcher.feed(data)
         if self._is_document is None:
             self._is_document = self._takes_events and data.lstrip().startswith(b"{")
         if self._is_document and len(self._lines.rest) + len(data) <= LINE_MAX_BYTES:
@@ -172,7 +178,7 @@ class PassThrough:
         return early
 
     def _complete_rest(self) -> bytes:
-        return self._take_early() + self._held_calls() + without_halves(self._lines.rest)
+        return self._take_early() + self._held_calls() + without_halves(self._lines.rest) + self._line_ends.held
 
     def _held_calls(self) -> bytes:
         """What waits for more of a character or of a tool call."""

@@ -19,7 +19,7 @@ from herd.protocols.answer_ends import (
     AlwaysTerminated,
     EventHeadAndTail,
     Unterminated,
-    decode,
+    decode_end,
     is_object_without_error,
     last_events,
     read_long_document,
@@ -88,12 +88,12 @@ class StreamWatcher:
 
     def _tail(self) -> list[message_json.Event]:
         events = last_events(bytes(self._ends), b'"content_block_delta"', _tells_end)
-        return [last for data in events if (last := decode(data, message_json.EVENT)) is not None]
+        return [last for data in events if (last := decode_end(data, message_json.EVENT)) is not None]
 
     def _counters(self, tail: list[message_json.Event]) -> Counters | None:
         if any(last.type == "error" for last in tail):
             return None
-        head = (decode(data, message_json.EVENT) for data in self._ends.head_events[:1])
+        head = (decode_end(data, message_json.EVENT) for data in self._ends.head_events[:1])
         start = next((first.message for first in head if first is not None), None) or message_json.MessageOutline()
         last = next((last for last in reversed(tail) if last.type == "message_delta"), message_json.Event())
         reason = last.delta.stop_reason if last.delta is not None else None
@@ -124,7 +124,7 @@ class DocumentWatcher(AlwaysTerminated):
         answer = (
             read_long_document(self._document, b"usage", message_json.DOCUMENT)
             if body is None
-            else decode(body, message_json.DOCUMENT)
+            else decode_end(body, message_json.DOCUMENT)
         )
         if answer is None:
             return Counters() if self._is_other_answer(body) else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from herd.protocols.answer_ends import decode
+from herd.protocols.answer_ends import decode_end
 from herd.protocols.reported_numbers import token_count
 from herd.protocols.resumption import PartialAnswer
 from herd.protocols.streams import EventReader
@@ -52,7 +52,7 @@ class SentMessage:
 
     def feed(self, lines: bytes) -> None:
         for sent in self._events.feed(lines):
-            event = decode(sent.data, _EVENT)
+            event = decode_end(sent.data, _EVENT)
             if event is not None:
                 self._add(event)
 

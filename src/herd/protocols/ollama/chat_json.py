@@ -66,16 +66,6 @@ class AnswerLine(FinalLine, kw_only=True):
     logprobs: Any = None
 
 
-SIDE_FIELDS = (
-    "total_duration",
-    "load_duration",
-    "prompt_eval_count",
-    "prompt_eval_duration",
-    "eval_count",
-    "eval_duration",
-)
-"""Fields that are not needed to read an answer, so an unexpected value is ignored."""
-
 FINAL_LINE = msgspec.json.Decoder(FinalLine)
 ANSWER_LINE = msgspec.json.Decoder(AnswerLine)
 

@@ -85,7 +85,7 @@ def _final(ends: HeadAndTail) -> chat_json.FinalLine | None:
         final = chat_json.FINAL_LINE.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         try:
-            final = decode_leniently(body, chat_json.FINAL_LINE, chat_json.SIDE_FIELDS)
+            final = decode_leniently(body, chat_json.FINAL_LINE)
         except ValueError:
             return None
     return final if error_in(final.error) is None and not is_failed(final.done_reason) else None

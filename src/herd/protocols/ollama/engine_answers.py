@@ -142,7 +142,7 @@ def _decode(body: bytes) -> tuple[chat_json.AnswerLine, bool]:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         pass
     try:
-        return decode_leniently(body, chat_json.ANSWER_LINE, chat_json.SIDE_FIELDS), True
+        return decode_leniently(body, chat_json.ANSWER_LINE), True
     except ValueError as error:
         raise ValueError(f"the answer does not follow Ollama's protocol: {error}") from None
 

@@ -14,6 +14,9 @@ from herd.protocols.collector import is_complete
 from herd.protocols.conversation import ToolCall
 from herd.protocols.streams import DOCUMENT_MAX_BYTES
 
+INDEX_DIGITS_MAX = 9
+"""A longer text is not an index."""
+
 
 class CallFragments:
     """Numbers the calls of one answer in the order in which they begin: 0, 1, 2, ..."""
@@ -68,7 +71,7 @@ class ChatNumbers:
 
     def number(self, choice: object, sent: Sequence[dict[str, Any]]) -> bool:
         """Sets the index of each fragment in `sent`, of one chunk and one choice. Returns whether one was changed."""
-        if not isinstance(choice, int):
+        if not isinstance(choice, int | float | str):
             choice = None
         calls = [_fragment_of(fragment) for fragment in sent]
         given = [_index_of(fragment) for fragment in sent]
@@ -93,15 +96,20 @@ def _fragment_of(sent: dict[str, Any]) -> ToolCall:
     given = sent.get("function")
     function = given if isinstance(given, dict) else {}
     id, name, arguments = (
-        text if isinstance(text, str) else ""
+        str(text) if isinstance(text, str | int | float) else ""
         for text in (sent.get("id"), function.get("name"), function.get("arguments"))
     )
     return ToolCall(0, id, name, arguments)
 
 
 def _index_of(sent: dict[str, Any]) -> int | None:
+    """The index as a number. Some servers send it as a float or as a text; it is passed on as it is."""
     index = sent.get("index")
-    return index if isinstance(index, int) and not isinstance(index, bool) else None
+    if isinstance(index, str):
+        return int(index) if index.isascii() and index.isdigit() and len(index) < INDEX_DIGITS_MAX else None
+    if isinstance(index, bool) or not isinstance(index, int | float):
+        return None
+    return int(index) if index == index // 1 else None
 
 
 class _Call:

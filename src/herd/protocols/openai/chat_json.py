@@ -159,9 +159,6 @@ class AnswerChunk(AnswerFields):
     data: list[Embedding] | None = None
 
 
-SIDE_FIELDS = ("usage", "timings")
-"""Fields that are not needed to read an answer, so an unexpected value is ignored."""
-
 ANSWER_OUTLINE = msgspec.json.Decoder(AnswerOutline)
 ANSWER_CHUNK = msgspec.json.Decoder(AnswerChunk)
 

@@ -169,7 +169,7 @@ def _outline(body: bytes) -> chat_json.AnswerOutline | None:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         pass
     try:
-        return decode_leniently(body, chat_json.ANSWER_OUTLINE, chat_json.SIDE_FIELDS)
+        return decode_leniently(body, chat_json.ANSWER_OUTLINE)
     except ValueError:
         return None
 

@@ -187,7 +187,7 @@ def is_model_missing(status: int, body: bytes) -> bool:
 def _decode(body: bytes) -> chat_json.AnswerChunk:
     """One event or document. Raises `ValueError` if it does not follow the protocol."""
     try:
-        return decode_leniently(body, chat_json.ANSWER_CHUNK, chat_json.SIDE_FIELDS)
+        return decode_leniently(body, chat_json.ANSWER_CHUNK)
     except ValueError as error:
         raise ValueError(f"the answer does not follow OpenAI's protocol: {error}") from None
 

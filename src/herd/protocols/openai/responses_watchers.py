@@ -11,7 +11,7 @@ from types import MappingProxyType
 
 from herd.core.state.request import Counters
 from herd.protocols import request_fields
-from herd.protocols.answer_ends import AlwaysTerminated, decode, find_object, is_object_without_error
+from herd.protocols.answer_ends import AlwaysTerminated, decode_end, find_object, is_object_without_error
 from herd.protocols.answers import response_json
 from herd.protocols.answers.forms import RESPONSE, AnswerForm
 from herd.protocols.failed_ends import is_failed
@@ -48,7 +48,7 @@ class StreamWatcher(AlwaysTerminated):
         line = self._last.line.whole
         if line is None:
             return self._read_long_event()
-        last_event = decode(line.strip().removeprefix(b"data:"), response_json.EVENT)
+        last_event = decode_end(line.strip().removeprefix(b"data:").lstrip(), response_json.EVENT)
         if last_event is None or last_event.type not in ("response.completed", "response.incomplete"):
             return None
         response = last_event.response or response_json.Response()
@@ -63,7 +63,7 @@ class StreamWatcher(AlwaysTerminated):
             return None
         usage = find_object(line, b"usage")
         kind = found[1].decode().removeprefix("response.")
-        return _counters(None if usage is None else decode(usage, response_json.USAGE), kind)
+        return _counters(None if usage is None else decode_end(usage, response_json.USAGE), kind)
 
 
 class DocumentWatcher(AlwaysTerminated):
@@ -83,8 +83,8 @@ class DocumentWatcher(AlwaysTerminated):
         if body is None:
             usage = find_object(self._document, b"usage")
             is_over = self._document.tail.rstrip().endswith(b"}")
-            return _counters(None if usage is None else decode(usage, response_json.USAGE), "") if is_over else None
-        response = decode(body, response_json.RESPONSE)
+            return _counters(None if usage is None else decode_end(usage, response_json.USAGE), "") if is_over else None
+        response = decode_end(body, response_json.RESPONSE)
         if response is None:
             return Counters() if is_object_without_error(body) and self._form.is_answer(body) else None
         if request_fields.is_given(response.error) or is_failed(response.status):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from herd.protocols.answer_ends import decode_end
 from herd.protocols.openai.engine_answers import StreamReader
 from herd.protocols.resumption import PartialAnswer
 
@@ -36,10 +37,7 @@ class SentChat:
 
     def _read_identity(self, lines: bytes) -> None:
         for line in lines.splitlines():
-            try:
-                first = _IDENTITY.decode(line.removeprefix(b"data:"))
-            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-                continue
-            if first.id:
+            first = decode_end(line.removeprefix(b"data:").strip(), _IDENTITY)
+            if first is not None and first.id:
                 self.id, self.created = first.id, first.created
                 return

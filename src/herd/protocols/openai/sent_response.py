@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from herd.protocols.answer_ends import decode
+from herd.protocols.answer_ends import decode_end
 from herd.protocols.resumption import PartialAnswer
 from herd.protocols.streams import EventReader
 
@@ -67,7 +67,7 @@ class SentResponse:
 
     def feed(self, lines: bytes) -> None:
         for sent in self._events.feed(lines):
-            event = decode(sent.data, _EVENT)
+            event = decode_end(sent.data, _EVENT)
             if event is None:
                 raise ValueError("an event does not follow the protocol")
             self._add(event)

@@ -26,6 +26,7 @@ from herd.core.state.fleet import Fleet, Node, canonical
 from herd.errors import BadRequest, Refusal
 from herd.http1.content_coding import content_coding
 from herd.protocols import request_fields
+from herd.protocols.ollama.model_names import ollama_name
 from herd.protocols.pull_progress import SUCCESS, read_progress
 from herd.trust.keys import ApiKey
 from herd.trust.rights import Right
@@ -108,11 +109,11 @@ class CreationApi:
         """Creates a model on the node that has its base model or its files, like Ollama's /api/create."""
         body = await request.body()
         wanted = _decoded(body, WantedModel)
-        name = request_fields.ollama_name(request_fields.new_model_name(wanted.model or wanted.name))
+        name = ollama_name(request_fields.new_model_name(wanted.model or wanted.name))
         source = canonical(request_fields.model_name(wanted.source)) if wanted.source else None
         if source is not None and not self._fleet.knows(source):
             # The engine downloads a base model that it does not have. The path of a file is an invalid name.
-            self._check_registry(request_fields.ollama_name(request_fields.new_model_name(wanted.source)))
+            self._check_registry(ollama_name(request_fields.new_model_name(wanted.source)))
         digests = {*(wanted.files or {}).values(), *(wanted.adapters or {}).values()}
         if not all(_DIGEST.fullmatch(digest) for digest in digests):
             raise BadRequest("invalid digest format")
@@ -124,7 +125,7 @@ class CreationApi:
         """Pushes a model from one node that has it to its registry, like Ollama's /api/push."""
         body = await request.body()
         wanted = _decoded(body, WantedPush)
-        name = request_fields.ollama_name(request_fields.model_name(wanted.model or wanted.name))
+        name = ollama_name(request_fields.model_name(wanted.model or wanted.name))
         have = self._operations.holders(name)
         self._check_registry(name)
         node = self._fleet.node(self._operations.freest(have))
