@@ -42,6 +42,18 @@ turn of their own, which most templates refuse. Its /v1/messages is newer and th
 """
 
 
+OWN_FIELDS = frozenset(
+    (
+        *("top_k", "min_p", "seed", "stop", "presence_penalty", "frequency_penalty", "repetition_penalty"),
+        *("length_penalty", "logit_bias", "stop_token_ids", "include_stop_str_in_output", "ignore_eos", "min_tokens"),
+        *("skip_special_tokens", "spaces_between_special_tokens", "allowed_token_ids", "bad_words", "priority"),
+        *("chat_template", "chat_template_kwargs", "mm_processor_kwargs", "structured_outputs", "guided_json"),
+        *("guided_regex", "guided_choice", "guided_grammar", "cache_salt", "vllm_xargs", "kv_transfer_params"),
+    )
+)
+"""Fields of its chats that its /v1/responses reads as well, or did in some version, and that OpenAI's has not."""
+
+
 class _Count(msgspec.Struct):
     count: int
 
@@ -62,7 +74,7 @@ class VLlm(OpenAICompatible):
     answers_while_busy = True
     default_port = 8000
     abilities = EngineAbilities(paths=PATHS)
-    quirks = ServerQuirks(has_template_kwargs=True, needs_null_limit=True)
+    quirks = ServerQuirks(has_template_kwargs=True, needs_null_limit=True, own_fields=OWN_FIELDS)
 
     def probe(self) -> EngineRequest:
         return EngineRequest("GET", "/v1/models")

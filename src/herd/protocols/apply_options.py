@@ -12,6 +12,7 @@ from herd.core.state.engine_options import EngineOptions
 from herd.core.state.fleet import ModelInfo
 from herd.core.state.served_paths import ServedPath
 from herd.protocols.conversation import Conversation, Message, MessageOfParts, copied
+from herd.protocols.request_fields import ABSENT, has_content, is_given
 
 RUNNER_OPTIONS = frozenset({"num_batch", "num_gpu", "main_gpu", "use_mmap", "num_thread", "draft_num_predict"})
 """Options other than `num_ctx` that make Ollama reload the model if they differ (server/sched.go, needsReload)."""
@@ -92,6 +93,18 @@ def changed_fields(
     if has_shift and options.drops_options:
         changed["shift"] = None
     return changed
+
+
+def replaced_options(body: bytes, sent_window_tokens: int | None, options: EngineOptions) -> list[str]:
+    """The names of the client's options that have no effect, because the model would be reloaded for them."""
+    set_tokens = options.window_tokens
+    names = ["options.num_ctx"] if sent_window_tokens and set_tokens not in (None, sent_window_tokens) else []
+    if options.drops_options:
+        fields = _OBJECT.decode(body)
+        given = _OBJECT.decode(fields["options"]) if has_content(fields.get("options", ABSENT)) else {}
+        names += [f"options.{name}" for name in given if name in RUNNER_OPTIONS and is_given(given[name])]
+        names += ["shift"] if is_given(fields.get("shift", ABSENT)) else []
+    return names
 
 
 def _retained(given: Mapping[str, Any], options: EngineOptions) -> dict[str, Any]:

@@ -200,6 +200,8 @@ class Conversation:
     truncate: bool | None = None
     """Whether the engine may truncate a prompt that exceeds the context window; None if the client did not set it."""
     sampling: Sampling = field(default_factory=Sampling)
+    server_fields: dict[str, Any] = field(default_factory=dict)
+    """Fields with a value that only some servers read. They are in `ignored`, for all other servers."""
     ignored: list[str] = field(default_factory=list)
     unsupported: list[str] = field(default_factory=list)
 

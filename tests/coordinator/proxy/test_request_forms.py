@@ -317,3 +317,60 @@ def test_a_raised_limit_counts_only_where_it_was_sent() -> None:
         headers = dict(thinking_headers(command, forms.parsed, b"{}", counted, takes_options=takes_options))
         assert headers[b"X-Budget-Used"] == budget
         assert b"1024" in outgoing.request.body or not takes_options
+
+
+OWN: dict[str, Any] = {
+    "top_k": 5,
+    "min_tokens": 3,
+    "stop_token_ids": [1],
+    "ignore_eos": True,
+    "guided_json": SCHEMA,
+    "stop": ["x"],
+    "logit_bias": {"1": 2},
+    "chat_template_kwargs": {"enable_thinking": False, "custom": 1},
+}
+FUNCTION = {"type": "function", "name": "f", "parameters": SCHEMA}
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_vllms_own_fields_reach_it_with_tools_and_without(name: str) -> None:
+    for more in ({}, {"tools": [FUNCTION]}):
+        outgoing = build(forms_of("/v1/responses", input="x", **{name: OWN[name]}, **more), VLLM)
+        assert isinstance(outgoing, Outgoing) and not outgoing.ignored
+        assert json.loads(outgoing.request.body)[name] == OWN[name]
+        assert outgoing.request.path == ("/v1/chat/completions" if more else "/v1/responses")
+
+
+def test_other_servers_own_fields_are_named_and_the_clients_template_arguments_count() -> None:
+    sent = {**OWN, "tools": [FUNCTION], "reasoning": {"effort": "high"}, "unknown": 1}
+    forms = forms_of("/v1/responses", input="x", **sent)
+    for _ in range(2):  # each attempt has its own copy
+        outgoing = build(forms, VLLM)
+        assert isinstance(outgoing, Outgoing) and outgoing.ignored == ("unknown",)
+        arguments = json.loads(outgoing.request.body)["chat_template_kwargs"]
+        assert arguments == {"enable_thinking": False, "custom": 1, "reasoning_effort": "high"}
+        other = build(forms, SERVER)
+        assert isinstance(other, Outgoing) and set(other.ignored) == {*OWN, "unknown"}
+        assert not OWN.keys() & json.loads(other.request.body).keys() - {"chat_template_kwargs"}
+
+
+@pytest.mark.parametrize("path", ["/api/chat", "/api/generate"])
+def test_options_that_would_reload_the_model_are_named_if_they_have_no_effect(path: str) -> None:
+    options = {"num_ctx": 2048, "num_batch": 8, "num_gpu": 0, "main_gpu": None, "temperature": 1}
+    body: dict[str, Any] = {"messages": HI, "prompt": "x", "options": options, "shift": False}
+    drops = EngineOptions(window_tokens=8192, drops_options=True)
+    outgoing = build(forms_of(path, OLLAMA_API, **body), OLLAMA, drops)
+    assert isinstance(outgoing, Outgoing)
+    assert outgoing.ignored == ("options.num_ctx", "options.num_batch", "options.num_gpu", "shift")
+    assert outgoing.without_effect == outgoing.ignored  # what the trace records
+    assert json.loads(outgoing.request.body)["options"] == {"num_ctx": 8192, "temperature": 1}
+    for unchanged in (None, EngineOptions(window_tokens=2048), EngineOptions(forbids_truncation=True)):
+        kept = build(forms_of(path, OLLAMA_API, **body), OLLAMA, unchanged)
+        assert isinstance(kept, Outgoing) and not kept.ignored
+
+
+@pytest.mark.parametrize("options", [None, {}, {"temperature": 1}])
+def test_nothing_is_named_if_no_option_was_sent(options: Any) -> None:
+    forms = forms_of("/api/chat", OLLAMA_API, messages=HI, options=options)
+    outgoing = build(forms, OLLAMA, EngineOptions(window_tokens=8192, drops_options=True))
+    assert isinstance(outgoing, Outgoing) and not outgoing.ignored

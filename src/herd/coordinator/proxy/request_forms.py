@@ -25,7 +25,7 @@ from herd.dialects import Dialect
 from herd.engines import Engine, EngineRequest
 from herd.errors import HerdError
 from herd.http1.contract import Header
-from herd.protocols.apply_options import as_own_endpoint, with_engine_options
+from herd.protocols.apply_options import as_own_endpoint, replaced_options, with_engine_options
 from herd.protocols.conversation import Conversation, ParsedRequest, copied
 from herd.protocols.engine_errors import blames_request
 from herd.protocols.hosted_tools import HOSTED_ONLY
@@ -99,6 +99,8 @@ class RequestForms:
         dropped = sorted(left_out(parsed.needs, model_info))
         if TOOL_CALLS in model_info.lacks and (calls := tool_calls(parsed.body)):
             dropped.append(calls)
+        if command.options is not None and outgoing.takes_options:
+            dropped += replaced_options(parsed.body, parsed.window_tokens, command.options)
         if parsed.special_fields and outgoing.conversation is None:
             served = engine.served_path(parsed.route.path, model_info.engine.version)
             dropped += [name for name in parsed.special_fields if served is not None and name in served.leaves_out]

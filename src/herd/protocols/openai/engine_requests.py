@@ -47,6 +47,7 @@ class ServerQuirks:
     `options` maps the names of Ollama options to the server's names; `constants` are added to every request for text.
     `needs_null_limit`: without `max_tokens` a raw completion stops after 16 tokens; null removes this limit.
     `thinking_limit` is the server's field for the most tokens of thinking, if it has one.
+    `own_fields` are fields of its chats and its responses that other servers lack, with the same meaning in both.
     """
 
     repeat_penalty: str = "repetition_penalty"
@@ -55,6 +56,7 @@ class ServerQuirks:
     needs_null_limit: bool = False
     has_parallel_tool_calls: bool = True
     thinking_limit: str = ""
+    own_fields: frozenset[str] = frozenset()
     options: Mapping[str, str] = field(default_factory=dict)
     constants: Mapping[str, Any] = field(default_factory=dict)
 
@@ -118,7 +120,18 @@ def _chat(conversation: Conversation, turns: list[Message], quirks: ServerQuirks
     body["response_format"] = _format(conversation.format, quirks)
     if conversation.logprobs:
         body |= {"logprobs": True, "top_logprobs": conversation.top_logprobs}
+    if conversation.server_fields and quirks.own_fields:
+        _add_own_fields(body, conversation, quirks.own_fields)
     return body
+
+
+def _add_own_fields(body: dict[str, Any], conversation: Conversation, own_fields: frozenset[str]) -> None:
+    """The arguments of the template are joined, and the client's count; another field has one value only."""
+    for name in conversation.server_fields.keys() & own_fields:
+        given, written = msgspec.json.decode(conversation.server_fields[name]), body.get(name)
+        are_objects = isinstance(given, dict) and isinstance(written, dict)
+        body[name] = {**written, **given} if are_objects else given
+        conversation.ignored.remove(name)
 
 
 def _tools(conversation: Conversation, quirks: ServerQuirks) -> dict[str, Any]:

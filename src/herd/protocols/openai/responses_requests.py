@@ -139,6 +139,7 @@ def read_conversation(request: ParsedRequest) -> Conversation:
     if not (complete.input or items.messages or unsupported):
         raise BadRequest("input is required: the request has neither input items nor instructions")
     text, effort = _settings(complete, items)
+    unknown = _unknown_fields(request)
     wants_logprobs = LOGPROBS in (complete.include or ()) or bool(complete.top_logprobs)
     return Conversation(
         kind=request.route.kind,
@@ -160,7 +161,8 @@ def read_conversation(request: ParsedRequest) -> Conversation:
             temperature=complete.temperature,
             top_p=complete.top_p,
         ),
-        ignored=[*_ignored_fields(complete), *_unknown_fields(request), *tools.ignored, *items.ignored],
+        server_fields=unknown,
+        ignored=[*_ignored_fields(complete), *unknown, *tools.ignored, *items.ignored],
         unsupported=unsupported,
     )
 
@@ -201,10 +203,10 @@ def _member(update: Item, name: str, member: str) -> object:
     return value.get(member) if isinstance(value, Mapping) else None
 
 
-def _unknown_fields(request: ParsedRequest) -> list[str]:
+def _unknown_fields(request: ParsedRequest) -> dict[str, Any]:
     """Fields that the API does not have: other servers' own, and those of its other routes."""
     sent = request_fields.read(request.body, _FIELDS)
-    return [name for name, raw in sent.items() if name not in _KNOWN and request_fields.has_content(raw)]
+    return {name: raw for name, raw in sent.items() if name not in _KNOWN and request_fields.has_content(raw)}
 
 
 def _ignored_fields(complete: Request) -> list[str]:
