@@ -130,7 +130,7 @@ def _add_own_fields(body: dict[str, Any], conversation: Conversation, own_fields
     for name in conversation.server_fields.keys() & own_fields:
         given, written = msgspec.json.decode(conversation.server_fields[name]), body.get(name)
         are_objects = isinstance(given, dict) and isinstance(written, dict)
-        body[name] = {**written, **given} if are_objects else given
+        body[name] = dict(written or {}) | given if are_objects else given
         conversation.ignored.remove(name)
 
 
