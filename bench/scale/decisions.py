@@ -18,10 +18,10 @@ RUNNING = 40
 EVERY_S = 0.01
 
 
-def decision_ms(candidates: int, models: int, running_max: int = RUNNING) -> float:
+def decision_ms(candidates: int, models: int, running_max: int = RUNNING, users: int = 0) -> float:
     """Milliseconds of CPU from the arrival of a request to the end of its answer, without input and output.
 
-    `running_max` requests run meanwhile, if the nodes have this many slots.
+    `running_max` requests run meanwhile, if the nodes have this many slots; they are of this many named users.
     """
     dispatcher = build_dispatcher(Settings(), 0.0)
     for number in range(candidates):
@@ -31,7 +31,7 @@ def decision_ms(candidates: int, models: int, running_max: int = RUNNING) -> flo
     for number in range(running_max + REQUESTS):
         now += EVERY_S
         began_s = time.process_time()
-        running.append(_arrive(dispatcher, number, now))
+        running.append(_arrive(dispatcher, number, now, f"user-{number % users}" if users else ""))
         if len(running) > min(running_max, candidates * SLOTS - 1):
             _finish(dispatcher, running.pop(0), now)
         if number >= running_max:
@@ -39,10 +39,19 @@ def decision_ms(candidates: int, models: int, running_max: int = RUNNING) -> flo
     return used_s * 1000.0 / REQUESTS
 
 
-def _arrive(dispatcher: Dispatcher, number: int, now: float) -> RequestId:
+def _arrive(dispatcher: Dispatcher, number: int, now: float, user: str) -> RequestId:
     request_id = RequestId(f"r{number}")
     model = canonical(MODEL)
-    request = Request(id=request_id, model=model, requested_name=MODEL, prompt_tokens=200 + number, stream=True)
+    request = Request(
+        id=request_id,
+        model=model,
+        requested_name=MODEL,
+        prompt_tokens=200 + number,
+        stream=True,
+        tenant="team" if user else "",
+        member=user,
+        user=user,
+    )
     dispatcher.handle(RequestArrived(now, request))
     dispatcher.handle(FirstByte(now + 0.001, request_id, 1))
     return request_id

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from builders import World, a_capacity, a_model_info, a_report, a_request, a_world, all_filters, an_engine, an_engine_of
+from herd.core.lifecycle import free_slots
 from herd.core.lifecycle.prewarming import PrewarmSettings
 from herd.core.scheduling import candidate_order, scheduler
 from herd.core.scheduling.bounded_search import BoundedPolicy
@@ -121,6 +122,8 @@ class RandomFleet:
             wanted_window_tokens=chance.choice((None, 8192)),
             continuation_kinds=frozenset(("llamacpp",)) if chance.random() < 0.1 else frozenset(),
             digest=chance.choice(("", "", "b")),
+            tenant=chance.choice(("", "team")),
+            user=chance.choice(("", "", "ann", "bob")),
         )
         self.follow(self.world.feed(RequestArrived(self.world.now, request)))
 
@@ -177,6 +180,10 @@ class RandomFleet:
             self.compared += 1
             self.pruned += found.pruned
             assert_same_choice(found, wanted)
+            assert_ascending_bounds(here, request, wanted)
+            slots = self.world.dispatcher.placement.free_slots
+            nodes = here.fleet.with_model(model)
+            assert slots.of_model(model, now) == sum(slots.slots(node, model, now) for node in nodes)
             looked_at = len(found.scored) + len(found.rejected) + found.pruned + found.unlisted
             if found.pruned or found.unlisted:
                 assert looked_at == len(here.fleet.with_model(model))
@@ -195,13 +202,26 @@ def assert_same_choice(found: Decision, wanted: Decision) -> None:
     }
 
 
+def assert_ascending_bounds(here: scheduler.Scheduler, request: Request, wanted: Decision) -> None:
+    """No bound of a group is above the one of its members, and none of those is above the estimate."""
+    if not wanted.scored or here._bounded is None:
+        return
+    assert isinstance(here.policy, BoundedPolicy) and wanted.scored[0].candidate is not None
+    expected = here.policy.request_estimate(request, wanted.model, wanted.scored[0].candidate.at)
+    order = here._bounded._orders.of(wanted.model, expected.at)
+    ascending = [bound for bound, _ in order.ascending(expected, ())]
+    assert ascending == sorted(ascending)
+    of_node = {node_id: least_s for least_s, _, node_id in ascending}
+    assert all(of_node[one.node_id] <= one.expected_s["total"] for one in wanted.scored)
+
+
 @contextmanager
 def limits(chance: random.Random) -> Iterator[None]:
     """Small limits, so that small fleets reach every branch that very large ones reach."""
     with (
         patch.object(scheduler, "BOUNDED_FROM_NODES", chance.choice((1, 2, 8))),
         patch.object(candidate_order, "GROUP_NODES", chance.choice((1, 2, 5, 24))),
-        patch.object(candidate_order, "APART_MAX", chance.choice((0, 2, 9, 64))),
+        patch.object(free_slots, "COUNTED_FROM_NODES", chance.choice((2, 8))),
         patch.object(candidate_order, "HOLDERS_LISTED_MAX", chance.choice((0, 1, 3, 64))),
         patch.object(candidate_order, "ORDERS_MAX", chance.choice((1, 2, 64))),
     ):
@@ -212,7 +232,7 @@ def limits(chance: random.Random) -> Iterator[None]:
 @given(st.integers(0, 2**32))
 @settings(max_examples=60, deadline=None)
 def test_search_with_bounds_chooses_the_node_of_a_full_search(seed: int) -> None:
-    """Whatever happened before: loads, queues, cached prompts, learned speeds, failures, paused and lost nodes."""
+    """Whatever happened before: loads, queues, users, cached prompts, learned speeds, failures, lost nodes."""
     chance = random.Random(seed)
     prewarm = PrewarmSettings() if chance.random() < 0.5 else None
     with limits(chance):

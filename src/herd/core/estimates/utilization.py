@@ -10,6 +10,7 @@ import math
 from collections import OrderedDict
 from dataclasses import dataclass
 
+from herd.core.state.changed_nodes import ChangedNodes
 from herd.core.state.fleet import ModelName, NodeId
 
 HORIZON_S = 300.0
@@ -33,6 +34,8 @@ class _SlotUse:
 class Utilization:
     def __init__(self) -> None:
         self._slot_use: OrderedDict[tuple[NodeId, ModelName], _SlotUse] = OrderedDict()
+        self.forgotten = ChangedNodes()
+        """Nodes with a pair that was forgotten, whose share is 0 since then."""
 
     def record_start(self, node_id: NodeId, model: ModelName, running: int, slots: int, now: float) -> None:
         """A request started; `running` requests run now, including it."""
@@ -45,7 +48,8 @@ class Utilization:
             return
         self._slot_use[key] = _SlotUse(0.0, now, share, slots)
         if len(self._slot_use) > PAIRS_MAX:
-            self._slot_use.popitem(last=False)
+            (forgotten, _), _ = self._slot_use.popitem(last=False)
+            self.forgotten.note(forgotten)
 
     def record_end(self, node_id: NodeId, model: ModelName, running: int, now: float) -> None:
         """A request ended; `running` requests run now."""
@@ -57,3 +61,8 @@ class Utilization:
         """The mean share of used slots; 0 for a pair that was never used."""
         known = self._slot_use.get((node_id, model))
         return known.mean_at(now) if known is not None else 0.0
+
+    def least_share(self, node_id: NodeId, model: ModelName, now: float) -> float:
+        """The least that `share` will be until a request starts or ends there, or the pair is forgotten."""
+        known = self._slot_use.get((node_id, model))
+        return min(known.mean_at(now), known.share) if known is not None else 0.0

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import dataclass, field
 
+from herd.bounded import BoundedDict
 from herd.core.lifecycle.waiting import Waiting
 from herd.core.scheduling.user_slots import Slots
-from herd.core.state.fleet import Fleet, ModelName, Node
+from herd.core.state.fleet import Fleet, ModelName, Node, NodeId
 from herd.core.state.live_request import LiveRequest
 from herd.core.state.request import RequestKind
 
@@ -14,10 +16,28 @@ SLOW_START_S = 30.0
 """How long a node that was offline takes to get its full number of requests again."""
 
 
+COUNTED_FROM_NODES = 32
+"""Number of nodes with a model from which on its slots are not summed up for each request."""
+MODELS_COUNTED_MAX = 64
+"""Models whose count is stored; the one that was not used for longest is dropped first."""
+
+
+@dataclass(slots=True)
+class _Count:
+    """The slots of a model on all nodes, as of a position in the list of changes."""
+
+    position: int
+    slots: dict[NodeId, int] = field(default_factory=dict)
+    starting: set[NodeId] = field(default_factory=set)
+    """Nodes whose number of slots still grows after an absence."""
+    total: int = 0
+
+
 class FreeSlots:
     def __init__(self, fleet: Fleet, waiting: Waiting) -> None:
         self._fleet = fleet
         self._waiting = waiting
+        self._counts = BoundedDict[ModelName, _Count](MODELS_COUNTED_MAX)
 
     def has_slot(self, node: Node, live_request: LiveRequest, now: float) -> bool:
         """An INFO request needs no slot. Any other request needs a free slot and no queue before it."""
@@ -34,13 +54,39 @@ class FreeSlots:
         queue = self._waiting.queues.of_node(node.id).get(model)
         if queue is not None and len(queue.in_flight) >= slots.of_node:
             return False
-        if queue is not None and queue.next(user_slots.full(node.id, model, slots, now)) is not None:
+        if queue is not None and queue.pending and queue.next(user_slots.full(node.id, model, slots, now)) is not None:
             return False
         return not user or user_slots.may_start(user, node.id, model, slots, now)
 
     def _slots_for_users(self, node: Node, model: ModelName, now: float) -> Slots:
+        return Slots(self.slots(node, model, now), self.of_model(model, now))
+
+    def of_model(self, model: ModelName, now: float) -> int:
+        """How many requests may run on all nodes with the model. Of many nodes only those are counted again that
+        changed."""
         nodes = self._fleet.with_model(model)
-        return Slots(self.slots(node, model, now), sum(self.slots(other, model, now) for other in nodes))
+        if len(nodes) < COUNTED_FROM_NODES:
+            return sum(self.slots(node, model, now) for node in nodes)
+        position, known = self._fleet.changes.position, self._counts.get(model)
+        changed = self._fleet.changes.since(known.position) if known is not None else None
+        if known is None or changed is None:
+            known = self._counts[model] = _Count(position)
+            changed = [node.id for node in nodes]
+        for node_id in {*changed, *known.starting}:
+            self._count(known, node_id, model, now)
+        known.position = position
+        return known.total
+
+    def _count(self, known: _Count, node_id: NodeId, model: ModelName, now: float) -> None:
+        known.total -= known.slots.pop(node_id, 0)
+        known.starting.discard(node_id)
+        if not self._fleet.models.has(node_id, model):
+            return
+        node = self._fleet.nodes[node_id]
+        slots = known.slots[node_id] = self.slots(node, model, now)
+        known.total += slots
+        if slots < node.report.models[model].engine.slots:
+            known.starting.add(node_id)
 
     def full_users(self, node: Node, model: ModelName, now: float) -> Collection[str]:
         """Users whose requests must not start here now, because they occupy their share of the slots."""

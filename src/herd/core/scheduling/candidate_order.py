@@ -1,30 +1,38 @@
 """Orders the nodes of a model by the least time that they need, so that a search can stop at the best one.
 
 Similar nodes are in a group, whose bound is computed from the group's fastest speeds. A search opens groups in the
-order of their bounds, and so looks at a few dozen of a thousand nodes. Nodes that changed since the groups were formed
-stay apart, until there are enough of them to form the groups again.
+order of their bounds, and so looks at a few dozen of a thousand nodes. A node that changes moves to the group of those
+that are like it now. Bounds follow the clock: only nodes that changed are bounded again.
 """
 
 from __future__ import annotations
 
 import heapq
 import math
+from bisect import bisect_right
+from collections import Counter
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from itertools import count
+from itertools import chain, count
 from typing import TypeAlias
 
 from herd.core.estimates.prefix_cache import BLOCK_TOKENS
 from herd.core.scheduling.expected_delays import RequestEstimate
-from herd.core.scheduling.lower_bounds import ROUNDING, LowerBounds, NodeBound, Window
+from herd.core.scheduling.lower_bounds import (
+    ROUNDING,
+    Likeness,
+    LowerBounds,
+    NodeBound,
+    least_left,
+    left_s,
+    mean_overlap_s,
+)
 from herd.core.state.fleet import Fleet, ModelName, Node, NodeId
 from herd.core.state.queues import Queues
 
 GROUP_NODES = 24
-VALID_S = 2.0
-"""How long the bounds of busy nodes hold; then they are computed again. For a longer time they would be lower."""
-APART_MAX = 64
-"""Nodes that have changed before the groups are formed again."""
+"""A group that has become twice as large is divided, and one of less than a quarter is joined to the next."""
+SMALL_SHARE = 4
 ORDERS_MAX = 64
 """Models whose order is stored; the one that was not used for longest is dropped first."""
 HOLDERS_LISTED_MAX = 64
@@ -35,46 +43,88 @@ Bound: TypeAlias = "tuple[float, int, NodeId]"
 
 
 class Group:
-    """Similar nodes, and the fastest values of them all."""
+    """Similar nodes, and the fastest values of them all. Those of nodes that have left count until it is `worn`."""
 
     __slots__ = (
-        "beside",
-        "beside_left_s",
-        "beside_slowdown",
-        "first_id",
-        "is_idle",
+        "_beside",
+        "_first",
+        "_first_id",
+        "_irregular_wait_s",
+        "_is_full",
+        "_is_idle",
+        "_left",
+        "_load_s",
+        "_pending_s",
+        "_prompt_tokens_per_s",
+        "_slowdown",
+        "_step_s",
+        "_streams",
+        "from_s",
         "kind",
-        "load_s",
         "members",
-        "prompt_tokens_per_s",
-        "step_s",
-        "wait_s",
     )
 
-    def __init__(self, members: list[NodeBound]) -> None:
-        first = members[0]
+    def __init__(self, members: list[NodeBound], from_s: float) -> None:
+        self.from_s = from_s
+        self.kind, self._is_idle, self._is_full, _ = members[0].likeness
         self.members = {one.node_id: one for one in members}
-        self.kind = first.kind
-        self.is_idle = first.is_idle
-        self.first_id = min(self.members)
-        self.prompt_tokens_per_s = max(one.prompt_tokens_per_s for one in members)
-        self.step_s = min(one.step_s * one.occupation.decode_factor for one in members)
-        self.load_s = min(one.load_s for one in members)
+        self.renew()
+
+    def renew(self) -> None:
+        """Computes the fastest values again, from the nodes that are still members."""
+        members = list(self.members.values())
         there = [one.occupation for one in members]
-        self.wait_s = min(min(one.regular_wait_s, one.irregular_wait_s) for one in there)
-        self.beside = min(one.beside for one in there)
-        self.beside_left_s = min(sum(one.beside_left_s) / max(1, len(one.beside_left_s)) for one in there)
-        self.beside_slowdown = min(one.beside_slowdown for one in there)
+        self._left = 0
+        self._first_id = min(self.members)
+        self._prompt_tokens_per_s = max(one.prompt_tokens_per_s for one in members)
+        self._step_s = min(one.step_s * one.occupation.decode_factor for one in members)
+        self._load_s = min(one.load_s for one in members)
+        self._first = least_left([one.first for one in there])
+        self._irregular_wait_s = min(one.irregular_wait_s for one in there)
+        self._pending_s = min(one.pending_s for one in there)
+        self._beside = min(one.beside for one in there)
+        self._slowdown = min(one.beside_slowdown for one in there)
+        # The streams of each node are sorted by their end, so that the first of all ends first, and so on.
+        self._streams = tuple(least_left(lefts) for lefts in zip(*(one.streams for one in there), strict=True))
+
+    @property
+    def is_worn(self) -> bool:
+        return self._left * 2 > len(self.members) > 0
+
+    def add(self, one: NodeBound) -> None:
+        self.members[one.node_id] = one
+        there = one.occupation
+        self._first_id = min(self._first_id, one.node_id)
+        self.from_s = min(self.from_s, one.usual_s)
+        self._prompt_tokens_per_s = max(self._prompt_tokens_per_s, one.prompt_tokens_per_s)
+        self._step_s = min(self._step_s, one.step_s * there.decode_factor)
+        self._load_s = min(self._load_s, one.load_s)
+        self._first = least_left([self._first, there.first])
+        self._irregular_wait_s = min(self._irregular_wait_s, there.irregular_wait_s)
+        self._pending_s = min(self._pending_s, there.pending_s)
+        self._beside = min(self._beside, there.beside)
+        self._slowdown = min(self._slowdown, there.beside_slowdown)
+        both = zip(self._streams, there.streams, strict=True)
+        self._streams = tuple(least_left([ours, its]) for ours, its in both)
+
+    def remove(self, node_id: NodeId) -> None:
+        del self.members[node_id]
+        self._left += 1
 
     def bound(self, uncached_tokens: float, expected: RequestEstimate, impact_weight: float) -> Bound:
-        prefill_s = (uncached_tokens if uncached_tokens > 1.0 else 1.0) / self.prompt_tokens_per_s
-        decode_s = expected.output_tokens * self.step_s
-        least_s = self.load_s + prefill_s + decode_s
-        if self.is_idle:
-            return least_s, 0, self.first_id
-        overlap_s = min(self.beside_left_s, decode_s) * self.beside_slowdown
-        impact_s = self.beside * (prefill_s + overlap_s)
-        return (self.wait_s + least_s + impact_weight * impact_s) * ROUNDING, 0, self.first_id
+        prefill_s = (uncached_tokens if uncached_tokens > 1.0 else 1.0) / self._prompt_tokens_per_s
+        decode_s = expected.output_tokens * self._step_s
+        least_s = self._load_s + prefill_s + decode_s
+        if self._is_idle:
+            return least_s, 0, self._first_id
+        if self._beside:
+            overlap_s = mean_overlap_s(self._streams, decode_s, expected.at)
+            least_s += impact_weight * self._beside * (prefill_s + overlap_s * self._slowdown)
+        if self._is_full:
+            regular_s = left_s(self._first, expected.at)
+            least_s += expected.irregularity * self._irregular_wait_s + (1.0 - expected.irregularity) * regular_s
+            least_s += 0.0 if expected.request.user else self._pending_s
+        return least_s * ROUNDING, 0, self._first_id
 
 
 @dataclass(slots=True, eq=False)
@@ -97,61 +147,54 @@ class CandidateOrder:
         self._bounds = bounds
         self._fleet = fleet
         self._queues = queues
-        self._groups: list[Group] = []
+        self._groups: dict[Likeness, list[Group]] = {}
+        """Groups of like nodes, those of the fastest nodes first."""
         self._group_of: dict[NodeId, Group] = {}
-        self._apart: dict[NodeId, NodeBound] = {}
-        self._positions = (0, 0)
+        self._sizes = Counter[int]()
+        """The number of nodes with each kind of copy."""
+        self._changes = fleet.changes, queues.changes, bounds.forecast.utilization.forgotten
+        self._positions: tuple[int, ...] = ()
         self._epoch = -1
-        self._valid = Window(0.0, -math.inf)
+        self._at = -math.inf
 
     def refresh(self, now: float) -> None:
         """Follows the changes since the last call."""
-        in_fleet, in_queues = self._fleet.changes, self._queues.changes
-        changed = in_fleet.since(self._positions[0]), in_queues.since(self._positions[1])
-        self._positions = in_fleet.position, in_queues.position
-        if changed[0] is None or changed[1] is None or self._epoch != self._bounds.epoch:
+        positions = tuple(changes.position for changes in self._changes)
+        if self._epoch != self._bounds.epoch or now < self._at:
             self._rebuild(now)
-            return
-        node_ids = {*changed[0], *changed[1]}
-        if not self._valid.begins_at <= now <= self._valid.ends_at:
-            node_ids.update(self._busy())
-            self._valid = Window(now, now + VALID_S)
-        else:
-            self._valid = Window(now, self._valid.ends_at)
-        for node_id in node_ids:
-            self._update(node_id)
-        if len(self._apart) > APART_MAX:
-            self._regroup()
+        elif positions != self._positions:
+            of_each = [log.since(at) for log, at in zip(self._changes, self._positions, strict=True)]
+            node_ids = dict.fromkeys(chain.from_iterable(ids for ids in of_each if ids is not None))
+            if None in of_each or len(node_ids) * 2 > len(self._group_of):
+                self._rebuild(now)
+            else:
+                for node_id in node_ids:
+                    self._update(node_id, now)
+        self._positions, self._at = positions, now
 
     def examples(self) -> dict[int, Node]:
         """A node of each kind of copy."""
-        found = {one.kind: one.node for one in self._apart.values()}
-        for group in self._groups:
-            if group.members and group.kind not in found:
-                found[group.kind] = next(iter(group.members.values())).node
-        return found
+        return {groups[0].kind: next(iter(groups[0].members.values())).node for groups in self._groups.values()}
 
     def size(self, left_out: Collection[int]) -> int:
         """The number of nodes that accept requests, without the copies that are left out."""
-        grouped = sum(len(group.members) for group in self._groups if group.kind not in left_out)
-        return grouped + sum(one.kind not in left_out for one in self._apart.values())
+        return len(self._group_of) - sum(self._sizes[kind] for kind in left_out)
 
     def lists(self, node_id: NodeId, left_out: Collection[int]) -> bool:
         """Whether the node accepts requests, and its copy is not left out."""
         group = self._group_of.get(node_id)
-        one = group.members[node_id] if group is not None else self._apart.get(node_id)
-        return one is not None and one.kind not in left_out
+        return group is not None and group.kind not in left_out
 
     def ascending(self, expected: RequestEstimate, left_out: Collection[int]) -> Iterator[tuple[Bound, Node]]:
         """All nodes that accept requests, in the order of their bounds, except for copies that are left out."""
-        prompt, number = self._prompt(expected), count()
-        least_tokens = prompt.least_tokens
+        prompt, number, weight = self._prompt(expected), count(), self._bounds.impact_weight
         heap: list[tuple[Bound, int, Group | NodeBound]] = [
-            (group.bound(least_tokens, expected, self._bounds.impact_weight), next(number), group)
-            for group in self._groups
-            if group.members and group.kind not in left_out
+            (group.bound(prompt.least_tokens, expected, weight), next(number), group)
+            for (kind, *_), groups in self._groups.items()
+            if kind not in left_out
+            for group in groups
         ]
-        one_by_one = [*self._apart.values(), *self._grouped_holders(prompt.holders)]
+        one_by_one = self._grouped_holders(prompt.holders)
         heap += [(self._bound(one, prompt), next(number), one) for one in one_by_one if one.kind not in left_out]
         heapq.heapify(heap)
         while heap:
@@ -186,44 +229,72 @@ class CandidateOrder:
             if group is not None:
                 yield group.members[node_id]
 
-    def _update(self, node_id: NodeId) -> None:
+    def _update(self, node_id: NodeId, now: float) -> None:
         group = self._group_of.pop(node_id, None)
         if group is not None:
-            del group.members[node_id]
-        self._apart.pop(node_id, None)
+            self._leave(group, node_id)
         node = self._fleet.node(node_id)
         if node is None or not self._fleet.models.has(node_id, self.model):
             return
-        bound = self._bounds.of(node, self.model, self._queues, self._valid)
+        bound = self._bounds.of(node, self.model, self._queues, now)
         if bound is not None:
-            self._apart[node_id] = bound
+            self._sizes[bound.kind] += 1
+            self._join(bound)
 
-    def _busy(self) -> Iterator[NodeId]:
-        for group in self._groups:
-            if not group.is_idle:
-                yield from group.members
-        yield from (node_id for node_id, one in self._apart.items() if not one.is_idle)
+    def _leave(self, group: Group, node_id: NodeId) -> None:
+        like = group.members[node_id].likeness
+        group.remove(node_id)
+        self._sizes[group.kind] -= 1
+        groups = self._groups[like]
+        is_small = len(group.members) * SMALL_SHARE < GROUP_NODES and len(groups) > 1
+        if group.members and not is_small:
+            if group.is_worn:
+                group.renew()
+            return
+        groups.remove(group)
+        for one in group.members.values():
+            self._join(one)
+        if not groups:
+            del self._groups[like]
+
+    def _join(self, one: NodeBound) -> None:
+        groups = self._groups.setdefault(one.likeness, [])
+        at = max(0, bisect_right(groups, one.usual_s, key=lambda group: group.from_s) - 1)
+        if groups:
+            groups[at].add(one)
+        else:
+            groups.append(Group([one], one.usual_s))
+        self._group_of[one.node_id] = groups[at]
+        if len(groups[at].members) >= 2 * GROUP_NODES:
+            self._divide(groups, at)
+
+    def _divide(self, groups: list[Group], at: int) -> None:
+        members = sorted(groups[at].members.values(), key=_by_time)
+        lower, upper = members[: len(members) // 2], members[len(members) // 2 :]
+        groups[at : at + 1] = [Group(lower, groups[at].from_s), Group(upper, upper[0].usual_s)]
+        self._group_of.update((node_id, group) for group in groups[at : at + 2] for node_id in group.members)
 
     def _rebuild(self, now: float) -> None:
-        self._epoch, self._valid = self._bounds.epoch, Window(now, now + VALID_S)
+        self._epoch = self._bounds.epoch
         nodes = self._fleet.with_model(self.model)
-        bounds = [self._bounds.of(node, self.model, self._queues, self._valid) for node in nodes]
-        self._groups, self._apart = [], {bound.node_id: bound for bound in bounds if bound is not None}
-        self._regroup()
+        bounds = [self._bounds.of(node, self.model, self._queues, now) for node in nodes]
+        alike: dict[Likeness, list[NodeBound]] = {}
+        for one in sorted((bound for bound in bounds if bound is not None), key=_by_time):
+            alike.setdefault(one.likeness, []).append(one)
+        self._groups = {
+            like: [
+                Group(members[start : start + GROUP_NODES], members[start].usual_s)
+                for start in range(0, len(members), GROUP_NODES)
+            ]
+            for like, members in alike.items()
+        }
+        every = [group for groups in self._groups.values() for group in groups]
+        self._group_of = {node_id: group for group in every for node_id in group.members}
+        self._sizes = Counter(bound.kind for bound in bounds if bound is not None)
 
-    def _regroup(self) -> None:
-        bounds = [*self._apart.values(), *(one for group in self._groups for one in group.members.values())]
-        bounds.sort(key=lambda one: (one.is_idle, one.usual_s, one.node_id))
-        similar: dict[tuple[bool, int], list[NodeBound]] = {}
-        for one in bounds:
-            similar.setdefault((one.is_idle, one.kind), []).append(one)
-        self._apart = {}
-        self._groups = [
-            Group(members[start : start + GROUP_NODES])
-            for members in similar.values()
-            for start in range(0, len(members), GROUP_NODES)
-        ]
-        self._group_of = {node_id: group for group in self._groups for node_id in group.members}
+
+def _by_time(one: NodeBound) -> tuple[float, NodeId]:
+    return one.usual_s, one.node_id
 
 
 class CandidateOrders:

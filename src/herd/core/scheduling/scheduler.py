@@ -98,9 +98,7 @@ class Scheduler:
     def decide(self, request: Request, model: ModelName, now: float, tried: Collection[NodeId] = ()) -> Decision:
         """The decision for one model. Of very many nodes that could serve only those are listed that were estimated."""
         if self._bounded is not None and len(self.fleet.with_model(model)) >= BOUNDED_FROM_NODES:
-            # The bounds of the search do not know the turns of users.
-            is_bounded = not request.only_node and not request.user
-            decision = self._bounded.decide(request, model, now, tried) if is_bounded else None
+            decision = self._bounded.decide(request, model, now, tried) if not request.only_node else None
             if decision is not None:
                 return decision
         return self.decide_among_all(request, model, now, tried)
