@@ -360,6 +360,24 @@ def test_cut_stream_is_continued_during_a_drain() -> None:
     assert world.rows("r1")[-1] == Outcome.COMPLETED
 
 
+def test_cut_stream_waits_for_a_node_that_refused_its_continuation() -> None:
+    """The engine there starts again, and no other node is left."""
+    world = a_world()
+    copy = a_model_info(loaded=True, engine=an_engine(kind="llamacpp"))
+    world.receives(a_report("a", [copy]), a_report("b", [copy]))
+    kinds = frozenset({"llamacpp"})
+    world.arrives("r1")
+    world.first_byte("r1")
+    [(_, second, _)] = dispatches(world.fails("r1", forwarded=100, continuation_kinds=kinds))
+    refused = world.fails("r1", attempt=2, kind=FailureKind.CONNECT, forwarded=100, continuation_kinds=kinds)
+    assert refusals(refused) == [] and world.rows("r1")[-1] == Outcome.RETRIED
+    world.now += 4.0
+    assert [node for _, node, _ in dispatches(world.receives(a_report(second, [copy])))] == [second]
+    world.first_byte("r1", attempt=3)
+    world.finishes("r1", attempt=3)
+    assert world.rows("r1")[-1] == Outcome.COMPLETED
+
+
 def test_draining_node_gets_no_new_requests_and_its_queue_moves(two_nodes: World) -> None:
     two_nodes.arrives("r1")
     two_nodes.arrives("r2")

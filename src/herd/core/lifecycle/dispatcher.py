@@ -225,9 +225,10 @@ class Dispatcher:
         node = self.fleet.node(attempt.node_id)
         model_info = node.model_info(attempt.model) if node is not None else None
         live_request.request.digest = model_info.digest if model_info is not None else live_request.request.digest
-        decision = self.scheduler.decide(
-            live_request.request, attempt.model, now, (*live_request.tried, attempt.node_id)
-        )
+        tried = live_request.tried
+        if failure.kind is not FailureKind.CONNECT:
+            tried = (*tried, attempt.node_id)  # One that refused the connection may be back within the wait.
+        decision = self.scheduler.decide(live_request.request, attempt.model, now, tried)
         return decision.chosen is not None or can_waiting_help(decision)
 
     def _retry(
