@@ -212,7 +212,8 @@ def assert_ascending_bounds(here: scheduler.Scheduler, request: Request, wanted:
     ascending = [bound for bound, _ in order.ascending(expected, ())]
     assert ascending == sorted(ascending)
     of_node = {node_id: least_s for least_s, _, node_id in ascending}
-    assert all(of_node[one.node_id] <= one.expected_s["total"] for one in wanted.scored)
+    too_high = [one for one in wanted.scored if of_node[one.node_id] > one.expected_s["total"]]
+    assert not too_high, [(of_node[one.node_id], one.expected_s) for one in too_high]
 
 
 @contextmanager

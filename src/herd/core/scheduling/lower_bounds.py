@@ -89,7 +89,7 @@ class Occupation:
         has_turn = bool(expected.request.user)
         if not self.is_full and (has_turn or self.pending_s <= 0.0):
             return 0.0
-        regular_s = left_s(self.first, expected.at)
+        regular_s = max(0.0, left_s(self.first, expected.at))  # Not less than 0 where none runs and some wait.
         wait_s = expected.irregularity * self.irregular_wait_s + (1.0 - expected.irregularity) * regular_s
         return wait_s if has_turn else wait_s + self.pending_s
 
