@@ -67,3 +67,18 @@ def test_stream_of_a_killed_ollama_is_continued_by_another(two: tuple[RealOllama
         last, before = json.loads(continued[-1]), json.loads(expected[-1])
         assert last["done"] and last["done_reason"] == before["done_reason"] == "length"
         assert last["eval_count"] == before["eval_count"] and "started on" in last["fleet_note"]
+
+
+def test_answer_in_a_format_of_a_killed_ollama_is_given_again_by_another(two: tuple[RealOllama, RealOllama]) -> None:
+    """A grammar cannot begin in the middle of its text, so the second Ollama gets the client's own request."""
+    nodes = {"first": two[0], "second": two[1]}
+    schema = {"type": "object", "properties": {"words": {"type": "array", "items": {"type": "string"}}}}
+    options = {"temperature": 0, "num_predict": 60, "repeat_penalty": 1.5}
+    body = {"model": CHAT_MODEL, "messages": [{"role": "user", "content": "Say hi."}], "options": options}
+    request = json.dumps(body | {"format": schema | {"required": ["words"]}}).encode()
+    with running_fleet(nodes) as fleet:
+        expected = ask(fleet, request, nodes)
+        repeated = ask(fleet, request, nodes, kill_after_lines=20)
+        assert text_of(repeated) == text_of(expected) and text_of(expected).startswith("{")
+        last, before = json.loads(repeated[-1]), json.loads(expected[-1])
+        assert last["eval_count"] == before["eval_count"] and "started on" in last["fleet_note"]

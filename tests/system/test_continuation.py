@@ -22,6 +22,7 @@ from herd.coordinator.proxy.relay_dependencies import RelaySettings
 from herd.coordinator.settings import Settings
 from herd.core.lifecycle.frozen_engines import CONFIRM_AFTER_S
 from herd.core.state.fleet import Report
+from herd.protocols.cut_streams import repeated_answer
 
 QUESTION = [{"role": "user", "content": "Tell me of the herd."}]
 MODEL = FakeModel(name="m", answer_tokens=12)
@@ -225,26 +226,39 @@ def test_an_ollama_answer_with_possible_thinking_or_tools_is_not_continued() -> 
             assert "error" in received.pieces[-1]
 
 
-@pytest.mark.parametrize(
-    "more",
-    [
-        {"response_format": {"type": "json_object"}},
-        {"grammar": "root ::= [a-z]*"},
-        {"json_schema": {"type": "object"}},
-        {"guided_regex": "[a-z]*"},
-        {"structured_outputs": {"choice": ["a", "b"]}},
-        {"n": 2},
-    ],
-    ids=lambda more: next(iter(more)),
-)
-def test_a_stream_that_cannot_be_continued_exactly_ends_with_an_error(more: dict[str, object]) -> None:
-    body = {"model": "m", "messages": QUESTION, "stream": True, "seed": 7, **more}
+BINDING: list[dict[str, object]] = [
+    {"response_format": {"type": "json_object"}},
+    {"grammar": "root ::= [a-z]*"},
+    {"json_schema": {"type": "object"}},
+    {"guided_regex": "[a-z]*"},
+    {"structured_outputs": {"choice": ["a", "b"]}},
+]
+
+
+@pytest.mark.parametrize("more", [*BINDING, {"n": 2}], ids=lambda more: next(iter(more)))
+@pytest.mark.replaces_methods
+def test_a_stream_that_cannot_be_continued_exactly_ends_with_an_error(
+    more: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(repeated_answer, "RANDOM_MAX_BYTES", 0)
+    body = {"model": "m", "messages": QUESTION, "stream": True, **more}
     with a_fleet_that_can_continue() as (fleet, bad):
         bad.fail(Cut(how=How.FIN, after_bytes=800, counting=Counting.BODY, times=1))
         received = ask(fleet, "/v1/chat/completions", body)
         assert not received.is_whole
         assert "error" in received.pieces[-1] and b"data: [DONE]" not in received.lines
         assert outcomes(fleet) == ["failed_midstream"]
+
+
+@pytest.mark.parametrize("more", BINDING, ids=lambda more: next(iter(more)))
+def test_a_bound_answer_without_random_tokens_is_given_again(more: dict[str, object]) -> None:
+    body = {"model": "m", "messages": QUESTION, "stream": True, "seed": 7, **more}
+    with a_fleet_that_can_continue() as (fleet, bad):
+        expected = openai_text(ask(fleet, "/v1/chat/completions", body))
+        bad.fail(Cut(how=How.FIN, after_bytes=800, counting=Counting.BODY, times=1))
+        received = ask(fleet, "/v1/chat/completions", body)
+        assert received.is_whole and openai_text(received) == expected
+        assert outcomes(fleet) == ["completed", "retried", "completed"]
 
 
 def test_continuation_can_be_switched_off() -> None:
@@ -267,9 +281,14 @@ def test_without_a_rendered_prompt_the_stream_ends_with_an_error() -> None:
         assert outcomes(fleet)[-1] == "failed_midstream"
 
 
-def test_a_real_llama_cpp_killed_in_mid_stream_is_continued() -> None:
-    """Two engines with the same weights; one is killed with SIGKILL during decode. Greedy text is the same on both."""
+@pytest.mark.parametrize("more", [{}, {"grammar": "root ::= [a-z ]+"}], ids=["continued", "repeated"])
+def test_a_real_llama_cpp_killed_in_mid_stream_is_continued(more: dict[str, object]) -> None:
+    """Two engines with the same weights; one is killed with SIGKILL during decode. Greedy text is the same on both.
+
+    Under a grammar no engine can continue the answer, so the second one gives it again.
+    """
     body = {"model": "tiny", "messages": QUESTION, "stream": True, "temperature": 0, "max_tokens": 900, "seed": 1}
+    body |= more
     with (
         LlamaEngine(model=ENDLESS) as first,
         LlamaEngine(model=ENDLESS) as second,

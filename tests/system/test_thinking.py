@@ -324,7 +324,10 @@ def test_a_tool_is_called_once_if_the_cut_comes_before_the_call(two_engines: Fle
     ] == "completed"
 
 
-def test_a_text_after_thinking_is_not_continued(two_engines: Fleet, script: Thinking) -> None:
+def test_a_text_after_thinking_comes_from_a_second_answer(two_engines: Fleet, script: Thinking) -> None:
     script.dies_after = len(THOUGHTS) + 1
-    answer_of(two_engines, "/v1/chat/completions", {"model": "m", "stream": True, "messages": MESSAGES})
-    assert outcomes(two_engines)[-1] == "failed_midstream"
+    path, body = "/v1/chat/completions", {"model": "m", "stream": True, "messages": MESSAGES}
+    received = answer_of(two_engines, path, body)
+    assert outcomes(two_engines)[-1] == "completed"
+    assert texts(path, received) == ("".join(THOUGHTS), "".join(WORDS))
+    assert script.bodies[0] == script.bodies[1], "the other node does not get a part of the answer"

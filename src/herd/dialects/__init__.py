@@ -30,6 +30,7 @@ from herd.errors import Refusal
 from herd.protocols import request_fields
 from herd.protocols.answer_ends import Unterminated
 from herd.protocols.conversation import Conversation, Delta, ParsedRequest, Route
+from herd.protocols.cut_streams.joined_reader import DeltaReader
 from herd.protocols.resumption import PartialAnswer, SentStream
 
 _SLASHES = re.compile("//+")
@@ -158,6 +159,10 @@ class Dialect(ABC):
     def id_headers(self, request_id: str) -> tuple[tuple[bytes, bytes], ...]:
         """The header with the id of the request, for every answer including errors."""
         return ((self.request_id_header, request_id.encode("ascii", "replace")),) if self.request_id_header else ()
+
+    def reader(self, request: ParsedRequest) -> DeltaReader | None:  # noqa: ARG002 - for dialects that override it
+        """A reader of a passed-through stream; None if there is none for this API."""
+        return None
 
     def sent_stream(self, request: ParsedRequest) -> SentStream | None:  # noqa: ARG002 - for dialects that override it
         """A reader of what the client has received of a stream; None if this stream cannot be continued."""

@@ -35,9 +35,11 @@ from herd.errors import Refusal, UnknownModel
 from herd.protocols.answer_ends import decode
 from herd.protocols.answers import forms
 from herd.protocols.conversation import Conversation, ParsedRequest, Route
+from herd.protocols.cut_streams.joined_reader import DeltaReader
 from herd.protocols.lenient_json import parse_valid_text
 from herd.protocols.ollama import chat_json, client_requests
 from herd.protocols.ollama.client_answers import AnswerWriter, DocumentWatcher, EmbedWriter, LineWatcher
+from herd.protocols.ollama.engine_answers import StreamReader
 from herd.protocols.ollama.sent_lines import SentLines
 from herd.protocols.resumption import SentStream
 
@@ -116,6 +118,9 @@ class Ollama(Dialect):
         if request.route.kind is RequestKind.EMBED:
             return EmbedWriter(model, is_single=request.route.path == "/api/embeddings")
         return AnswerWriter(model, timestamp.rfc3339, request.stream, is_chat=request.route.kind is RequestKind.CHAT)
+
+    def reader(self, request: ParsedRequest) -> DeltaReader | None:
+        return StreamReader() if request.route.kind in (RequestKind.CHAT, RequestKind.GENERATE) else None
 
     def sent_stream(self, request: ParsedRequest) -> SentStream | None:
         return SentLines() if request.route.kind in (RequestKind.CHAT, RequestKind.GENERATE) else None

@@ -32,6 +32,7 @@ from herd.errors import Refusal, UnknownModel
 from herd.protocols.answer_ends import decode
 from herd.protocols.answers import forms
 from herd.protocols.conversation import Conversation, ParsedRequest, Route
+from herd.protocols.cut_streams.joined_reader import DeltaReader
 from herd.protocols.lenient_json import parse_valid_text
 from herd.protocols.openai import client_requests, responses_watchers
 from herd.protocols.openai.client_answers import (
@@ -44,6 +45,7 @@ from herd.protocols.openai.client_answers import (
 )
 from herd.protocols.openai.client_requests import CHAT, COMPLETIONS, EMBEDDINGS, RESPONSES
 from herd.protocols.openai.continued_body import continued_body
+from herd.protocols.openai.engine_answers import StreamReader
 from herd.protocols.openai.responses_answers import ResponsesWriter
 from herd.protocols.openai.sent_chat import SentChat
 from herd.protocols.openai.sent_response import SentResponse
@@ -123,6 +125,9 @@ class OpenAI(Dialect):
             return ResponsesWriter(request, model, request_id, timestamp.unix_s)
         is_chat = request.route.kind is RequestKind.CHAT
         return AnswerWriter(model, request_id, timestamp.unix_s, request.stream, is_chat, request.include_usage)
+
+    def reader(self, request: ParsedRequest) -> DeltaReader | None:
+        return StreamReader() if request.route.path in (CHAT, COMPLETIONS) else None
 
     def sent_stream(self, request: ParsedRequest) -> SentStream | None:
         if request.route.kind is RequestKind.EMBED:

@@ -24,6 +24,10 @@ class CallOrder:
         self._ended: set[int] = set()
         self._size_bytes = 0
 
+    def resume(self, number: int, arguments: str) -> None:
+        """Begins within this call, of which the client has these arguments."""
+        self._open, self._open_parts = number, [arguments]
+
     def arrange(self, delta: Delta) -> list[Delta]:
         """The contents of this chunk and of held chunks that may be written now, each with a text or one fragment.
 

@@ -7,18 +7,20 @@ join (measured with llama.cpp: a schema after `{"a" ` continues with `{"a" : ...
 
 If the client has only a part of the thinking, the other node begins the answer again: no template lets an engine
 continue a thought, and a second thought before the answer changes nothing in it.
+
+What cannot be continued can be repeated: `cut_streams/repeated_answer.py` compares a second answer with the first.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, Final, Protocol
 
 import msgspec
 
 from herd.core.state.request import RequestKind
-from herd.protocols.conversation import Conversation, Delta, Message, Sampling
+from herd.protocols.conversation import Conversation, Delta, Message, Sampling, ToolCall
 
 SENT_MAX_BYTES: Final = 64 << 20
 """An answer with a longer text cannot be continued: all of it stays in memory while it is sent."""
@@ -27,10 +29,32 @@ _STRING: Final = msgspec.json.Decoder(str)
 _REPLACEMENT: Final = "\ufffd".encode()
 
 
+class SentCall:
+    """The part of a tool call that the client has. `is_closed`: its arguments were marked as complete."""
+
+    __slots__ = ("_arguments", "index", "is_closed", "name")
+
+    def __init__(self, index: int, name: str = "", arguments: str = "", is_closed: bool = False) -> None:
+        self.index = index
+        self.name = name
+        self._arguments = [arguments] if arguments else []
+        self.is_closed = is_closed
+
+    def add(self, arguments: str) -> None:
+        self._arguments.append(arguments)
+
+    @property
+    def arguments(self) -> str:
+        return "".join(self._arguments)
+
+
 class PartialAnswer:
     """The part of the answer that the client has. `chunks` approximates tokens: engines send one token per chunk."""
 
-    __slots__ = ("_text", "_thinking", "can_repeat_thinking", "chunks", "finish_reason", "has_calls", "is_finished")
+    __slots__ = (
+        *("_calls_bytes", "_text", "_thinking", "calls", "can_repeat_thinking", "chunks"),
+        *("finish_reason", "has_calls", "is_finished"),
+    )
 
     def __init__(
         self, text: str = "", thinking: str = "", chunks: int = 0, has_calls: bool = False, is_finished: bool = False
@@ -39,6 +63,9 @@ class PartialAnswer:
         self._thinking = bytearray(thinking.encode())
         self.chunks = chunks
         self.has_calls = has_calls
+        self.calls: dict[int, SentCall] = {}
+        """By their index in the stream, in the order in which they began."""
+        self._calls_bytes = 0
         self.can_repeat_thinking = True
         """Whether further thinking can be written after the thinking that was sent."""
         self.is_finished = is_finished
@@ -58,9 +85,17 @@ class PartialAnswer:
 
     def add_delta(self, delta: Delta) -> None:
         self.add(delta.text, delta.thinking)
-        self.has_calls = self.has_calls or bool(delta.tool_calls)
+        self.add_calls(delta.tool_calls)
         if delta.finish_reason is not None:
             self.is_finished, self.finish_reason = True, delta.finish_reason
+
+    def add_calls(self, fragments: Iterable[ToolCall]) -> None:
+        for fragment in fragments:
+            self.has_calls = True
+            call = self.calls.setdefault(fragment.index, SentCall(fragment.index))
+            call.name = call.name or fragment.name
+            call.add(fragment.arguments)
+            self._calls_bytes += len(fragment.arguments) + len(fragment.name)
 
     @property
     def text(self) -> str:
@@ -76,7 +111,7 @@ class PartialAnswer:
 
     @property
     def size_bytes(self) -> int:
-        return len(self._text) + len(self._thinking)
+        return len(self._text) + len(self._thinking) + self._calls_bytes
 
     @property
     def is_empty(self) -> bool:
@@ -101,6 +136,11 @@ class SentStream(Protocol):
     """Reads the stream that a client has received, in parts of complete lines."""
 
     partial_answer: PartialAnswer
+
+    @property
+    def can_repeat(self) -> bool:
+        """Whether `partial_answer` has everything that was sent, so that a second answer can be compared with it, and
+        whether its rest can be written into what is open."""
 
     def feed(self, lines: bytes) -> None:
         """Takes the next lines. Raises `ValueError` for a line that is too long to read."""

@@ -13,13 +13,13 @@ from herd.coordinator.proxy import continuation
 from herd.coordinator.proxy.continuation import UNREAD_MAX_BYTES, Continuation, Ending
 from herd.core.state.commands import Dispatch
 from herd.core.state.fleet import ModelName, NodeId
-from herd.core.state.request import Counters, Failure, RequestId
+from herd.core.state.request import Counters, Failure, FailureKind, RequestId
 from herd.dialects import Dialect
 from herd.dialects.anthropic import DIALECT as ANTHROPIC
 from herd.dialects.ollama import DIALECT as OLLAMA
 from herd.dialects.openai import DIALECT
 from herd.dialects.openai import DIALECT as OPENAI
-from herd.engines import EngineResponse
+from herd.engines import Engine, EngineResponse
 from herd.engines.llamacpp import ENGINE
 from herd.engines.ollama import ENGINE as OLLAMA_ENGINE
 from herd.protocols.conversation import Delta, Usage
@@ -59,6 +59,10 @@ def test_stream_that_cannot_be_read_is_not_continued() -> None:
     kept = Continuation(DIALECT, REQUEST, RequestId("r1"))
     kept.record(b'data: {"choices":7}\n\n')
     assert kept.kinds(ENGINES) == frozenset()
+
+
+def no_form(_command: Dispatch, _engine: Engine) -> Failure:
+    return Failure(kind=FailureKind.UNSUPPORTED)
 
 
 # --- answers that need no other node ---
@@ -114,7 +118,7 @@ def test_answer_with_all_tokens_that_its_client_allows_ends_without_another_node
 def test_limit_counts_the_tokens_of_the_engine_if_a_piece_has_several() -> None:
     kept = begun("/v1/chat/completions", OPENAI, CHAT_BODY | {"max_tokens": 3}, ["a", "b"])
     for counted, is_over in ((2, False), (3, True)):
-        steps = kept.steps(a_dispatch("llamacpp"), ENGINE, TIMESTAMP)
+        steps = kept.steps(a_dispatch("llamacpp"), ENGINE, TIMESTAMP, no_form)
         assert next(steps).path == "/tokenize"
         with pytest.raises(StopIteration) as end:
             steps.send(EngineResponse(200, json.dumps({"tokens": list(range(counted))}).encode()))
@@ -139,7 +143,7 @@ def test_answer_is_continued_only_where_each_field_has_the_effect_that_it_had(pa
     engines = {"llamacpp": ENGINE, "ollama": OLLAMA_ENGINE}
     kept = begun(path, OPENAI, content | {name: {"7": 1}}, ["a"])
     assert kept.kinds(engines) == {"llamacpp"}
-    steps = kept.steps(a_dispatch("ollama"), OLLAMA_ENGINE, TIMESTAMP)
+    steps = kept.steps(a_dispatch("ollama"), OLLAMA_ENGINE, TIMESTAMP, no_form)
     with pytest.raises(StopIteration) as end:
         next(steps)
     assert isinstance(end.value.value, Failure)
@@ -150,7 +154,7 @@ def test_answer_that_began_without_a_field_is_continued_without_it() -> None:
     kept.begin(a_dispatch("ollama"))
     kept.record(CHUNK)
     assert kept.kinds({"llamacpp": ENGINE, "ollama": OLLAMA_ENGINE}) == {"llamacpp", "ollama"}
-    steps = kept.steps(a_dispatch("llamacpp"), ENGINE, TIMESTAMP)
+    steps = kept.steps(a_dispatch("llamacpp"), ENGINE, TIMESTAMP, no_form)
     with pytest.raises(StopIteration) as end:
         next(steps)
         steps.send(EngineResponse(200, b'{"tokens":[1]}'))

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections import deque
-from collections.abc import Collection, Generator, Mapping
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from herd.coordinator.proxy.request_forms import Outgoing
 from herd.core.state.commands import Dispatch
 from herd.core.state.request import Counters, Failure, FailureKind, RequestId
 from herd.core.state.served_paths import ServedPath, served_path
@@ -19,8 +20,9 @@ from herd.dialects import Dialect, Timestamp, Writer
 from herd.engines import Engine, EngineRequest, EngineResponse, Reader
 from herd.errors import HerdError
 from herd.protocols.apply_options import as_own_endpoint, with_engine_options
-from herd.protocols.conversation import Conversation, Delta, ParsedRequest, Usage, streamed_answer
-from herd.protocols.joined_reader import JoinedReader
+from herd.protocols.conversation import Conversation, Delta, ParsedRequest, Sampling, Tool, Usage, streamed_answer
+from herd.protocols.cut_streams.joined_reader import JoinedReader
+from herd.protocols.cut_streams.repeated_answer import RepeatedAnswer, is_worth_repeating
 from herd.protocols.ollama.repetition import FINISH_REASON, REPETITION_MAX_BYTES, is_repeated
 from herd.protocols.resumption import (
     SENT_MAX_BYTES,
@@ -40,12 +42,18 @@ LENGTH: Final = "length"
 
 @dataclass(frozen=True, slots=True)
 class Rest:
-    """The request for the rest of an answer, and how it is read and written. `sent_tokens` were sent before."""
+    """The request for the rest of an answer, and how it is read and written. `sent_tokens` were sent before.
+
+    If no engine can continue the answer, it is the client's whole request, and `repeated` finds the rest in the second
+    answer, whose calls of `tools` are repaired before.
+    """
 
     request: EngineRequest
     reader: Reader
     writer: Writer
     sent_tokens: int
+    repeated: RepeatedAnswer | None = None
+    tools: Sequence[Tool] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +68,16 @@ Steps = Generator[EngineRequest, EngineResponse, Rest | Ending | Failure]
 """Requests that prepare a continuation; each gets its response. The result is the request for the rest."""
 
 
+Build = Callable[[Dispatch, Engine], Outgoing | Failure]
+"""The form in which an engine gets the whole request: the client's body or a translation."""
+
+
 class Continuation:
     """What was forwarded to one client, and the nodes that sent it."""
 
     __slots__ = (
-        *("_dialect", "_fields", "_kind", "_model", "_parsed", "_request_id", "_sent", "_unread", "_unread_bytes"),
-        "nodes",
+        *("_dialect", "_fields", "_kind", "_model", "_parsed", "_repeated", "_request_id", "_sent", "_unread"),
+        *("_unread_bytes", "nodes"),
     )
 
     def __init__(self, dialect: Dialect, parsed: ParsedRequest, request_id: RequestId) -> None:
@@ -75,6 +87,8 @@ class Continuation:
         self._sent: SentStream | None = dialect.sent_stream(parsed)
         self._unread: deque[bytes] = deque()
         self._unread_bytes = 0
+        self._repeated: RepeatedAnswer | None = None
+        """The second answer of the last node that had to give one."""
         self._kind = ""
         self._model = parsed.model
         self._fields: frozenset[str] = frozenset()
@@ -167,18 +181,48 @@ class Continuation:
 
     # --- how it can be continued ---
 
-    def kinds(self, engines: Mapping[str, Engine]) -> frozenset[str]:
-        """The kinds of engines that can continue this answer; empty if the parts might not fit together."""
+    def kinds(self, engines: Mapping[str, Engine], may_repeat: bool = True) -> frozenset[str]:
+        """The kinds of engines that can continue this answer; empty if the parts might not fit together.
+
+        With `may_repeat`, also those that may only give the same answer again.
+        """
         sent = self._read()
         if sent is None:
             return frozenset()
-        partial = sent.partial_answer
+        exact = self._exact_kinds(engines, sent.partial_answer)
+        if not may_repeat or not self._is_repeatable(sent):
+            return exact
+        return exact | {kind for kind, engine in engines.items() if self._can_repeat(engine)}
+
+    def _exact_kinds(self, engines: Mapping[str, Engine], partial: PartialAnswer) -> frozenset[str]:
         can_own = partial.begins_again or self._own_body(self._parsed.model, partial, partial.chunks) is not None
         return frozenset(
             kind
             for kind, engine in engines.items()
-            if (can_own and self._serves(engine, "", partial)) or self._can_translate(engine, partial)
+            if (can_own and self._serves(engine, "", partial.begins_again)) or self._can_translate(engine, partial)
         )
+
+    def _is_repeatable(self, sent: SentStream) -> bool:
+        """Whether a second answer is worth a try: the first one may come again, and none has differed from it yet."""
+        partial = sent.partial_answer
+        if self._repeated is not None and self._repeated.has_diverged:
+            return False
+        if partial.begins_again or partial.is_finished or not sent.can_repeat or "n" in self._parsed.special_fields:
+            return False
+        try:
+            sampling = self._dialect.read_conversation(self._parsed).sampling
+        except HerdError:
+            sampling = Sampling()
+        return is_worth_repeating(partial, sampling)
+
+    def _can_repeat(self, engine: Engine) -> bool:
+        served = engine.served_path(self._parsed.route.path)
+        if served is not None and self._dialect.reader(self._parsed) is not None:
+            return self._honored(served) == self._fields
+        try:
+            return not self._fields and self._conversation(self._parsed.model, engine, "") is not None
+        except HerdError:
+            return False
 
     def _honored(self, served: ServedPath | None) -> frozenset[str]:
         """The fields of servers in the client's body that have an effect on this path."""
@@ -196,21 +240,55 @@ class Continuation:
             return False
         return conversation is not None and continuation_request(conversation, partial) is not None
 
-    def steps(self, command: Dispatch, engine: Engine, timestamp: Timestamp) -> Steps:
-        """The requests that make this engine continue the answer. Raises HerdError for what it does not support."""
+    def steps(self, command: Dispatch, engine: Engine, timestamp: Timestamp, build: Build) -> Steps:
+        """The requests that make this engine continue the answer, or else give it again."""
         sent = self._read()
         if sent is None:
             return _cannot("what the client has received cannot be read")
+        try:
+            rest = yield from self._continuing_steps(sent, command, engine, timestamp)
+            if isinstance(rest, Failure) and rest.kind is FailureKind.CANNOT_CONTINUE and self._is_repeatable(sent):
+                rest = self._repetition(sent, command, engine, timestamp, build)
+        except HerdError:
+            return _cannot("the rest of the answer cannot be requested from this engine")
+        return rest
+
+    def _repetition(
+        self, sent: SentStream, command: Dispatch, engine: Engine, timestamp: Timestamp, build: Build
+    ) -> Rest | Failure:
+        """The client's whole request, as any node gets it. Raises HerdError for what the engine does not support."""
+        form, endpoint = build(command, engine), command.model_info.engine
+        if isinstance(form, Failure):
+            return _cannot(form.description)
+        request, reader = form.request, self._dialect.reader(self._parsed)
+        if form.conversation is None and reader is not None:
+            is_same = self._honored(engine.served_path(self._parsed.route.path, endpoint.version)) == self._fields
+        else:
+            conversation = self._conversation(command.model_info.name, engine, endpoint.version)
+            is_same = conversation is not None and not self._fields and not form.is_for_older
+            if conversation is not None and form.conversation is None:
+                request = engine.build_request(with_engine_options(conversation, command.options))
+            reader = engine.reader(conversation) if conversation is not None else None
+        if not is_same or reader is None:
+            return _cannot("fields of the request would not have the effect that they had on the beginning")
+        self._repeated = RepeatedAnswer(sent.partial_answer)
+        tools = self._dialect.read_conversation(self._parsed).tools if sent.partial_answer.has_calls else ()
+        writer = self._writer(sent, self._parsed.answer_name(command.fallback), timestamp)
+        return Rest(request, reader, writer, 0, self._repeated, tools)
+
+    def _continuing_steps(self, sent: SentStream, command: Dispatch, engine: Engine, timestamp: Timestamp) -> Steps:
+        """The requests that make this engine continue the answer. Raises HerdError for what it does not support."""
         partial, tokens = sent.partial_answer, sent.partial_answer.chunks
-        count = engine.count_request(command.model_info.name, partial.text) if partial.text else None
+        has_text = bool(partial.text) and partial.is_text
+        count = engine.count_request(command.model_info.name, partial.text) if has_text else None
         if count is not None:
             counted = engine.read_count((yield count))
             tokens = tokens if counted is None else counted
             if (ending := self._limit_ending(sent, tokens, timestamp)) is not None:
                 return ending
-        has_options = command.options is not None and not command.options.changes_nothing
         endpoint, own_body = command.model_info.engine, self._own_body(command.model_info.name, partial, tokens)
-        if own_body is not None and not has_options and self._serves(engine, endpoint.version, partial):
+        can_own = own_body is not None and not _has_options(command)
+        if own_body is not None and can_own and self._serves(engine, endpoint.version, partial.begins_again):
             request = EngineRequest(self._parsed.route.method, self._parsed.route.path, own_body)
             streamed = streamed_answer(self._parsed.route.kind, command.model_info.name)
             return self._rest(request, engine.reader(streamed), command, timestamp, sent, tokens)
@@ -273,14 +351,14 @@ class Continuation:
         note = f"started on {', '.join(self.nodes)}"
         return self._dialect.resumed_writer(self._parsed, model, self._request_id, timestamp, sent, note)
 
-    def _serves(self, engine: Engine, version: str, partial: PartialAnswer) -> bool:
+    def _serves(self, engine: Engine, version: str, has_any_fields: bool = False) -> bool:
         """Whether the engine continues the client's own body at the client's path, and each field has the effect there
-        that it had on the beginning."""
+        that it had on the beginning, unless the answer begins again (`has_any_fields`)."""
         path = self._parsed.route.path
         served = engine.served_path(path, version)
         if served is None or not engine.continues_path(path):
             return False
-        return partial.begins_again or self._honored(served) == self._fields
+        return has_any_fields or self._honored(served) == self._fields
 
     def _own_body(self, model: str, partial: PartialAnswer, tokens: int) -> bytes | None:
         try:
@@ -321,6 +399,11 @@ def _prompt_tokens(reader: Reader, response: EngineResponse) -> int | None:
     except ValueError:
         return None
     return next((delta.usage.prompt_tokens for delta in deltas if delta.usage is not None), None)
+
+
+def _has_options(command: Dispatch) -> bool:
+    """Whether the node needs options that the client's own body does not have."""
+    return command.options is not None and not command.options.changes_nothing
 
 
 def _cannot(detail: str) -> Failure:

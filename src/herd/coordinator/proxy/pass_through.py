@@ -58,6 +58,8 @@ class PassThrough:
     is_cut = False
     limit = None
     problem = ""
+    has_diverged = False
+    repeated = None
 
     def __init__(
         self,

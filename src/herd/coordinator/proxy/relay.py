@@ -41,7 +41,7 @@ from herd.core.state.events import AnswerRepaired, AttemptFailed, AttemptFinishe
 from herd.core.state.request import Counters, Failure, FailureKind, RequestId
 from herd.dialects import Dialect
 from herd.engines import Engine, EngineRequest, EngineResponse
-from herd.errors import HerdError, Refusal
+from herd.errors import Refusal
 from herd.http1.contract import Exchange, Header
 from herd.protocols.conversation import ParsedRequest
 from herd.protocols.engine_errors import tells_crash
@@ -121,9 +121,8 @@ class Relay:
             self._report(command.failure)
 
     def _on_quiet(self, quiet_s: float) -> None:
-        if quiet_s < self._dependencies.driver.reading_s(self._request_id):
-            return
-        if self._client.forwarded_bytes and self._client.continuation_kinds():
+        is_odd = quiet_s >= self._dependencies.driver.reading_s(self._request_id)
+        if is_odd and self._client.continuation_kinds():
             self._fail(FailureKind.FROZEN, f"no data for {quiet_s:.0f} s, far longer than the pace of this answer")
 
     def abort(self, command: Abort) -> None:
@@ -159,7 +158,8 @@ class Relay:
         """Makes this node continue the answer from what the client has received."""
         continuation = self._client.continuation
         assert continuation is not None
-        self._advance(continuation.steps(command, engine, self._dependencies.timestamp()), None)
+        timestamp = self._dependencies.timestamp()
+        self._advance(continuation.steps(command, engine, timestamp, self._preparation.form), None)
 
     def _advance(self, steps: Steps, response: EngineResponse | None) -> None:
         """Sends the next request that prepares the continuation, or the request for the rest."""
@@ -174,9 +174,6 @@ class Relay:
                 self._finish(rest.counters, self._client.separated(rest.data))
             else:
                 self._send_prepared(self._preparation.rest(self._dispatch, rest))
-            return
-        except HerdError:
-            self._fail(FailureKind.CANNOT_CONTINUE, "the rest of the answer cannot be requested from this engine")
             return
         asked = AskedResponse(lambda response: self._advance(steps, response), self.on_error)
         self._send(request, forwarded_headers.OWN_LINES, asked)
@@ -254,7 +251,7 @@ class Relay:
         """
         error = answer.error
         if error is None:
-            self._fail(FailureKind.GARBAGE, answer.problem)
+            self._fail(FailureKind.CANNOT_CONTINUE if answer.has_diverged else FailureKind.GARBAGE, answer.problem)
             return
         status = self._engine.error_status_assumed if error.status is None else error.status
         if self._step == _SENT:
@@ -318,6 +315,8 @@ class Relay:
         assert answer is not None
         data = answer.feed(data)
         if not data:
+            if answer.repeated is not None and answer.repeated.has_begun and not answer.has_failed:
+                self._open(b"", None)
             self._end_early(answer)
             return
         if not self._parsed.stream:
@@ -345,7 +344,8 @@ class Relay:
         else:
             client.open(self._status, self._answer_headers(), length, self._on_client_writable)
         client.begin_node(self._dispatch, self._outgoing.ignored)
-        client.forward(data)
+        if data:
+            client.forward(data)
 
     def _commit(self) -> bool:
         """Reports the first byte to the core before it is sent; False if that ended the request."""
@@ -471,7 +471,7 @@ class Relay:
             status=self._status or None,
             fingerprint=hash(self._parsed.body) if is_crash(failure) else 0,
             has_own_options=is_crash(failure) and refused_attempts.has_own_options(self._parsed, self._dispatch),
-            continuation_kinds=self._client.continuation_kinds(),
+            continuation_kinds=self._client.continuation_kinds(may_repeat=True),
         )
         driver = self._dependencies.driver
         driver.feed(AttemptFailed(driver.now(), self._request_id, self._dispatch.attempt, failure))

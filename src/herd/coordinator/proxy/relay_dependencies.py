@@ -23,9 +23,7 @@ class RelaySettings:
         metadata={
             "env": "FLEET_STREAM_CONTINUATION",
             "choices": ("auto", "off"),
-            "help": (
-                "When a node fails mid-stream: auto continues on another node if the engine can, off ends the stream."
-            ),
+            "help": ("When a node fails mid-stream: auto continues or repeats the answer on another one, off ends it."),
         },
     )
     refusal_max_bytes: int = field(

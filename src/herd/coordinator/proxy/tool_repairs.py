@@ -7,10 +7,12 @@ are in `protocols/tool_repair.py`, `protocols/passed_tool_calls.py` (answers tha
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from herd.coordinator.proxy.pass_through import PassThrough
 from herd.coordinator.proxy.translation import Translation
 from herd.engines import EngineRequest
-from herd.protocols.conversation import Conversation
+from herd.protocols.conversation import Conversation, Tool
 from herd.protocols.passed_tool_calls import PassedToolCalls
 from herd.protocols.schema_simplifying import is_schema_refused, with_simple_tools
 from herd.protocols.tool_repair import ToolRepair
@@ -33,7 +35,10 @@ class ToolRepairs:
         return PassedToolCalls(body, self.is_on) if self._has_tools else None
 
     def of_translated(self, conversation: Conversation) -> ToolRepair | None:
-        return ToolRepair(conversation.tools) if self.is_on else None
+        return self.of_tools(conversation.tools)
+
+    def of_tools(self, tools: Sequence[Tool]) -> ToolRepair | None:
+        return ToolRepair(tools) if self.is_on else None
 
     def begin_attempt(self, request: EngineRequest, lines: bytes) -> None:
         self.sent = (request, lines) if self.is_on else None

@@ -12,6 +12,7 @@ from herd.core.state.request import Counters
 from herd.dialects import Writer
 from herd.engines import Reader
 from herd.protocols.conversation import Delta, Usage
+from herd.protocols.cut_streams.repeated_answer import RepeatedAnswer
 from herd.protocols.engine_errors import EngineError
 from herd.protocols.tool_repair import ToolRepair
 
@@ -26,6 +27,8 @@ class Translation:
     is_translated = True
     is_renamed = False
     rest = b""
+    repeated: RepeatedAnswer | None = None
+    """Drops what the client has, if this is a second answer to its request."""
 
     def __init__(
         self, reader: Reader, writer: Writer, resumed_tokens: int = 0, repair: ToolRepair | None = None
@@ -54,6 +57,11 @@ class Translation:
     @property
     def content_type(self) -> bytes:
         return self._writer.content_type.encode("latin-1")
+
+    @property
+    def has_diverged(self) -> bool:
+        """Whether the problem is that the second answer is not the one that the client has begun to receive."""
+        return self.repeated is not None and self.repeated.has_diverged
 
     def limit_to(self, limit: VisibleLimit) -> None:
         """Reads the answer with `limit` instead."""

@@ -192,6 +192,10 @@ class StreamWriter:
     def resume(self, sent: SentMessage, note: str) -> None:
         """Continues an interrupted stream within its message and its open block."""
         self._has_begun, self._blocks, self._open = sent.has_begun, sent.blocks, sent.open_type
+        self._calls_begun.update(sent.partial_answer.calls)
+        if (call := sent.open_call) is not None:
+            self._open = call.index
+            self._order.resume(call.index, call.arguments)
         self._prompt_tokens = sent.prompt_tokens or self._prompt_tokens
         self._note = {"fleet_note": note}
 

@@ -7,6 +7,8 @@ from herd.protocols.resumption import PartialAnswer
 
 
 class SentLines:
+    can_repeat = True
+
     def __init__(self) -> None:
         self.partial_answer = PartialAnswer()
         self._reader = StreamReader()

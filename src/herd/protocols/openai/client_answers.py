@@ -225,6 +225,7 @@ class AnswerWriter:
         if sent.id:
             self._head["id"], self._head["created"] = sent.id, sent.created
         self._has_role = True
+        self._calls_begun.update(sent.partial_answer.calls)
         self._note = {"fleet_note": note}
 
     def splice(self, texts: Sequence[bytes]) -> bytes:

@@ -20,7 +20,8 @@ from herd.protocols.openai import responses_requests
 from herd.protocols.openai.client_answers import EVENT_STREAM, JSON, error_body
 from herd.protocols.openai.responses_object import ResponseObject, duration_s, write_usage
 from herd.protocols.openai.responses_output import CallItem, Event, FixedItem, OutputItem, TextItem
-from herd.protocols.openai.sent_response import SentResponse
+from herd.protocols.openai.sent_response import SentItem, SentResponse
+from herd.protocols.resumption import SentCall
 from herd.protocols.streams import event
 
 _INCOMPLETE_REASONS: Mapping[str, str] = MappingProxyType(
@@ -56,8 +57,15 @@ class ResponsesWriter:
         self._sequence = sent.sequence
         self._object.resume(sent.id, sent.created_s, note)
         opened = sent.open_item
-        self._items += [FixedItem(item.body) for item in sent.items if item is not opened]
+        for item in sent.items:
+            if item.call is not None and not item.is_done:
+                self._resume_call(item, item.call)
+            elif item is not opened:
+                self._items.append(FixedItem(item.body))
         self._answer_chars, self._thinking_chars = len(sent.partial_answer.text), len(sent.partial_answer.thinking)
+        for call in sent.partial_answer.calls.values():
+            self._collected.calls[call.index] = ToolCall(call.index)
+            self._answer_chars += len(call.name) + len(call.arguments)
         if opened is not None:
             kind, own_id = str(opened.body["type"]), str(opened.body.get("id", ""))
             self._text = self._new_text(kind, own_id)
@@ -66,6 +74,12 @@ class ResponsesWriter:
                 text = "".join(opened.text)
                 self._text.add(text, opened.logprobs)
                 self._collected.add(Delta(text=text) if kind == "message" else Delta(thinking=text))
+
+    def _resume_call(self, item: SentItem, call: SentCall) -> None:
+        opened = self._calls[call.index] = CallItem(ToolCall(call.index), self._request_id, self._tools)
+        opened.resume(len(self._items), item.body, call.arguments)
+        self._items.append(opened)
+        self._order.resume(call.index, call.arguments)
 
     def splice(self, texts: Sequence[bytes]) -> bytes:
         """Every event has its number. The last events repeat the text: it is decoded for them, in one piece."""

@@ -186,7 +186,15 @@ class CallItem:
         self._chunks: list[str] = []
         self._unsent: list[str] = []
         self._index = -1
+        self._own_id = ""
         self._status = "in_progress"
+
+    def resume(self, index: int, item: Event, arguments: str) -> None:
+        """Continues a call that another node has begun: the item as it was added, and the arguments that were sent."""
+        self._own_id, self.call.id, self.has_id = str(item.get("id", "")), str(item.get("call_id", "")), True
+        self.call.name = str(item.get("name", ""))
+        self._chunks = [arguments] if arguments else []
+        self.open(index)
 
     def take(self, fragment: ToolCall) -> None:
         self.has_id = self.has_id or bool(fragment.id)
@@ -254,7 +262,7 @@ class CallItem:
 
     @property
     def _id(self) -> str:
-        return f"{self._prefix}_{self._request_id}_{self._index}"
+        return self._own_id or f"{self._prefix}_{self._request_id}_{self._index}"
 
     @property
     def _position(self) -> Event:

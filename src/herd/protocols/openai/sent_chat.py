@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
 from herd.protocols.answer_ends import decode_end
@@ -14,7 +16,24 @@ class _Identity(msgspec.Struct):
     created: int = 0
 
 
+class _Call(msgspec.Struct):
+    index: Any = None
+
+
+class _Delta(msgspec.Struct):
+    tool_calls: list[_Call] | None = None
+
+
+class _Choice(msgspec.Struct):
+    delta: _Delta | None = None
+
+
+class _Chunk(msgspec.Struct):
+    choices: list[_Choice] = []
+
+
 _IDENTITY = msgspec.json.Decoder(_Identity)
+_CHUNK = msgspec.json.Decoder(_Chunk)
 
 
 class SentChat:
@@ -22,6 +41,7 @@ class SentChat:
 
     def __init__(self) -> None:
         self.partial_answer = PartialAnswer()
+        self.can_repeat = True
         self.id = ""
         self.created = 0
         self._reader = StreamReader()
@@ -34,6 +54,19 @@ class SentChat:
             return
         for delta in self._reader.feed(lines):
             self.partial_answer.add_delta(delta)
+        if b'"tool_calls"' in lines or b'"function_call"' in lines:
+            self._check_indices(lines)
+
+    def _check_indices(self, lines: bytes) -> None:
+        """The rest of a call has the index that a reader gives it, so the client must know it by the same one."""
+        indices: list[object] = []
+        for line in lines.splitlines():
+            chunk = decode_end(line.removeprefix(b"data:").strip(), _CHUNK)
+            for choice in chunk.choices if chunk is not None else ():
+                indices += [call.index for call in (choice.delta and choice.delta.tool_calls) or ()]
+        calls = self.partial_answer.calls
+        if b'"function_call"' in lines or not all(type(index) is int and index in calls for index in indices):
+            self.can_repeat = False
 
     def _read_identity(self, lines: bytes) -> None:
         for line in lines.splitlines():

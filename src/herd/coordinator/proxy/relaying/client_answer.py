@@ -141,11 +141,11 @@ class ClientAnswer:
 
     # --- what another node can continue ---
 
-    def continuation_kinds(self) -> frozenset[str]:
-        """The kinds of engines that can continue what was forwarded."""
+    def continuation_kinds(self, may_repeat: bool = False) -> frozenset[str]:
+        """The kinds of engines that can continue what was forwarded; with `may_repeat`, or might give it again."""
         if self.continuation is None or not self.forwarded_bytes:
             return frozenset()
-        return self.continuation.kinds(self._dependencies.engines)
+        return self.continuation.kinds(self._dependencies.engines, may_repeat)
 
     def ending(self) -> Ending | None:
         """What completes a stream of which only the end is missing."""

@@ -16,8 +16,9 @@ from herd.coordinator.upstream import forwarded_headers
 from herd.core.state.commands import Dispatch
 from herd.core.state.request import Failure, RequestId
 from herd.dialects import Dialect, Writer
-from herd.engines import Engine, EngineRequest
+from herd.engines import Engine, EngineRequest, Reader
 from herd.protocols.conversation import ParsedRequest
+from herd.protocols.cut_streams.joined_reader import RepeatedReader
 
 
 class PreparedAttempt(NamedTuple):
@@ -69,13 +70,19 @@ class Preparation:
         answer = self._limited(translation, command, engine, outgoing.request)
         return PreparedAttempt(outgoing.request, forwarded_headers.OWN_LINES, answer, outgoing)
 
+    def form(self, command: Dispatch, engine: Engine) -> Outgoing | Failure:
+        return self.forms.build(command, engine, self._dependencies.driver.now())
+
     def rest(self, command: Dispatch, rest: Rest) -> PreparedAttempt:
         """The request for the rest of an answer that another node has begun."""
-        translation = Translation(rest.reader, rest.writer, rest.sent_tokens)
         limit = limited_rest(command, self._parsed, rest.reader, rest.sent_tokens)
         if limit is not None and shows_usage(self._parsed):
             limit.request = rest.request
-        answer = translation if limit is None else limited(translation, limit, lambda: rest.writer)
+        reader: Reader = rest.reader if limit is None else limit
+        if rest.repeated is not None:
+            reader = RepeatedReader(reader, rest.repeated, self.tool_repairs.of_tools(rest.tools))
+        answer = Translation(reader, rest.writer, rest.sent_tokens)
+        answer.limit, answer.repeated = limit, rest.repeated
         return PreparedAttempt(rest.request, forwarded_headers.OWN_LINES, answer)
 
     def _limited(

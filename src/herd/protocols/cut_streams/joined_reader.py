@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from herd.protocols.conversation import Delta
+from herd.protocols.cut_streams.repeated_answer import RepeatedAnswer
 
 
-class _Reader(Protocol):
+class DeltaReader(Protocol):
     """The readers of engines."""
 
     @property
@@ -30,7 +31,7 @@ class JoinedReader:
     dropped.
     """
 
-    def __init__(self, reader: _Reader, has_text: bool, has_thinking: bool, is_full: bool) -> None:
+    def __init__(self, reader: DeltaReader, has_text: bool, has_thinking: bool, is_full: bool) -> None:
         self._reader = reader
         self._has_text = has_text
         self._is_full = is_full
@@ -71,3 +72,34 @@ def _only_end(delta: Delta) -> Delta:
         error_status=delta.error_status,
         is_last=delta.is_last,
     )
+
+
+class _Repair(Protocol):
+    """`tool_repair.py`: the calls that the client has were repaired, too."""
+
+    def deltas(self, chunks: Sequence[Delta]) -> list[Delta]: ...
+
+
+class RepeatedReader:
+    """Reads the second answer, and returns its new part only."""
+
+    def __init__(self, reader: DeltaReader, repeated: RepeatedAnswer, repair: _Repair | None = None) -> None:
+        self._reader = reader
+        self._repeated = repeated
+        self._repair = repair
+
+    @property
+    def is_finished(self) -> bool:
+        return self._reader.is_finished and self._repeated.is_repeated
+
+    def feed(self, chunk: bytes) -> list[Delta]:
+        return self._new(self._reader.feed(chunk))
+
+    def plain_texts(self, chunk: bytes) -> list[bytes]:
+        return self._reader.plain_texts(chunk) if self._repeated.is_repeated else []
+
+    def end(self) -> list[Delta]:
+        return self._new(self._reader.end())
+
+    def _new(self, deltas: list[Delta]) -> list[Delta]:
+        return self._repeated.new(deltas if self._repair is None else self._repair.deltas(deltas))
