@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from herd.errors import Refusal
 from herd.http1.connection import HttpConnection
-from herd.http1.connections import ClientConnections
+from herd.http1.connections import ClientConnections, ErrorAnswer
 from herd.http1.exchange import HttpExchange
 from herd.http1.http_settings import HttpSettings
 from herd.http1.server import Server, serve
@@ -28,8 +28,8 @@ else:
 GET = b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
-def render_error(path: str | None, refusal: Refusal) -> tuple[int, str, bytes]:
-    return refusal.status, "application/json", json.dumps({"path": path, "code": refusal.code}).encode()
+def render_error(path: str | None, refusal: Refusal) -> ErrorAnswer:
+    return ErrorAnswer(refusal.status, "application/json", json.dumps({"path": path, "code": refusal.code}).encode())
 
 
 def echo(exchange: HttpExchange) -> None:

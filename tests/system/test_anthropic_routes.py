@@ -161,6 +161,35 @@ def test_every_answer_has_the_request_id_that_the_sdks_show(
     assert malformed.value.request_id
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "headers", "status", "name"),
+    [
+        ("POST", "/v1/chat/completions", {"Content-Length": "99999999999"}, 413, "x-request-id"),
+        ("POST", "/v1/messages", {"Content-Length": "99999999999"}, 413, "request-id"),
+        ("POST", "/v1/chat/completions", {"Content-Length": "x"}, 400, "x-request-id"),
+        ("POST", "/v1/messages", {"Expect": "a-wonder"}, 417, "request-id"),
+        ("GET", "/v1/models", {"Upgrade": "websocket", "Connection": "Upgrade", "Origin": "null"}, 403, "x-request-id"),
+        ("GET", "/v1/responses/none", {}, 404, "x-request-id"),
+        ("POST", "/v1/responses/input_tokens", {}, 501, "x-request-id"),
+        ("DELETE", "/v1/responses/none", {}, 404, "x-request-id"),
+    ],
+)
+def test_an_answer_to_a_request_that_is_not_read_has_its_request_id(
+    setup: Setup, method: str, path: str, headers: dict[str, str], status: int, name: str
+) -> None:
+    found, answered, body = ask(setup.fleet, method, path, headers)
+    assert (found, len(answered.get_all(name, []))) == (status, 1), body
+    if name == "request-id":
+        assert json.loads(body)["request_id"] == answered[name]
+
+
+def test_a_kept_answer_has_a_request_id(openai_client: openai.OpenAI) -> None:
+    answer = openai_client.responses.create(model="m01", input="hi")
+    kept: Any = openai_client.responses.retrieve(answer.id)
+    assert kept._request_id
+    assert kept.id == answer.id
+
+
 def test_streamed_answer_has_its_request_id_once(setup: Setup) -> None:
     body = json.dumps({"model": "m01", "max_tokens": 10, "messages": HI}).encode()
     _, headers, _ = ask(setup.fleet, "POST", "/v1/messages?beta=true", {"Content-Type": "application/json"}, body)

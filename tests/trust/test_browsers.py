@@ -143,6 +143,9 @@ def test_our_own_page_may_do_everything(origin: str, host: str) -> None:
         "http://localhost.evil.example:3000",
         "https://evil.example#.localhost",
         "chrome-extension://abcdef",
+        "http://evil.example:80@localhost",
+        "http://evil.example@x.localhost",
+        "http://evil.example@192.168.1.9:11435",
         "x" * 1000,
     ],
 )

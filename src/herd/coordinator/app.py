@@ -321,7 +321,7 @@ class Coordinator:
             *WindowsApi(driver, self.settings.windows).routes,
             *self.conformance.routes,
             *self.capture.routes,
-            *StoredResponsesApi(self.responses, self.errors.render).routes,
+            *StoredResponsesApi(self.responses, self.errors).routes,
             *DashboardFiles().routes,
         ]
         return [*routes, *OpenApi(self.dialects, routes, __version__).routes]

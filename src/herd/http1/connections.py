@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from email.utils import formatdate
+from typing import NamedTuple
 
 from herd.errors import Refusal
 from herd.http1.contract import Header
@@ -13,8 +14,18 @@ from herd.http1.http_settings import HttpSettings
 from herd.http1.places import Connection, Places
 from herd.http1.write_batching import WriteBatcher
 
-RenderError = Callable[[str | None, Refusal], tuple[int, str, bytes]]
-"""(path, or None if it is unreadable; refusal) -> (status, content type, body)."""
+
+class ErrorAnswer(NamedTuple):
+    """`headers` are those of the API to which the path belongs, such as the request's id."""
+
+    status: int
+    content_type: str
+    body: bytes
+    headers: tuple[Header, ...] = ()
+
+
+RenderError = Callable[[str | None, Refusal], ErrorAnswer]
+"""(path, or None if it is unreadable; refusal) -> the answer."""
 
 
 class ClientConnections:
@@ -81,8 +92,8 @@ class ClientConnections:
 
     def render_refusal(self, path: str | None, refusal: Refusal, is_head: bool) -> bytes:
         """An answer that refuses a request and announces the close of its connection."""
-        status, content_type, body = self.render_error(path, refusal)
-        headers: list[Header] = [(b"Content-Type", content_type.encode("latin-1"))]
+        status, content_type, body, own_headers = self.render_error(path, refusal)
+        headers: list[Header] = [(b"Content-Type", content_type.encode("latin-1")), *own_headers]
         if refusal.retry_after_s is not None:
             headers.append((b"Retry-After", b"%d" % max(1, round(refusal.retry_after_s))))
         if refusal.allow is not None:

@@ -115,12 +115,15 @@ def origin_refusal(origin: str, host: str, effect: Effect, names: AllowedNames) 
     NAME.localhost, which some browsers ask the network for.
     """
     asked = _without_slash(origin.lower()) if len(origin) <= HEADER_MAX_CHARS else ""
-    if not origin or is_same_origin(origin, host) or names.has_origin(asked):
+    if not origin or names.has_origin(asked):
         return None
-    if effect in (Effect.USES_MODELS, Effect.READS) and _is_local_page(origin):
-        return None
-    if effect is Effect.USES_MODELS and (names.matches_origin(asked) or _is_named_localhost(origin)):
-        return None
+    if "@" not in origin:  # no browser sends the name of a user, and a host behind it is easily mistaken
+        if is_same_origin(origin, host):
+            return None
+        if effect in (Effect.USES_MODELS, Effect.READS) and _is_local_page(origin):
+            return None
+        if effect is Effect.USES_MODELS and (names.matches_origin(asked) or _is_named_localhost(origin)):
+            return None
     shown = _shown(origin)
     return Refusal(
         403,

@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Message, Scope
 
 from herd.coordinator.auth.access_control import key_of
 from herd.errors import HerdError, Refusal
-from herd.http1.connections import RenderError
+from herd.http1.connections import ErrorAnswer, RenderError
 from herd.http1.contract import Exchange, Header
 from herd.http1.streamed_body import StreamedBody
 
@@ -229,6 +229,6 @@ def _length(headers: Sequence[Header]) -> int | None:
     return None
 
 
-def _respond(exchange: Exchange, answer: tuple[int, str, bytes]) -> None:
-    status, content_type, body = answer
-    exchange.respond(status, ((b"Content-Type", content_type.encode("latin-1")),), body)
+def _respond(exchange: Exchange, answer: ErrorAnswer) -> None:
+    content_type = (b"Content-Type", answer.content_type.encode("latin-1"))
+    exchange.respond(answer.status, (content_type, *answer.headers), answer.body)

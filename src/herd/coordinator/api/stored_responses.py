@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
 
 from starlette.requests import Request
 from starlette.responses import Response
 
-from herd.coordinator.api.responses import json_response
+from herd.coordinator.api.responses import Endpoint, json_response
 from herd.coordinator.auth.audit import client_ip
 from herd.coordinator.auth.routes import ApiRoute
+from herd.coordinator.proxy.error_answers import ErrorAnswers
 from herd.coordinator.proxy.response_store import ResponseStore, StoredResponse, owner_of
 from herd.errors import BadRequest, HerdError, NotFound, Refusal
 from herd.protocols.openai.responses_history import RESPONSES, listed_item
@@ -23,26 +24,27 @@ NOT_IMPLEMENTED = "not_implemented"
 
 
 class StoredResponsesApi:
-    def __init__(self, store: ResponseStore, render: Callable[[str, Refusal], tuple[int, str, bytes]]) -> None:
+    def __init__(self, store: ResponseStore, errors: ErrorAnswers) -> None:
         self._store = store
-        self._render = render
+        self._errors = errors
 
     @property
     def routes(self) -> list[ApiRoute]:
+        with_id = self._with_id
         return [
-            ApiRoute("/v1/responses/compact", self.compact, "POST", Right.CHAT),
-            ApiRoute("/v1/responses/input_tokens", self.input_tokens, "POST", Right.CHAT),
-            ApiRoute("/v1/conversations", self.conversations, "POST", Right.CHAT),
-            ApiRoute("/v1/responses/{response_id}", self.retrieve, "GET", Right.CHAT, query=("stream",)),
-            ApiRoute("/v1/responses/{response_id}", self.delete, "DELETE", Right.CHAT),
+            ApiRoute("/v1/responses/compact", with_id(self.compact), "POST", Right.CHAT),
+            ApiRoute("/v1/responses/input_tokens", with_id(self.input_tokens), "POST", Right.CHAT),
+            ApiRoute("/v1/conversations", with_id(self.conversations), "POST", Right.CHAT),
+            ApiRoute("/v1/responses/{response_id}", with_id(self.retrieve), "GET", Right.CHAT, query=("stream",)),
+            ApiRoute("/v1/responses/{response_id}", with_id(self.delete), "DELETE", Right.CHAT),
             ApiRoute(
                 "/v1/responses/{response_id}/input_items",
-                self.input_items,
+                with_id(self.input_items),
                 "GET",
                 Right.CHAT,
                 query=("limit", "order", "after"),
             ),
-            ApiRoute("/v1/responses/{response_id}/cancel", self.cancel, "POST", Right.CHAT),
+            ApiRoute("/v1/responses/{response_id}/cancel", with_id(self.cancel), "POST", Right.CHAT),
         ]
 
     async def retrieve(self, request: Request) -> Response:
@@ -93,6 +95,18 @@ class StoredResponsesApi:
         """Refuses to create a conversation on the server."""
         return self._unavailable("herd keeps no conversations; use previous_response_id, or send the items in input")
 
+    def _with_id(self, endpoint: Endpoint) -> Endpoint:
+        """The endpoint with the header of the request's id, which OpenAI's SDKs show."""
+
+        @functools.wraps(endpoint)
+        async def with_id(request: Request) -> Response:
+            response = await endpoint(request)
+            for name, value in self._errors.id_headers(RESPONSES).items():
+                response.headers.setdefault(name, value)
+            return response
+
+        return with_id
+
     def _find(self, request: Request) -> StoredResponse:
         wanted = request.path_params["response_id"]
         found = self._store.find(_owner(request), wanted)
@@ -108,8 +122,9 @@ class StoredResponsesApi:
         return self._answer(error.refusal)
 
     def _answer(self, refusal: Refusal) -> Response:
-        status, content_type, body = self._render(RESPONSES, refusal)
-        return Response(body, status, media_type=content_type)
+        answer = self._errors.render(RESPONSES, refusal)
+        headers = {name.decode("ascii"): value.decode("ascii") for name, value in answer.headers}
+        return Response(answer.body, answer.status, headers, answer.content_type)
 
 
 def _owner(request: Request) -> str:

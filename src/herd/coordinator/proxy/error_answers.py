@@ -12,6 +12,7 @@ from starlette.responses import PlainTextResponse, Response
 from herd.coordinator.auth.sloppy_paths import nearest_path
 from herd.dialects import Dialect
 from herd.errors import Refusal
+from herd.http1.connections import ErrorAnswer
 from herd.http1.contract import Exchange
 
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})
@@ -43,10 +44,15 @@ class ErrorAnswers:
             return self._by_path[max(below, key=len)]
         return self._by_first_segment.get(path.strip("/").split("/")[0], self._default)
 
-    def render(self, path: str | None, refusal: Refusal) -> tuple[int, str, bytes]:
-        """Status, content type and body."""
-        response = self.dialect_of(path or "/").error(refusal)
-        return response.status, response.content_type, response.body
+    def render(self, path: str | None, refusal: Refusal) -> ErrorAnswer:
+        """The answer to a request that could not be read or that no dialect has answered."""
+        dialect, request_id = self.dialect_of(path or "/"), self._new_request_id()
+        response = dialect.error(refusal, request_id)
+        return ErrorAnswer(response.status, response.content_type, response.body, dialect.id_headers(request_id))
+
+    def id_headers(self, path: str) -> dict[str, str]:
+        """The header with a new request id, for an answer of the API to which this path belongs."""
+        return self._id_headers(self.dialect_of(path), self._new_request_id())
 
     def refuse(self, exchange: Exchange, refusal: Refusal) -> None:
         """Answers a request without permission; a browser that asks for a page is sent to the login page."""
