@@ -243,6 +243,7 @@ class Coordinator:
             settings=settings.relay,
             wait_comments=self.wait_comments,
             rng=Random(secrets.randbits(64)),
+            prompt_factor=driver.forecast.token_ratios.factor,
         )
         self.inference = InferenceApi(
             InferenceSettings(

@@ -90,6 +90,8 @@ class Dialect(ABC):
     name: str
     has_engine_options: bool = False
     """Whether its bodies have fields for engine options, so that they can be set in a passed-through request."""
+    tells_prompt_first: bool = False
+    """Whether a stream begins with the size of the prompt, which engines with another protocol tell at its end."""
     routes: tuple[Route, ...]
     listings: tuple[tuple[str, str], ...]
     """(method, path) of the routes that are answered from memory; a path may end in "/{name}"."""

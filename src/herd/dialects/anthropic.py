@@ -90,6 +90,7 @@ _ERROR = msgspec.json.Decoder(_Error)
 
 class Anthropic(Dialect):
     name = "anthropic"
+    tells_prompt_first = True
     routes = (Route("POST", MESSAGES, RequestKind.CHAT), Route("POST", COUNT_TOKENS, RequestKind.INFO))
     listings = (("GET", MODELS), ("GET", MODELS + "/{name}"))
     client_header = b"anthropic-version"

@@ -11,6 +11,7 @@ from herd.coordinator.proxy.missing_paths import MissingPaths
 from herd.coordinator.proxy.wait_comments import WaitComments
 from herd.coordinator.upstream.pool import Pool
 from herd.core.state.events import Event
+from herd.core.state.fleet import ModelName
 from herd.core.state.request import RequestId
 from herd.dialects import Timestamp
 from herd.engines import Engine
@@ -77,4 +78,6 @@ class RelayDependencies:
     settings: RelaySettings
     wait_comments: WaitComments
     rng: Random
+    prompt_factor: Callable[[ModelName], float] = lambda _: 1.0
+    """By how much engines count more tokens in a prompt of this model than its size suggests."""
     missing_paths: MissingPaths = field(default_factory=MissingPaths)

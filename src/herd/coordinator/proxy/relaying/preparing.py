@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import NamedTuple
 
 from herd.coordinator.proxy.continuation import Rest
@@ -14,6 +15,7 @@ from herd.coordinator.proxy.visible_limit import limited_reader, limited_rest, s
 from herd.coordinator.proxy.wait_comments import is_event_stream
 from herd.coordinator.upstream import forwarded_headers
 from herd.core.state.commands import Dispatch
+from herd.core.state.fleet import canonical
 from herd.core.state.request import Failure, RequestId
 from herd.dialects import Dialect, Writer
 from herd.engines import Engine, EngineRequest, Reader
@@ -96,5 +98,9 @@ class Preparation:
         return limited(answer, limit, lambda: self._writer(command))
 
     def _writer(self, command: Dispatch) -> Writer:
-        name = self._parsed.answer_name(command.fallback)
-        return self._dialect.writer(self._parsed, name, self._request_id, self._dependencies.timestamp())
+        parsed, name = self._parsed, self._parsed.answer_name(command.fallback)
+        if self._dialect.tells_prompt_first and parsed.stream:
+            # As in the answer that counts tokens: corrected by what engines counted for earlier prompts of this model.
+            factor = self._dependencies.prompt_factor(canonical(command.model_info.name))
+            parsed = replace(parsed, prompt_tokens=round(parsed.prompt_tokens * factor))
+        return self._dialect.writer(parsed, name, self._request_id, self._dependencies.timestamp())
