@@ -290,7 +290,8 @@ class _EventLines(_Lines):
     def __init__(self, line_max_bytes: int) -> None:
         super().__init__(line_max_bytes)
         self._is_after_cr = False
-        """Whether a LF would only be the rest of the last line ending."""
+        """Whether a LF would only be the rest of the last line ending. After whole events it is an empty line, so they
+        need not be passed here."""
 
     def feed(self, chunk: bytes) -> list[bytes]:
         if self._is_after_cr and chunk:
@@ -300,9 +301,6 @@ class _EventLines(_Lines):
             self._is_after_cr = chunk.endswith(b"\r")
             chunk = chunk.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
         return super().feed(chunk)
-
-    def is_whole(self, chunk: bytes) -> bool:
-        return not self._is_after_cr and super().is_whole(chunk)
 
 
 class LineEnds:
