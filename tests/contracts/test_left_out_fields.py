@@ -152,3 +152,36 @@ def test_what_only_an_ollama_understands_is_refused_and_names_it(fields: Json) -
 def test_fields_that_the_responses_api_does_not_have_are_named() -> None:
     fields = {"input": "Hi", "unknown_field": 7, "seed": 3, "stop": ["x"], "user": "u", "service_tier": "auto"}
     assert names(OPENAI, OLLAMA, "/v1/responses", fields) == ("unknown_field", "seed", "stop")
+
+
+RESPONSES = "/v1/responses"
+NO_PARALLEL: dict[str, tuple[Dialect, Json]] = {
+    MESSAGES: (
+        ANTHROPIC,
+        {
+            "max_tokens": 9,
+            "messages": [HI],
+            "tools": [{"name": "f", "input_schema": {"type": "object"}}],
+            "tool_choice": {"type": "auto", "disable_parallel_tool_use": True},
+        },
+    ),
+    RESPONSES: (OPENAI, {"input": "x", "tools": [{"type": "function", **FUNCTION}], "parallel_tool_calls": False}),
+    CHAT: (
+        OPENAI,
+        {"messages": [HI], "tools": [{"type": "function", "function": FUNCTION}], "parallel_tool_calls": False},
+    ),
+}
+
+
+@pytest.mark.parametrize("path", NO_PARALLEL)
+@pytest.mark.parametrize("engine", ENGINES.values(), ids=lambda engine: engine.kind)
+def test_a_request_without_parallel_calls_is_carried_or_named(engine: Engine, path: str) -> None:
+    dialect, body = NO_PARALLEL[path]
+    outgoing = built(dialect, engine, path, body, frozenset())
+    assert isinstance(outgoing, Outgoing)
+    sent = json.loads(outgoing.request.body)
+    choice = sent.get("tool_choice")
+    is_carried = sent.get("parallel_tool_calls") is False or (
+        isinstance(choice, dict) and choice.get("disable_parallel_tool_use") is True
+    )
+    assert is_carried != ("parallel_tool_calls" in outgoing.ignored)

@@ -165,12 +165,12 @@ def test_the_first_event_of_a_stream_tells_the_corrected_size_of_the_prompt(clie
     """The engine counts the prompt only at the end of its stream, where the client gets its number."""
     prompt: list[Any] = [{"role": "user", "content": "word " * 250}]
     client.messages.create(model="m22", max_tokens=10, messages=prompt)
-    told = client.messages.count_tokens(model="m22", messages=prompt).input_tokens
+    estimate = client.messages.count_tokens(model="m22", messages=prompt).input_tokens
     events = list(client.messages.create(model="m22", max_tokens=10, messages=prompt, stream=True))
     first, last = events[0], next(event for event in events if event.type == "message_delta")
-    assert first.type == "message_start" and first.message.usage.input_tokens == told
-    assert abs(told - COUNTED_TOKENS) < 10
-    assert last.usage.input_tokens in (COUNTED_TOKENS, told)
+    assert first.type == "message_start" and first.message.usage.input_tokens == estimate
+    assert abs(estimate - COUNTED_TOKENS) < 10
+    assert last.usage.input_tokens in (COUNTED_TOKENS, estimate)
 
 
 @pytest.mark.parametrize(
