@@ -112,7 +112,7 @@ def node_card(
 ) -> NodeCard:
     """`queues` are the node's queues; `now` is the core's clock, `unix_now` the same time in unix seconds."""
     report = node.report
-    running = sum(len(queue.in_flight) for queue in queues.values())
+    running = running_on(queues)
     slots = slots_of(node)
     state, why = state_of(node, running, slots, now)
     disk = report.disk
@@ -154,6 +154,10 @@ def node_card(
         duty=report.administration.duty.value,
         duty_since=report.administration.since_unix_s or None,
     )
+
+
+def running_on(queues: Mapping[ModelName, Queue]) -> int:
+    return sum(len(queue.in_flight) for queue in queues.values())
 
 
 def slots_of(node: Node) -> int:

@@ -23,7 +23,7 @@ from herd.core.state.commands import Record
 from herd.core.state.fleet import NodeId
 from herd.core.state.request import Outcome
 from herd.dashboard.fleet_summary import SERVING, FleetSummary, summarize_fleet
-from herd.dashboard.nodes import NodeCard, node_card
+from herd.dashboard.nodes import NodeCard, node_card, running_on, slots_of, state_of
 from herd.dashboard.recent_stats import RecentStats
 from herd.dashboard.requests import ActiveRequest, KeyName, active_request
 
@@ -48,7 +48,7 @@ class FleetView:
         self._loop = loop
         self._timer: asyncio.TimerHandle | None = None
         self._stored_at = driver.now()
-        self._online: dict[str, bool] = {}
+        self._online: dict[NodeId, bool] = {}
 
     # --- now ---
 
@@ -125,18 +125,26 @@ class FleetView:
         now, unix_now = self._driver.now(), time.time()
         seconds = min(now - self._stored_at, INTERVAL_MAX_S)
         self._stored_at = now
-        cards = self.cards()
+        states = self._states(now)
         intervals = [
-            StateInterval(unix_now, card.node_id, card.state, seconds, card.slots if card.state in SERVING else 0)
-            for card in cards
+            StateInterval(unix_now, node_id, state, seconds, slots if state in SERVING else 0)
+            for node_id, (state, slots) in states.items()
         ]
-        events = self._membership_events(cards, unix_now)
+        events = self._membership_events({node_id: state for node_id, (state, _) in states.items()}, unix_now)
         if intervals or events:
             self._store.write(functools.partial(node_history.insert_history, intervals=intervals, events=events))
         self._schedule()
 
-    def _membership_events(self, cards: list[NodeCard], unix_now: float) -> list[FleetEvent]:
-        is_online = {card.node_id: card.state != "gone" for card in cards}
+    def _states(self, now: float) -> dict[NodeId, tuple[str, int]]:
+        """The state and the slots of each node, as in `cards`, of which most is not needed here."""
+        states: dict[NodeId, tuple[str, int]] = {}
+        for node in self._driver.fleet:
+            running, slots = running_on(self._driver.queues.of_node(node.id)), slots_of(node)
+            states[node.id] = state_of(node, running, slots, now)[0], slots
+        return states
+
+    def _membership_events(self, states: dict[NodeId, str], unix_now: float) -> list[FleetEvent]:
+        is_online = {node_id: state != "gone" for node_id, state in states.items()}
         before, self._online = self._online, is_online
         joined = [name for name, online in is_online.items() if online and not before.get(name)]
         left = [name for name, online in before.items() if online and not is_online.get(name)]

@@ -82,6 +82,8 @@ class PinnedModels:
         self._preload_max = settings.preload_max
         self._preload: list[ModelName] = []
         self._last_load_at: dict[tuple[NodeId, ModelName], float] = {}
+        self._complete_at = -1
+        """The fleet's position in its list of changes when every pinned model was in memory; -1 if one is not."""
 
     @property
     def pins(self) -> list[PinnedModel]:
@@ -160,9 +162,12 @@ class PinnedModels:
 
     def load_missing(self) -> None:
         """Loads pinned models that are not in memory. Called after each heartbeat."""
-        at = self._now()
         self._load_most_used()
-        for pin in self.missing():
+        if self._complete_at == self._fleet.changes.position:
+            return
+        at, missing = self._now(), self.missing()
+        self._complete_at = -1 if missing else self._fleet.changes.position
+        for pin in missing:
             model, nodes = ModelName(pin.model), self._nodes(pin)
             if not nodes or any(model in node.loading_until for node in nodes):
                 continue
@@ -195,15 +200,19 @@ class PinnedModels:
 
     def _nodes(self, pin: PinnedModel) -> list[Node]:
         online = (Liveness.ONLINE, Liveness.DEGRADED)
+        named = [self._fleet.node(NodeId(pin.node_id))] if pin.node_id else self._fleet.with_model(ModelName(pin.model))
         return [
             node
-            for node in self._fleet.with_model(ModelName(pin.model))
-            if node.liveness in online and not node.report.is_paused and pin.node_id in ("", node.id)
+            for node in named
+            if node is not None
+            and ModelName(pin.model) in node.report.models
+            and node.liveness in online
+            and not node.report.is_paused
         ]
 
     def _write(self, pins: list[PinnedModel]) -> None:
         write_atomically(self._path, msgspec.json.encode(pins))
-        self._pins = pins
+        self._pins, self._complete_at = pins, -1
 
 
 def _copy(node: Node, model: str) -> ModelInfo | None:

@@ -361,7 +361,7 @@ class Fleet:
             report = replace(report, models=known)
         if node.unloaded_at or node.loading_until:
             remember_unloaded(node, report, now)
-        if report.is_ready is not node.report.is_ready:
+        if report.is_ready is not node.report.is_ready or report.is_paused is not node.report.is_paused:
             self.changes.note(node.id)
         node.report, node.last_heartbeat_at = report, now
         node.free_model_memory_bytes = report.model_memory_free_bytes
