@@ -194,6 +194,31 @@ OLLAMA_HOST=another program's
 
 
 @pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        (r'"{\"default\": \"m\"}" # JSON', '{"default": "m"}'),
+        (r'"a \$HOME \\ \n"', r"a $HOME \ \n".replace("\\\\", "\\")),
+        (r"'a \" b'", r"a \" b"),
+        (r'"C:\herd\data\"', "C:\\herd\\data\\"),
+        (r'"C:\herd\data" # a folder', r"C:\herd\data"),
+        ('""', ""),
+    ],
+)
+def test_quotes_and_backslashes_are_those_of_a_shell(tmp_path: Path, written: str, read: str) -> None:
+    assert loaded(tmp_path, f"FLEET_HOST={written}\n").of(ServerSettings).host == read
+
+
+def test_values_and_names_may_be_written_as_in_ollama_herd(tmp_path: Path) -> None:
+    """Its settings have names in any case, whole numbers such as 2.0, and every word for true and false."""
+    settings = loaded(tmp_path, "fleet_port=8000.0\nFleet_Host=a\nFLEET_HOST=b\n", fleet_open="T", fleet_limit="-4.00")
+    assert (settings.of(ServerSettings).port, settings.of(ServerSettings).host) == (8000, "b")
+    assert (settings.of(OtherSettings).open, settings.of(OtherSettings).limit) == (True, -4)
+    for word, is_open in (("y", True), ("t", True), ("N", False), ("f", False)):
+        assert loaded(tmp_path, FLEET_OPEN=word).of(OtherSettings).open is is_open
+    assert "did you mean FLEET_PORT?" in problems(tmp_path, file="fleet_prot=1\n")[0]
+
+
+@pytest.mark.parametrize(
     ("line", "problem"),
     [
         ("FLEET_PORT", "line 1 is not KEY=value"),

@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
+import re
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -28,9 +29,13 @@ ENV_FILE_MAX_BYTES = 256 * 1024
 COORDINATOR_PREFIX = "FLEET_"
 AGENT_PREFIX = "FLEET_NODE_"
 SIMILARITY_MIN = 0.75
-_TRUE = frozenset({"1", "true", "yes", "on"})
-_FALSE = frozenset({"0", "false", "no", "off"})
+_QUOTED = re.compile(r"""(?:'(?P<single>[^']*)'|"(?P<double>(?:[^"\\]|\\.)*)")\s*(?:#.*)?\Z""")
+_ESCAPED = re.compile(r'\\(["\\$`])')
+"""What a backslash protects in double quotes; before other characters it is a backslash, as in paths of Windows."""
+_TRUE = frozenset({"1", "true", "t", "yes", "y", "on"})
+_FALSE = frozenset({"0", "false", "f", "no", "n", "off"})
 
+Value = TypeVar("Value")
 RecordT = TypeVar("RecordT", bound="DataclassInstance")
 RecordType = type["DataclassInstance"]
 
@@ -249,11 +254,12 @@ def _read_line(line: str, source: str, values: dict[str, RawValue], problems: li
 
 def _unquoted(value: str) -> str | None:
     """The value without its quotes and without a trailing comment; None if a quote is not closed."""
-    if value[:1] in ("'", '"'):
-        end = value.find(value[0], 1)
-        rest = value[end + 1 :].strip()
-        return value[1:end] if end > 0 and (not rest or rest.startswith("#")) else None
-    return value.partition(" #")[0].rstrip()
+    if value[:1] not in ("'", '"'):
+        return value.partition(" #")[0].rstrip()
+    if quoted := _QUOTED.match(value):
+        return quoted["single"] if value[0] == "'" else _ESCAPED.sub(r"\1", quoted["double"])
+    is_path = value.endswith('\\"') and value.count('"') == 2  # of a folder on Windows
+    return value[1:-1] if is_path else None
 
 
 def _raw_values(
@@ -263,14 +269,25 @@ def _raw_values(
     flags: Mapping[str, RawValue],
     problems: list[str],
 ) -> dict[str, RawValue]:
-    in_file = read_env_file(env_file, problems) if env_file is not None else {}
+    in_file = _in_capitals(read_env_file(env_file, problems) if env_file is not None else {})
     raw = {key: value for key, value in in_file.items() if key.startswith(COORDINATOR_PREFIX)}
     raw.update(dashboard)
     raw.update(
-        {key: RawValue(text, "environment") for key, text in environ.items() if key.startswith(COORDINATOR_PREFIX)}
+        {
+            key: RawValue(text, "environment")
+            for key, text in _in_capitals(environ).items()
+            if key.startswith(COORDINATOR_PREFIX)
+        }
     )
     raw.update(flags)
     return raw
+
+
+def _in_capitals(values: Mapping[str, Value]) -> dict[str, Value]:
+    """Names as settings are written: ollama-herd accepts them in lower case too. A name in capitals wins."""
+    return {name.upper(): value for name, value in values.items()} | {
+        name: value for name, value in values.items() if name.isupper()
+    }
 
 
 def _replace_names(raw: dict[str, RawValue]) -> None:
@@ -398,6 +415,12 @@ def _bool(text: str) -> bool:
     return lower in _TRUE
 
 
+def _int(text: str) -> int:
+    """As in ollama-herd, 2.0 is the whole number 2."""
+    whole, _, zeros = text.partition(".")
+    return int(whole if zeros and not zeros.strip("0") else text)
+
+
 def _float(text: str) -> float:
     value = float(text)
     if not math.isfinite(value):
@@ -414,7 +437,7 @@ def _path(text: str) -> Path:
 
 
 _CONVERT: Mapping[object, Callable[[str], object]] = types.MappingProxyType(
-    {bool: _bool, int: int, float: _float, str: str, Path: _path, tuple[str, ...]: _split_list}
+    {bool: _bool, int: _int, float: _float, str: str, Path: _path, tuple[str, ...]: _split_list}
 )
 _KIND_NAMES: Mapping[object, str] = types.MappingProxyType(
     {

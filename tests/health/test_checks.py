@@ -9,6 +9,7 @@ import pytest
 import herd.health.checks
 from builders import a_model_info, an_engine, an_engine_of
 from health.fleets import AT, a_healthy_report, a_memory, a_node, a_pair, a_sample, a_snapshot, an_hour
+from herd.core.lifecycle.node_names import boot_id_at
 from herd.core.state.fleet import GB, Disk, Liveness, Loaded, NodeId, Pressure, Report, canonical
 from herd.discover import discover
 from herd.health import Check, Finding, Severity
@@ -249,6 +250,11 @@ def test_a_node_that_is_offline_in_alternating_samples_is_flapping() -> None:
     )
     [finding] = found_by("flapping", with_alpha(samples=samples))
     assert finding.nodes == (NodeId("alpha"),)
+
+
+def test_an_agent_of_ollama_herd_has_versions_of_its_own() -> None:
+    for boot_id, count in ((boot_id_at("192.0.2.1"), 0), ("boot-1", 1)):
+        assert len(found_by("version_skew", with_report(agent_version="0.11.4", boot_id=boot_id))) == count
 
 
 def test_minor_engine_versions_that_differ_are_reported_and_patch_versions_are_not() -> None:

@@ -38,6 +38,7 @@ from herd.agent_protocol.heartbeat_json import (
     OwnJson,
 )
 from herd.bounded import BoundedDict
+from herd.core.lifecycle.node_names import boot_id_at
 from herd.core.state.fleet import (
     NO_ABILITIES,
     Capacity,
@@ -205,11 +206,6 @@ def ollama_herd_node(body: bytes) -> str:
         return ""
     is_theirs = sent.herd == NOT_SENT and (sent.ollama != NOT_SENT or bool(sent.draining))
     return sent.node_id if is_theirs else ""
-
-
-def boot_id_at(source_ip: str) -> str:
-    """The boot id of an agent that sends none: two cloned machines then differ by address."""
-    return f"at {source_ip}"
 
 
 def drain_signal(body: bytes) -> NodeId | None:

@@ -29,6 +29,8 @@ from herd.coordinator.auth.sloppy_paths import served_path
         ("GET", "/models"),
         ("GET", "/v1/v1/models"),
         ("GET", "/api/v1/models"),
+        ("GET", "/api/v0/models"),
+        ("POST", "/api/v0/chat/completions"),
         ("GET", "/openai/v1/models"),
         ("GET", "/V1/Models/m"),
         ("GET", "/models/m"),

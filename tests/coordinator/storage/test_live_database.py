@@ -120,6 +120,16 @@ def names_on_disk(folder: Path) -> list[str]:
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
 
 
+def recorded_around(store: TraceStore, other: Other, *verbs: str) -> list[str]:
+    """Ten rows that are saved before the other process acts, and ten after it."""
+    expected = recorded(store, 10)
+    assert store.flush()
+    other(*verbs)
+    expected += recorded(store, 10, start=10)
+    assert store.flush()
+    return expected
+
+
 def test_a_lock_by_another_process_costs_no_row(store: TraceStore, folder: Path, other: Other) -> None:
     expected = recorded(store, 10)
     assert store.flush()
@@ -173,11 +183,7 @@ def test_a_deleted_file_is_noticed_at_the_next_write_and_no_saved_row_is_lost(
 
 
 def test_deleting_all_files_at_once_loses_no_saved_row(store: TraceStore, folder: Path, other: Other) -> None:
-    expected = recorded(store, 10)
-    assert store.flush()
-    other("delete", "delete-wal", "delete-shm")
-    expected += recorded(store, 10, start=10)
-    assert store.flush()
+    expected = recorded_around(store, other, "delete", "delete-wal", "delete-shm")
     assert names_on_disk(folder) == expected
 
 
@@ -185,11 +191,7 @@ def test_deleting_all_files_at_once_loses_no_saved_row(store: TraceStore, folder
 def test_a_replaced_database_gets_the_rows_that_it_lacks(
     store: TraceStore, folder: Path, other: Other, how: str
 ) -> None:
-    expected = recorded(store, 10)
-    assert store.flush()
-    other(how)
-    expected += recorded(store, 10, start=10)
-    assert store.flush()
+    expected = recorded_around(store, other, how)
     assert sorted(names_on_disk(folder)) == sorted(expected)
     assert store.read(totals)["total_requests"] == 20
 
@@ -297,11 +299,7 @@ def test_the_log_of_a_replaced_database_does_not_damage_the_new_one(
 def test_a_file_destroyed_in_place_costs_no_row_of_the_log_and_none_that_follows(
     store: TraceStore, folder: Path, other: Other, verb: str
 ) -> None:
-    expected = recorded(store, 10)
-    assert store.flush()
-    other(verb)
-    expected += recorded(store, 10, start=10)
-    assert store.flush()
+    expected = recorded_around(store, other, verb)
     assert names_on_disk(folder) == expected
 
 

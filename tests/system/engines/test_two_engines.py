@@ -16,7 +16,7 @@ import herd.engines
 from fakes.fleet import Fleet, running_fleet
 from fakes.llamacpp.engines import HAS_XLLAMACPP, LlamaEngine, llama_engines
 from fakes.llamacpp.engines import EngineSettings as LlamaSettings
-from fakes.ollama.server import FakeOllama
+from fakes.ollama.server import FakeModel, FakeOllama, FakeSettings
 from fakes.real_ollama import CHAT_MODEL, NOT_FOUND, RealOllama, find_ollama
 from fakes.scripted.keyed import VLLM_STYLE as VLLM_WITH_M
 from fakes.scripted.keyed import KeyedEngine
@@ -144,7 +144,8 @@ def test_a_frozen_engine_leaves_the_other_one_in_use(tmp_path: Path) -> None:
 
 
 def test_each_ollama_has_its_own_models_and_is_the_one_that_pulls_and_deletes(tmp_path: Path) -> None:
-    with FakeOllama(["m", "only-here"]) as one, FakeOllama(["m", "only-there"]) as two:
+    registry = FakeSettings(registry={"new:latest": FakeModel(name="new")})
+    with FakeOllama(["m", "only-here"], registry) as one, FakeOllama(["m", "only-there"], registry) as two:
 
         async def play(agent: Agent, fleet: Fleet) -> None:
             found = await nodes(fleet)
@@ -160,6 +161,11 @@ def test_each_ollama_has_its_own_models_and_is_the_one_that_pulls_and_deletes(tm
             deleted = await request("POST", fleet.url + "/dashboard/api/delete", body, PATIENCE_S, JSON)
             assert deleted.status == 200, deleted
             assert "m:latest" in one.models and "m:latest" not in two.models
+            for path, model, headers in (("/api/pull", "new", {}), ("/dashboard/api/pull", "only-here", JSON)):
+                body = json.dumps({"model": model, "node_id": second(two.url)}).encode()
+                assert (await request("POST", fleet.url + path, body, PATIENCE_S, headers)).status in (200, 202)
+            assert "new:latest" in two.models and "new:latest" not in one.models
+            assert {one.node_id for one in fleet.coordinator.transfers.table} == {second(two.url)}
 
         with_agent(tmp_path, "ollama", [one.url, two.url], play)
 

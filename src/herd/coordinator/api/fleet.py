@@ -25,7 +25,7 @@ from herd.coordinator.auth.routes import ApiRoute
 from herd.coordinator.driver import Driver
 from herd.coordinator.queue_counts import QueueCounts
 from herd.coordinator.storage.writer import TraceStore
-from herd.core.lifecycle.node_names import NodeNames
+from herd.core.lifecycle.node_names import NodeNames, boot_id_at
 from herd.core.state.events import HeartbeatReceived, NodeLeft
 from herd.core.state.fleet import EngineAbilities, NodeId, Report
 from herd.errors import BadRequest
@@ -173,7 +173,7 @@ class FleetApi:
 
     def _drain(self, node_id: NodeId, source_ip: str) -> Response:
         """Notes that the node of an ollama-herd agent takes no more requests; what runs there may finish."""
-        boot_id = heartbeat_decode.boot_id_at(source_ip)
+        boot_id = boot_id_at(source_ip)
         for node in self._driver.fleet:
             if node.report.boot_id == boot_id and (node.id == node_id or node.id.startswith(f"{node_id}-")):
                 now = self._driver.now()

@@ -12,7 +12,7 @@ import difflib
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
-PREFIXES = frozenset({"api", "v1", "v1beta", "ollama", "openai", "anthropic"})
+PREFIXES = frozenset({"api", "v0", "v1", "v1beta", "ollama", "openai", "anthropic"})
 """First segments that base URLs of other servers have."""
 OTHER_NAMES: Mapping[str, str] = MappingProxyType({"/api/embed-text": "/api/embed"})
 """Addresses that ollama-herd has for the same route."""

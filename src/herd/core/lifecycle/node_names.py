@@ -17,6 +17,18 @@ SAME_ID_MAX = 64
 REPLACED_MAX = 1024
 """Replaced boots that are remembered."""
 
+_AT_ADDRESS = "at "
+
+
+def boot_id_at(source_ip: str) -> str:
+    """The boot id of an agent that sends none: two cloned machines then differ by address."""
+    return f"{_AT_ADDRESS}{source_ip}"
+
+
+def is_by_address(boot_id: str) -> bool:
+    """Whether the agent sends no boot id, as those of ollama-herd."""
+    return boot_id.startswith(_AT_ADDRESS)
+
 
 @dataclass(slots=True)
 class _Owner:

@@ -1,9 +1,10 @@
-"""Finds agents with another version than the coordinator, and engines of one kind with different versions."""
+"""Finds agents of herd with another version than the coordinator, and engines of one kind with different versions."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
+from herd.core.lifecycle.node_names import is_by_address
 from herd.health import Check, Evidence, Finding, Severity
 from herd.health.remedies import anywhere, numbers, on_each, upgrade
 from herd.health.snapshot import Snapshot
@@ -12,7 +13,9 @@ from herd.text import number
 
 def find(snapshot: Snapshot) -> Iterator[Finding]:
     others = [
-        node for node in snapshot.online if node.report.agent_version and node.report.agent_version != snapshot.version
+        node
+        for node in snapshot.online
+        if node.report.agent_version not in ("", snapshot.version) and not is_by_address(node.report.boot_id)
     ]
     if others:
         yield Finding(
