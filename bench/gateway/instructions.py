@@ -162,9 +162,9 @@ async def counted_requests(fleet: Fleet, marks: ctypes.CDLL) -> None:
             marks.count_from_here()
             await fleet.send(case, REQUESTS, False)
             marks.count_until_here(case.key.encode())
-        fleet.prepare(case, True, CHUNKS[1][0])
-        await fleet.send(case, WARMUP, True)
         for per_read, lengths in CHUNKS.items():
+            fleet.prepare(case, True, lengths[1], per_read)  # what is prepared at its first use is not counted
+            await fleet.send(case, WARMUP, True)
             for chunks in lengths:
                 fleet.prepare(case, True, chunks, per_read)
                 marks.count_from_here()

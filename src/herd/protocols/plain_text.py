@@ -53,8 +53,13 @@ class NoSplicing:
 
 
 def surrounded(texts: Sequence[bytes], before: bytes, after: bytes) -> bytes:
-    """The same bytes before and after each text."""
-    return before + (after + before).join(texts) + after
+    """The same bytes before and after each text. Only the result is long: each long intermediate one costs as much."""
+    if len(texts) == 1:
+        return before + texts[0] + after
+    ends = [*texts]
+    ends[0] = before + ends[0]
+    ends[-1] += after
+    return (after + before).join(ends)
 
 
 def as_json(text: str) -> bytes:
@@ -67,14 +72,15 @@ def are_plain(texts: list[bytes]) -> bool:
 
     A blank between them makes neither an escape nor a character of the end of one and the beginning of the next.
     """
+    joined = b" ".join(texts)
     try:
-        joined = b" ".join(texts).decode()
+        text = joined.decode()
     except UnicodeDecodeError:
         return False
-    if b"" in texts:
+    if not all(texts):
         return False
-    has_special = '"' in joined or "\\" in joined or not joined.isprintable()
-    return not has_special or _TEXTS.fullmatch(joined) is not None
+    # The encoder adds its two quotes and, if something has to be escaped, more.
+    return len(msgspec.json.encode(text)) == len(joined) + 2 or _TEXTS.fullmatch(text) is not None
 
 
 class SimilarEvents:
@@ -84,13 +90,13 @@ class SimilarEvents:
     the text. What surrounds it is learned from a chunk that was decoded, and checked by decoding it with another text.
     """
 
-    __slots__ = ("_after", "_before", "_between", "_border", "_text_end", "_text_of", "_text_start", "_tries_left")
+    __slots__ = ("_after", "_before", "_between", "_border", "_text_of", "_text_part", "_tries_left")
 
     def __init__(self, text_of: Callable[[bytes], str]) -> None:
         """`text_of` decodes an event's data: its text if it has nothing else, else an empty text."""
         self._text_of = text_of
         self._before = self._after = self._between = self._border = b""
-        self._text_start = self._text_end = 0
+        self._text_part = slice(0)
         """Where the text is in an event without its border."""
         self._tries_left = _TRIES
 
@@ -109,7 +115,7 @@ class SimilarEvents:
                 self._before, self._after = b"data: " + before, after + b"\n\n"
                 self._between = self._after + self._before
                 self._border = self._after[1:][-_BORDER_BYTES:]
-                self._text_start, self._text_end = len(self._before), len(self._border) - len(self._after)
+                self._text_part = slice(len(self._before), len(self._border) - len(self._after))
                 return
 
     def texts(self, chunk: bytes) -> list[bytes]:
@@ -121,9 +127,10 @@ class SimilarEvents:
         if len(chunk) < _LONG_BYTES:
             texts = chunk[len(before) : -len(after)].split(self._between)
         else:
-            start, end = self._text_start, self._text_end
-            texts = [event[start:end] for event in chunk[: -len(self._border)].split(self._border)]
-            if before + self._between.join(texts) + after != chunk:
+            part = self._text_part
+            texts = [event[part] for event in chunk.split(self._border)]
+            texts.pop()  # what is after the last border
+            if not chunk.startswith(self._between.join(texts), len(before)):
                 return []
         if not are_plain(texts):
             return []

@@ -39,8 +39,9 @@ class PlainLines:
         first = self._before.match(chunk)
         if first is None or not chunk.endswith(self._after) or len(chunk) > LINE_MAX_BYTES:
             return []
-        rest = chunk[first.end() : -len(self._after)]
-        texts = self._between.split(rest) if b"\n" in rest else [rest]
+        texts = self._between.split(chunk)
+        texts[0] = texts[0][first.end() :]
+        texts[-1] = texts[-1][: -len(self._after)]
         return texts if are_plain(texts) else []
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Mapping, Sequence
-from functools import cache
 from types import MappingProxyType
 from typing import Any, Final, Protocol
 
@@ -37,18 +36,20 @@ _TEXT: Final = "the text"
 _STRING: Final = msgspec.json.Decoder(str)
 _ENDING: Final = b"%d}\n\n"
 """The end of an event that adds a text, with its number."""
-_USUAL_EVENTS: Final = 4096
+_PREPARED: Final[list[bytes]] = []
+"""The ends of the first events, by number: as many as a stream has needed until now."""
+_PREPARED_MAX: Final = 4096
+"""Most streams have no more events. Their ends need about 200 KB."""
+_PREPARED_AT_ONCE: Final = 256
 
 
-@cache
-def _usual_ends() -> tuple[bytes, ...]:
-    """The ends of the first events with their numbers; most streams have no more. Needs about 200 KB."""
-    return tuple(_ENDING % number for number in range(_USUAL_EVENTS))
-
-
-def _numbered_ends(first: int, end: int) -> Sequence[bytes]:
-    """The ends of the events with these numbers."""
-    return _usual_ends()[first:end] if end <= _USUAL_EVENTS else [_ENDING % number for number in range(first, end)]
+def _further_ends(first: int, end: int) -> list[bytes]:
+    """The ends of the events with these numbers, of which some are not prepared yet."""
+    if end > _PREPARED_MAX:
+        return [_ENDING % number for number in range(first, end)]
+    known = len(_PREPARED)
+    _PREPARED.extend([_ENDING % number for number in range(known, max(end, known + _PREPARED_AT_ONCE))])
+    return _PREPARED[first:end]
 
 
 class OutputItem(Protocol):
@@ -118,9 +119,10 @@ class TextItem:
         if len(texts) == 1:
             return b"%b%b%b%d}\n\n" % (before, joined, after, first_number)
         # The parts of the events are put into their places in one step each: that costs a third of a format per event.
+        end = first_number + len(texts)
         parts = [before, b"", after, b""] * len(texts)
         parts[1::4] = texts
-        parts[3::4] = _numbered_ends(first_number, first_number + len(texts))
+        parts[3::4] = _PREPARED[first_number:end] if end <= len(_PREPARED) else _further_ends(first_number, end)
         return b"".join(parts)
 
     @property
