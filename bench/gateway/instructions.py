@@ -91,9 +91,13 @@ def _lacking() -> str:
 
 
 def _build() -> str:
-    """Every build of Python needs other numbers of instructions for the same work, and so does each form of herd."""
+    """Every build of Python needs other numbers of instructions for the same work, and so does each form of herd.
+
+    So does each level of the C compiler: CI compiles without optimization, to save time.
+    """
     python = f"Python {platform.python_version()}, {platform.python_compiler()}, {platform.machine()}"
-    return python if build_form() == PURE else f"{python}, {build_form()}"
+    level = os.environ.get("HERD_COMPILE_LEVEL", "2")
+    return python if build_form() == PURE else f"{python}, {build_form()}, level {level}"
 
 
 def _stored() -> dict[str, Figures]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, Final, Protocol
 
@@ -36,20 +37,21 @@ _TEXT: Final = "the text"
 _STRING: Final = msgspec.json.Decoder(str)
 _ENDING: Final = b"%d}\n\n"
 """The end of an event that adds a text, with its number."""
-_PREPARED: Final[list[bytes]] = []
-"""The ends of the first events, by number: as many as a stream has needed until now."""
-_PREPARED_MAX: Final = 4096
-"""Most streams have no more events. Their ends need about 200 KB."""
-_PREPARED_AT_ONCE: Final = 256
+_BLOCK: Final = 256
+"""How many ends are prepared at once. 16 blocks are kept, because most streams have no more events; they need 200 KB."""
 
 
-def _further_ends(first: int, end: int) -> list[bytes]:
-    """The ends of the events with these numbers, of which some are not prepared yet."""
-    if end > _PREPARED_MAX:
-        return [_ENDING % number for number in range(first, end)]
-    known = len(_PREPARED)
-    _PREPARED.extend([_ENDING % number for number in range(known, max(end, known + _PREPARED_AT_ONCE))])
-    return _PREPARED[first:end]
+@lru_cache(maxsize=16)
+def _block_of_ends(block: int) -> tuple[bytes, ...]:
+    return tuple([_ENDING % number for number in range(block * _BLOCK, (block + 1) * _BLOCK)])
+
+
+def _numbered_ends(first: int, count: int) -> Sequence[bytes]:
+    """The ends of the events with these numbers."""
+    start = first % _BLOCK
+    if start + count <= _BLOCK:
+        return _block_of_ends(first // _BLOCK)[start : start + count]
+    return [_ENDING % number for number in range(first, first + count)]
 
 
 class OutputItem(Protocol):
@@ -119,10 +121,9 @@ class TextItem:
         if len(texts) == 1:
             return b"%b%b%b%d}\n\n" % (before, joined, after, first_number)
         # The parts of the events are put into their places in one step each: that costs a third of a format per event.
-        end = first_number + len(texts)
         parts = [before, b"", after, b""] * len(texts)
         parts[1::4] = texts
-        parts[3::4] = _PREPARED[first_number:end] if end <= len(_PREPARED) else _further_ends(first_number, end)
+        parts[3::4] = _numbered_ends(first_number, len(texts))
         return b"".join(parts)
 
     @property
