@@ -38,7 +38,7 @@ _STRING: Final = msgspec.json.Decoder(str)
 _ENDING: Final = b"%d}\n\n"
 """The end of an event that adds a text, with its number."""
 _BLOCK: Final = 256
-"""How many ends are prepared at once. 16 blocks are kept, because most streams have no more events; they need 200 KB."""
+"""How many ends are prepared at once. 16 blocks are cached (200 KB), because most streams have no more events."""
 
 
 @lru_cache(maxsize=16)
