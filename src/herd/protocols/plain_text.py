@@ -90,13 +90,13 @@ class SimilarEvents:
     the text. What surrounds it is learned from a chunk that was decoded, and checked by decoding it with another text.
     """
 
-    __slots__ = ("_after", "_before", "_between", "_border", "_text_of", "_text_part", "_tries_left")
+    __slots__ = ("_after", "_before", "_between", "_border", "_text_end", "_text_of", "_text_start", "_tries_left")
 
     def __init__(self, text_of: Callable[[bytes], str]) -> None:
         """`text_of` decodes an event's data: its text if it has nothing else, else an empty text."""
         self._text_of = text_of
         self._before = self._after = self._between = self._border = b""
-        self._text_part = slice(0)
+        self._text_start = self._text_end = 0
         """Where the text is in an event without its border."""
         self._tries_left = _TRIES
 
@@ -115,7 +115,7 @@ class SimilarEvents:
                 self._before, self._after = b"data: " + before, after + b"\n\n"
                 self._between = self._after + self._before
                 self._border = self._after[1:][-_BORDER_BYTES:]
-                self._text_part = slice(len(self._before), len(self._border) - len(self._after))
+                self._text_start, self._text_end = len(self._before), len(self._border) - len(self._after)
                 return
 
     def texts(self, chunk: bytes) -> list[bytes]:
@@ -127,8 +127,8 @@ class SimilarEvents:
         if len(chunk) < _LONG_BYTES:
             texts = chunk[len(before) : -len(after)].split(self._between)
         else:
-            part = self._text_part
-            texts = [event[part] for event in chunk.split(self._border)]
+            start, end = self._text_start, self._text_end
+            texts = [event[start:end] for event in chunk.split(self._border)]
             texts.pop()  # what is after the last border
             if not chunk.startswith(self._between.join(texts), len(before)):
                 return []
