@@ -82,9 +82,9 @@ class Child:
         return self._process.poll()
 
     def output(self) -> str:
-        """Its output so far."""
-        self._output.seek(0)
-        return self._output.read().decode(errors="replace")
+        """Its output so far. The process shares the file's position, so it is read without a move of it."""
+        number = self._output.fileno()
+        return os.pread(number, os.fstat(number).st_size, 0).decode(errors="replace")
 
     def wait_for_get(self, port: int, path: str, limit_s: float = START_LIMIT_S) -> None:
         """Returns when GET `path` answers 200. Raises `DidNotStart`."""

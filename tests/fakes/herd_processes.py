@@ -43,8 +43,14 @@ class HerdProcesses:
         self._stack.close()
 
     def get(self, path: str) -> Json:
-        with closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)) as connection:
-            connection.request("GET", path)
+        return self._ask("GET", path, b"")
+
+    def post(self, path: str, body: Json) -> Json:
+        return self._ask("POST", path, json.dumps(body).encode())
+
+    def _ask(self, method: str, path: str, body: bytes) -> Json:
+        with closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)) as connection:
+            connection.request(method, path, body)
             answer = json.loads(connection.getresponse().read())
             assert isinstance(answer, dict)
             return answer

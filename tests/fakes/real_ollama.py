@@ -101,6 +101,10 @@ class RealOllama:
         except psutil.NoSuchProcess:
             return []
 
+    def loads(self) -> int:
+        """How often it has loaded a model until now, by its log."""
+        return self.child.output().count('msg="starting llama-server"')
+
     def _make_models(self) -> None:
         # Answers do not end without a limit, so a short limit ends all of them in the same way.
         self.create(CHAT_MODEL, tiny_gguf(TinyModel(seed=1, mean_tokens=ENDLESS_TOKENS)))
