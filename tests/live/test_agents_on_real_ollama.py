@@ -30,6 +30,8 @@ from fakes.scripted.task import FINISHED, OfferedTool, Task
 MODEL = "tiny:agent"
 SMALL_MODEL = "tiny:agent-with-small-window"
 OWN_WINDOW_TOKENS = 4096
+SETTINGS = {"OLLAMA_CONTEXT_LENGTH": str(OWN_WINDOW_TOKENS), "OLLAMA_MAX_LOADED_MODELS": "20"}
+"""No model is unloaded for another one."""
 SMALL_WINDOW_TOKENS = 8192
 """The small model's largest window: less than the prompts of `LONG`."""
 PROMPT = "Answer with one word."
@@ -87,7 +89,7 @@ def ollama() -> Iterator[RealOllama]:
     binary = find_ollama()
     if binary is None:
         pytest.skip(NOT_FOUND)
-    with RealOllama(binary, {"OLLAMA_CONTEXT_LENGTH": str(OWN_WINDOW_TOKENS)}) as running:
+    with RealOllama(binary, SETTINGS) as running:
         for name, context_tokens in ((MODEL, 131_072), (SMALL_MODEL, SMALL_WINDOW_TOKENS)):
             model = TinyModel(seed=5, mean_tokens=4, context_tokens=context_tokens, layers=1)
             running.create(name, tiny_gguf(model), template=TOOLS_TEMPLATE)
