@@ -195,6 +195,23 @@ def test_an_answer_to_a_request_that_is_not_read_has_its_request_id(
         assert json.loads(body)["request_id"] == answered[name]
 
 
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        *(("POST", f"/api/{name}") for name in ("pull", "copy", "create", "push", "me", "signout", "show")),
+        ("DELETE", "/api/delete"),
+        ("HEAD", f"/api/blobs/sha256:{64 * '0'}"),
+        ("PUT", "/api/pull"),
+        ("GET", "/v1/conversations"),
+        ("POST", "/v1/conversations"),
+        ("POST", "/v1/responses/compact"),
+    ],
+)
+def test_an_answer_about_models_or_conversations_has_one_request_id(setup: Setup, method: str, path: str) -> None:
+    _, answered, body = ask(setup.fleet, method, path, {"Content-Type": "application/json"}, b"{}")
+    assert len(answered.get_all("x-request-id", [])) == 1, body
+
+
 def test_a_kept_answer_has_a_request_id(openai_client: openai.OpenAI) -> None:
     answer = openai_client.responses.create(model="m01", input="hi")
     kept: Any = openai_client.responses.retrieve(answer.id)

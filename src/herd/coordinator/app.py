@@ -221,7 +221,7 @@ class Coordinator:
         errors = {404: self.errors.not_found, 405: self.errors.wrong_method}
         application = Starlette(routes=routes, exception_handlers=errors)
         listen_address = (settings.general.host, settings.general.port)
-        self.bridge = Bridge(application, self.errors.render, listen_address, self.live.accept)
+        self.bridge = Bridge(application, self.errors.render, listen_address, self.live.accept, self.errors.lacking_id)
         self.wait_comments = WaitComments(
             settings.wait_comments, loop, lambda: views.queue_positions(driver.dispatcher, driver.now()), driver.contain
         )

@@ -24,6 +24,13 @@ log = logging.getLogger("herd.asgi")
 _VERSIONS: Final = (("version", "3.0"), ("spec_version", "2.4"))
 _ID_BYTES: Final = 6
 
+MoreHeaders = Callable[[Exchange, Sequence[Header]], Sequence[Header]]
+"""The headers that an answer with these headers lacks."""
+
+
+def no_more_headers(_exchange: Exchange, _headers: Sequence[Header]) -> Sequence[Header]:
+    return ()
+
 
 class Bridge:
     """Runs one task of the application for each exchange."""
@@ -34,11 +41,13 @@ class Bridge:
         render_error: RenderError,
         server: tuple[str, int],
         accept_websocket: Callable[[Exchange], bool] | None = None,
+        more_headers: MoreHeaders = no_more_headers,
     ) -> None:
         """`accept_websocket` accepts a WebSocket handshake; it returns False if the path has no WebSocket."""
         self._accept_websocket = accept_websocket
         self._application = application
         self._render_error = render_error
+        self._more_headers = more_headers
         self._server = server
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -47,7 +56,7 @@ class Bridge:
         if _wants_websocket(exchange):
             self._serve_websocket(exchange)
             return
-        call = _Call(self._application, self._render_error, exchange)
+        call = _Call(self._application, self._render_error, exchange, self._more_headers)
         task = asyncio.get_running_loop().create_task(call.run(_scope(exchange, self._server)))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -83,13 +92,17 @@ class _Call:
         "_has_begun",
         "_is_body_read",
         "_is_disconnected",
+        "_more_headers",
         "_render_error",
         "_start",
         "_writable",
     )
 
-    def __init__(self, application: ASGIApp, render_error: RenderError, exchange: Exchange) -> None:
+    def __init__(
+        self, application: ASGIApp, render_error: RenderError, exchange: Exchange, more_headers: MoreHeaders
+    ) -> None:
         self._application = application
+        self._more_headers = more_headers
         self._render_error = render_error
         self._exchange = exchange
         self._writable = asyncio.Event()
@@ -154,7 +167,8 @@ class _Call:
     def _send_body(self, body: bytes, has_more: bool) -> None:
         assert self._start is not None, "http.response.body before http.response.start"
         status: int = self._start["status"]
-        headers: Sequence[Header] = [(bytes(name), bytes(value)) for name, value in self._start.get("headers", ())]
+        headers: list[Header] = [(bytes(name), bytes(value)) for name, value in self._start.get("headers", ())]
+        headers += self._more_headers(self._exchange, headers)
         if not self._has_begun and not has_more and self._exchange.method != "HEAD":
             if status >= 500:
                 # After a bug Starlette sends a 500 without details and then raises: wait, to send a better answer.

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import functools
-
 from starlette.requests import Request
 from starlette.responses import Response
 
-from herd.coordinator.api.responses import Endpoint, json_response
+from herd.coordinator.api.responses import json_response
 from herd.coordinator.auth.audit import client_ip
 from herd.coordinator.auth.routes import ApiRoute
 from herd.coordinator.proxy.error_answers import ErrorAnswers
@@ -30,21 +28,20 @@ class StoredResponsesApi:
 
     @property
     def routes(self) -> list[ApiRoute]:
-        with_id = self._with_id
         return [
-            ApiRoute("/v1/responses/compact", with_id(self.compact), "POST", Right.CHAT),
-            ApiRoute("/v1/responses/input_tokens", with_id(self.input_tokens), "POST", Right.CHAT),
-            ApiRoute("/v1/conversations", with_id(self.conversations), "POST", Right.CHAT),
-            ApiRoute("/v1/responses/{response_id}", with_id(self.retrieve), "GET", Right.CHAT, query=("stream",)),
-            ApiRoute("/v1/responses/{response_id}", with_id(self.delete), "DELETE", Right.CHAT),
+            ApiRoute("/v1/responses/compact", self.compact, "POST", Right.CHAT),
+            ApiRoute("/v1/responses/input_tokens", self.input_tokens, "POST", Right.CHAT),
+            ApiRoute("/v1/conversations", self.conversations, "POST", Right.CHAT),
+            ApiRoute("/v1/responses/{response_id}", self.retrieve, "GET", Right.CHAT, query=("stream",)),
+            ApiRoute("/v1/responses/{response_id}", self.delete, "DELETE", Right.CHAT),
             ApiRoute(
                 "/v1/responses/{response_id}/input_items",
-                with_id(self.input_items),
+                self.input_items,
                 "GET",
                 Right.CHAT,
                 query=("limit", "order", "after"),
             ),
-            ApiRoute("/v1/responses/{response_id}/cancel", with_id(self.cancel), "POST", Right.CHAT),
+            ApiRoute("/v1/responses/{response_id}/cancel", self.cancel, "POST", Right.CHAT),
         ]
 
     async def retrieve(self, request: Request) -> Response:
@@ -94,18 +91,6 @@ class StoredResponsesApi:
     async def conversations(self, _: Request) -> Response:
         """Refuses to create a conversation on the server."""
         return self._unavailable("herd keeps no conversations; use previous_response_id, or send the items in input")
-
-    def _with_id(self, endpoint: Endpoint) -> Endpoint:
-        """The endpoint with the header of the request's id, which OpenAI's SDKs show."""
-
-        @functools.wraps(endpoint)
-        async def with_id(request: Request) -> Response:
-            response = await endpoint(request)
-            for name, value in self._errors.id_headers(RESPONSES).items():
-                response.headers.setdefault(name, value)
-            return response
-
-        return with_id
 
     def _find(self, request: Request) -> StoredResponse:
         wanted = request.path_params["response_id"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
+from typing import Final
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -13,8 +14,9 @@ from herd.coordinator.auth.sloppy_paths import nearest_path
 from herd.dialects import Dialect
 from herd.errors import Refusal
 from herd.http1.connections import ErrorAnswer
-from herd.http1.contract import Exchange
+from herd.http1.contract import Exchange, Header
 
+_CLIENT_APIS: Final = ("/v1/", "/api/")
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
 
@@ -50,9 +52,13 @@ class ErrorAnswers:
         response = dialect.error(refusal, request_id)
         return ErrorAnswer(response.status, response.content_type, response.body, dialect.id_headers(request_id))
 
-    def id_headers(self, path: str) -> dict[str, str]:
-        """The header with a new request id, for an answer of the API to which this path belongs."""
-        return self._id_headers(self.dialect_of(path), self._new_request_id())
+    def lacking_id(self, exchange: Exchange, headers: Sequence[Header]) -> Sequence[Header]:
+        """The header with a new request id, for an answer of a client API that has none."""
+        if not exchange.path.startswith(_CLIENT_APIS):
+            return ()
+        dialect = self.dialect_of(exchange.path, exchange.header)
+        has_id = any(name.lower() == dialect.request_id_header.lower() for name, _ in headers)
+        return () if has_id else dialect.id_headers(self._new_request_id())
 
     def refuse(self, exchange: Exchange, refusal: Refusal) -> None:
         """Answers a request without permission; a browser that asks for a page is sent to the login page."""
@@ -86,7 +92,7 @@ class ErrorAnswers:
         """405 in the dialect's format for the paths of client APIs."""
         headers = (error.headers if isinstance(error, HTTPException) else None) or {}
         allow, path = headers.get("Allow", ""), request.url.path
-        if not path.startswith(("/v1/", "/api/")):
+        if not path.startswith(_CLIENT_APIS):
             return PlainTextResponse("405 method not allowed", 405, headers)
         dialect = self.dialect_of(path, lambda name: request.headers.get(name.decode("ascii")))
         refusal = Refusal(405, "method_not_allowed", f"method not allowed here; this path takes {allow}")
