@@ -103,7 +103,9 @@ class History:
             return
         needless = {
             request_id: node
-            for request_id, node in held_needlessly(core.live_requests, core.waiting, core.scheduler, now)
+            for request_id, node in held_needlessly(
+                core.live_requests, core.waiting, core.scheduler, core.placement.free_slots, now
+            )
             if not self._is_slowly_starting(request_id, NodeId(node), now)
         }
         for request_id in list(self._startable_since):

@@ -63,7 +63,8 @@ STALL_S = 4.0
 """The relay's timeout in the middle of an answer."""
 RETRY_HELD_MAX_S = 2.5
 """Longest time until the core tries a held request again: it does so every half second, sometimes a second late."""
-END_S = 120.0
+END_S = 400.0
+"""Long enough for the longest answer on a slow node after the longest pause, and for another one after that."""
 HOLDING = HoldingSettings(wait_max_s=4.0, held_max=12, start_grace_s=1.0)
 RETRIES = RetrySettings(retries_max=2, first_byte_s=3.0, whole_answer_s=20.0)
 LIVENESS = LivenessSettings(degraded_after_s=3.5, offline_after_s=6.0, quarantine_s=2.0)
@@ -81,7 +82,9 @@ STRIKES = (FailureKind.SERVER_ERROR, FailureKind.TRUNCATED, FailureKind.STALLED,
 POISON_CRASHES_MIN = 3
 """Two engines that die under a request are no proof against the request."""
 CRASHES_MAX = len(NODES)
-"""A request that crashes its nodes is stopped by evidence, or when it has tried each node once."""
+"""A request that crashes its nodes is stopped by evidence, or when it has tried each node once.
+
+A node that ended after more of the answer than the one before may get it once more."""
 FAILURES_MIDSTREAM = {
     NodeBehavior.RESETS_MIDSTREAM: FailureKind.RESET,
     NodeBehavior.TRUNCATES: FailureKind.TRUNCATED,
@@ -149,6 +152,9 @@ class Client:
     """Failed attempts for which the request itself may be the reason."""
     crashes: int = 0
     """Attempts that ended because the connection was lost."""
+    crashes_without_progress: int = 0
+    """Those after which the client had no more of the answer than after the one before."""
+    crash_bytes: int = 0
     failed_attempt: int = 0
     """The newest attempt that was counted as failed: a later row may name it again."""
     refusal: str = ""
@@ -460,7 +466,9 @@ class FaultWorld:
     def _check_held(self, now: float) -> None:
         """No request stays held while a node could take it, for longer than until the core tries it again."""
         core = self.core
-        needless = dict(held_needlessly(core.live_requests, core.waiting, core.scheduler, now))
+        needless = dict(
+            held_needlessly(core.live_requests, core.waiting, core.scheduler, core.placement.free_slots, now)
+        )
         for request_id, client in self._clients.items():
             if request_id not in needless:
                 client.startable_since = None
@@ -481,13 +489,16 @@ class FaultWorld:
         if attempt is not None and failed is not None and attempt.number > client.failed_attempt:
             client.failed_attempt = attempt.number
             client.strikes += failed.kind in STRIKES
-            client.crashes += failed.kind in (FailureKind.RESET, FailureKind.CLOSED)
+            if failed.kind in (FailureKind.RESET, FailureKind.CLOSED):
+                client.crashes += 1
+                client.crashes_without_progress += failed.bytes_forwarded <= client.crash_bytes
+                client.crash_bytes = max(client.crash_bytes, failed.bytes_forwarded)
         if record.outcome is Outcome.RETRIED:
             return
         client.end = record.outcome
         if client.attempt is not None:
             client.attempt.is_open = False
-        if client.crashes > CRASHES_MAX:
+        if client.crashes_without_progress > CRASHES_MAX or client.crashes > 2 * CRASHES_MAX:
             raise InvariantViolated(f"{record.request.id} was sent on after {client.crashes - 1} crashes")
         is_complete = client.received == client.request.tokens
         if record.outcome is Outcome.COMPLETED and not is_complete:

@@ -127,9 +127,17 @@ def can_waiting_help(decision: Decision | None) -> bool:
     return decision is None or any(rejected.is_temporary for rejected in decision.rejected)
 
 
+def is_past_deadline(live_request: LiveRequest, now: float) -> bool:
+    """Whether the client no longer waits for the answer."""
+    deadline_at = live_request.request.deadline_at
+    return deadline_at is not None and now >= deadline_at
+
+
 def answers_too_late(live_request: LiveRequest, decision: Decision, now: float) -> bool:
     """Whether another attempt would send its first byte after the client's deadline."""
     deadline_at, expected_s = live_request.request.deadline_at, decision.scored[0].expected_s
+    if is_past_deadline(live_request, now):
+        return True
     if deadline_at is None or not expected_s:
         return False
     return now + expected_s["wait"] + expected_s["load"] + expected_s["prefill"] > deadline_at

@@ -11,13 +11,14 @@ from typing import TypeAlias
 
 from herd.core.context.windows import was_truncated
 from herd.core.lifecycle import invariants
-from herd.core.lifecycle.admission import can_waiting_help, last_failure
+from herd.core.lifecycle.admission import is_past_deadline, last_failure
 from herd.core.lifecycle.dispatcher_parts import DispatcherParts, DispatcherSettings
 from herd.core.lifecycle.fleet_updates import FleetUpdates, NodeChange
 from herd.core.lifecycle.frozen_engines import frozen_attempts
 from herd.core.lifecycle.placement import Placement, record
 from herd.core.lifecycle.poison_requests import BLOCKED_S, PoisonRequests, crash_weight, is_crash
 from herd.core.lifecycle.retries import adopt_counted_prompt, is_strike, may_retry, needs_budget
+from herd.core.lifecycle.second_chances import next_nodes
 from herd.core.state import refusals
 from herd.core.state.commands import Abort, Alarm, Command
 from herd.core.state.events import (
@@ -37,7 +38,7 @@ from herd.core.state.events import (
     RequestArrived,
     Ticked,
 )
-from herd.core.state.fleet import Fleet, Node, canonical
+from herd.core.state.fleet import Fleet, Node, NodeId, canonical
 from herd.core.state.live_request import LiveRequest, RequestState, Trigger
 from herd.core.state.liveness import PAUSE_GAP_S
 from herd.core.state.request import Attempt, Failure, FailureKind, Outcome, RequestId, RequestKind
@@ -192,7 +193,10 @@ class Dispatcher:
             if failure.kind is FailureKind.MODEL_MISSING:
                 self.fleet.drop_model(node, attempt.model)
         has_begun = live_request.state is RequestState.STREAMING or failure.bytes_forwarded > 0
-        if has_begun and not self._can_continue(live_request, attempt, failure, now):
+        if has_begun and failure.continuation_kinds:
+            self._bind_continuation(live_request, attempt, failure)
+        following = next_nodes(live_request, attempt, failure, self.scheduler, now)
+        if has_begun and not (failure.continuation_kinds and following.is_possible):
             refusal = refusals.after_failure(failure)
             out.append(Abort(live_request.request.id, attempt.number, refusal))
             final = record(live_request, now, Outcome.FAILED_MIDSTREAM, error=failure.description)
@@ -201,7 +205,7 @@ class Dispatcher:
         if is_poisonous:
             self._refuse_poisonous(live_request, attempt, now, out)
             return
-        self._retry(live_request, attempt, failure, now, out)
+        self._retry(live_request, failure, following.excluded, now, out)
 
     def _is_poisonous(self, live_request: LiveRequest, attempt: Attempt, failure: Failure, now: float) -> bool:
         """Counts a crash as evidence against the request; True if it is proven now."""
@@ -217,22 +221,15 @@ class Dispatcher:
         refusal = refusals.poisonous(BLOCKED_S, attempt.failure)
         self.placement.refuse(live_request, Trigger.FAILED_FINAL, now, refusal, out)
 
-    def _can_continue(self, live_request: LiveRequest, attempt: Attempt, failure: Failure, now: float) -> bool:
-        """Whether another node can continue the answer, now or soon."""
-        if not failure.continuation_kinds:
-            return False
+    def _bind_continuation(self, live_request: LiveRequest, attempt: Attempt, failure: Failure) -> None:
+        """Only these kinds of engines with the same model file can continue the answer."""
         live_request.request.continuation_kinds = failure.continuation_kinds
         node = self.fleet.node(attempt.node_id)
         model_info = node.model_info(attempt.model) if node is not None else None
         live_request.request.digest = model_info.digest if model_info is not None else live_request.request.digest
-        tried = live_request.tried
-        if failure.kind is not FailureKind.CONNECT:
-            tried = (*tried, attempt.node_id)  # One that refused the connection may be back within the wait.
-        decision = self.scheduler.decide(live_request.request, attempt.model, now, tried)
-        return decision.chosen is not None or can_waiting_help(decision)
 
     def _retry(
-        self, live_request: LiveRequest, attempt: Attempt, failure: Failure, now: float, out: list[Command]
+        self, live_request: LiveRequest, failure: Failure, excluded: tuple[NodeId, ...], now: float, out: list[Command]
     ) -> None:
         if (
             failure.kind is FailureKind.WINDOW
@@ -243,7 +240,7 @@ class Dispatcher:
         elif failure.kind is not FailureKind.CONNECT:
             live_request.strikes += is_strike(failure)
             live_request.held_used_s = 0.0
-            live_request.tried = (*live_request.tried, attempt.node_id)
+            live_request.tried = excluded
         if not may_retry(self.settings.retries, failure, live_request.strikes):
             self.placement.refuse(live_request, Trigger.FAILED_FINAL, now, refusals.after_failure(failure), out)
             return
@@ -339,11 +336,17 @@ class Dispatcher:
         if gap_s > PAUSE_GAP_S:
             self._process_was_paused(gap_s)
         self._swept_at = event.at
+        # A request whose deadline has passed gets neither a slot of a lost node's requests nor one that becomes free.
+        for live_request in list(self.live_requests.values()):
+            if live_request.is_waiting and is_past_deadline(live_request, event.at):
+                self._end_at_deadline(live_request, event.at, out)
         for node in self.liveness.sweep(self.fleet, event.at):
             self._handle_lost_node(node, event.at, out)
-        # Waiting requests first: no request may be sent to a node and reach its deadline in the same tick.
         for live_request in sorted(self.live_requests.values(), key=lambda live_request: live_request.is_running):
-            self._check_deadlines(live_request, event.at, out)
+            if is_past_deadline(live_request, event.at):
+                self._end_at_deadline(live_request, event.at, out)
+            else:
+                self._check_time_limits(live_request, event.at, out)
         for frozen in frozen_attempts(self.live_requests.values(), self.scheduler, self.forecast.speeds, event.at):
             if not frozen.give_up(out):
                 self._end_failed_attempt(frozen.live_request, frozen.failure, event.at, out)
@@ -359,21 +362,18 @@ class Dispatcher:
         for live_request in self.live_requests.values():
             live_request.first_byte_deadline_at += gap_s
 
-    def _check_deadlines(self, live_request: LiveRequest, now: float, out: list[Command]) -> None:
-        deadline_at = live_request.request.deadline_at
-        if (
-            live_request.is_running
-            and deadline_at is not None
-            and now >= deadline_at
-            and live_request.attempt is not None
-        ):
+    def _end_at_deadline(self, live_request: LiveRequest, now: float, out: list[Command]) -> None:
+        if live_request.is_running and live_request.attempt is not None:
             out.append(Abort(live_request.request.id, live_request.attempt.number, refusals.RAN_TOO_LONG))
             outcome = Outcome.FAILED if live_request.first_byte_at is None else Outcome.FAILED_MIDSTREAM
             final = record(live_request, now, outcome, error=refusals.RAN_TOO_LONG.message)
             self.placement.end(live_request, Trigger.DEADLINE, now, final, out)
-        elif live_request.is_waiting and deadline_at is not None and now >= deadline_at:
+        elif live_request.is_waiting:
             self.placement.refuse(live_request, Trigger.DEADLINE, now, refusals.too_late(live_request.decision), out)
-        elif live_request.state is RequestState.HELD and now >= live_request.hold_until:
+
+    def _check_time_limits(self, live_request: LiveRequest, now: float, out: list[Command]) -> None:
+        attempt = live_request.attempt
+        if live_request.state is RequestState.HELD and now >= live_request.hold_until:
             self._end_held(live_request, now, out)
         elif live_request.state is RequestState.PENDING and self.waiting.is_overdue(live_request, now):
             waited_s = self.waiting.settings.queue_max_s
@@ -381,11 +381,11 @@ class Dispatcher:
             self.placement.refuse(live_request, Trigger.QUEUE_TIMEOUT, now, refusal, out)
         elif (
             live_request.state is RequestState.DISPATCHED
+            and attempt is not None
             and now >= live_request.first_byte_deadline_at
-            and live_request.attempt is not None
         ):
-            waited_s = now - live_request.attempt.started_at
-            late = Failure(kind=FailureKind.FIRST_BYTE_TIMEOUT, detail=f"no first byte within {waited_s:.0f} s")
+            detail = f"no first byte within {now - attempt.started_at:.0f} s"
+            late = Failure(kind=FailureKind.FIRST_BYTE_TIMEOUT, detail=detail)
             self._end_failed_attempt(live_request, late, now, out)
 
     def _end_held(self, live_request: LiveRequest, now: float, out: list[Command]) -> None:

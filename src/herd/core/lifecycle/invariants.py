@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 
+from herd.core.lifecycle.free_slots import FreeSlots
 from herd.core.lifecycle.waiting import Waiting
 from herd.core.scheduling.scheduler import Scheduler
 from herd.core.state.live_request import LiveRequest, RequestState
@@ -36,11 +37,16 @@ def overdue(live_requests: Mapping[RequestId, LiveRequest], now: float) -> Itera
 
 
 def held_needlessly(
-    live_requests: Mapping[RequestId, LiveRequest], waiting: Waiting, scheduler: Scheduler, now: float
+    live_requests: Mapping[RequestId, LiveRequest],
+    waiting: Waiting,
+    scheduler: Scheduler,
+    free_slots: FreeSlots,
+    now: float,
 ) -> Iterator[tuple[RequestId, str]]:
     """Held requests that a node could take, with the node. It may be seen between two tries of held requests.
 
-    A retry beyond the budget may wait for a slot, but not while one is free.
+    A retry beyond the budget may wait for a slot, but not while one is free. A node that was offline gets its slots
+    again one by one. A fallback answers only if no node can take the requested model, which a busy node can.
     """
     for request_id in waiting.holding:
         live_request = live_requests[request_id]
@@ -51,8 +57,9 @@ def held_needlessly(
             free = [
                 scored.node_id
                 for scored in decision.scored
-                if (candidate := scored.candidate) is None or candidate.depth < candidate.model_info.engine.slots
+                if (candidate := scored.candidate) is None
+                or candidate.depth < free_slots.slots(candidate.node, model, now)
             ]
             if free or not live_request.needs_budget:
                 yield request_id, free[0] if free else decision.chosen
-                break
+            break

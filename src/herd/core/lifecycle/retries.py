@@ -85,7 +85,7 @@ def is_strike(failure: Failure) -> bool:
     """Whether the request may have caused the failure, so that it counts against the number of retries.
 
     A lost node, a busy one, and one that cannot serve the request say nothing about the request. Each node is tried
-    once, so their number is limited by the number of nodes.
+    at most twice (`second_chances`), so their number is limited by the number of nodes.
     """
     return failure.kind in _STRIKES
 

@@ -122,6 +122,15 @@ class LiveRequest:
     fingerprint: int = 0
     """A salted hash of its body, once a node closed the connection while it processed the request."""
     tried: tuple[NodeId, ...] = ()
+    """Nodes that may not take its next attempt."""
+    lost: tuple[NodeId, ...] = ()
+    """Nodes that were lost under it and may take it once more."""
+    lost_bytes: int = 0
+    """How much the client had of the answer when a node last failed."""
+    may_return: bool = True
+    """Whether lost nodes may take it again: no engine's end speaks against it."""
+    returned: tuple[NodeId, ...] = ()
+    """Nodes that were lost under it and had, or have, their second attempt."""
     needs_budget: bool = False
     """Its next attempt counts against the retry budget: without a free slot it waits while too many retries run."""
     queue: Queue | None = None
