@@ -27,6 +27,11 @@ def test_all_invariants_hold_under_every_schedule(part: int) -> None:
             pytest.fail(SIMULATION.failure(seed, wrong))
 
 
+def test_a_client_that_leaves_between_two_attempts_ends_its_request() -> None:
+    """Its last attempt had failed, so that nothing of it may count as the end of the answer."""
+    assert not first_violation(actions_of(1833), 1833)
+
+
 def test_equal_seeds_are_equal_schedules() -> None:
     assert actions_of(5) == actions_of(5) != actions_of(6)
 

@@ -491,7 +491,7 @@ class Relay:
         """Stops the engine first, then reports. Some clients leave when they have the last event: that is an end."""
         if self._step == _ENDED:
             return
-        complete = self._complete_stream()
+        complete = self._complete_stream() if self._upstream is not None else None
         self._close()
         if complete is not None:
             self._feed_finished(complete[0], self._status)
