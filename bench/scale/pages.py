@@ -69,7 +69,7 @@ def _pages() -> Iterator[tuple[str, Page]]:
         yield f"usage?days={days}", partial(overview.usage_report, since=NOW - days * DAY_S)
         yield f"apps/daily?days={days}", partial(usage_queries.usage_by_tag_and_day, since=NOW - days * DAY_S)
     for name in chart_queries.RANGES:
-        yield f"apps?range={name}", _chart(charts.apps_page, name)
+        yield f"apps?range={name}", _chart(charts.apps_page, name, str)
         yield f"models?range={name}", _chart(charts.models_page, name, [])
         yield f"trends?range={name}", _chart(charts.trends_page, name, None, None)
         yield f"trends?range={name}, a node", _chart(charts.trends_page, name, NODE, None)

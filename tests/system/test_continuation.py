@@ -275,7 +275,7 @@ def test_without_a_rendered_prompt_the_stream_ends_with_an_error() -> None:
     body = {"model": "m", "messages": QUESTION, "options": {"seed": 7}}
     with a_fleet_of_ollamas(CLOSING) as (fleet, bad, good):
         good.fail(Status(status=500, times=9))
-        bad.fail(Cut(how=How.FIN, after_bytes=600, counting=Counting.BODY, times=1))
+        bad.fail(Cut(how=How.FIN, after_bytes=600, counting=Counting.BODY, times=9))
         received = ask(fleet, "/api/chat", body)
         assert not received.is_whole or "error" in received.pieces[-1]
         assert outcomes(fleet)[-1] == "failed_midstream"

@@ -17,8 +17,7 @@ from herd.core.lifecycle.fleet_updates import FleetUpdates, NodeChange
 from herd.core.lifecycle.frozen_engines import frozen_attempts
 from herd.core.lifecycle.placement import Placement, record
 from herd.core.lifecycle.poison_requests import BLOCKED_S, PoisonRequests, crash_weight, is_crash
-from herd.core.lifecycle.retries import adopt_counted_prompt, is_strike, may_retry, needs_budget
-from herd.core.lifecycle.second_chances import next_nodes
+from herd.core.lifecycle.retries import adopt_counted_prompt, is_strike, may_retry, needs_budget, next_nodes
 from herd.core.state import refusals
 from herd.core.state.commands import Abort, Alarm, Command
 from herd.core.state.events import (
