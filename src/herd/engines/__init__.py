@@ -11,7 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import ClassVar, NamedTuple, Protocol
 
 from herd.core.state.fleet import NO_ABILITIES, EngineAbilities, ModelInfo
 from herd.core.state.request import FailureKind
@@ -110,6 +110,9 @@ class Engine(ABC):
     @abstractmethod
     def build_request(self, conversation: Conversation) -> EngineRequest:
         """The HTTP request that sends the conversation to this engine. Raises BadRequest for unsupported features."""
+
+    has_short_limit: ClassVar[bool] = False
+    """Whether `output_limit` may name one."""
 
     def output_limit(self, window_tokens: int | None, prompt_tokens: int) -> int | None:  # noqa: ARG002
         """The output token limit to send with a request without one, or None: the server's own is long enough.

@@ -45,6 +45,8 @@ class KoboldCpp(OpenAICompatible):
     abilities = EngineAbilities(model_format="gguf", paths=OpenAICompatible.abilities.paths)
     quirks = ServerQuirks(repeat_penalty="rep_pen", has_parallel_tool_calls=False)
 
+    has_short_limit = True
+
     def output_limit(self, window_tokens: int | None, prompt_tokens: int) -> int | None:
         """Half of the window at most, because the server cuts the prompt to make room for the whole limit.
 

@@ -32,6 +32,8 @@ class Mlx(OpenAICompatible):
     )
     quirks = ServerQuirks(has_template_kwargs=True, has_parallel_tool_calls=False)
 
+    has_short_limit = True
+
     def output_limit(self, window_tokens: int | None, prompt_tokens: int) -> int | None:  # noqa: ARG002
         """Its own limit of 512 tokens ends most answers of models that think. Its cache grows as the answer does."""
         return OUTPUT_TOKENS_MAX

@@ -72,12 +72,12 @@ def are_plain(texts: list[bytes]) -> bool:
 
     A blank between them makes neither an escape nor a character of the end of one and the beginning of the next.
     """
-    joined = b" ".join(texts)
+    joined = texts[0] if len(texts) == 1 else b" ".join(texts)
     try:
         text = joined.decode()
     except UnicodeDecodeError:
         return False
-    if not all(texts):
+    if b"" in texts:
         return False
     # The encoder adds its two quotes and, if something has to be escaped, more.
     return len(msgspec.json.encode(text)) == len(joined) + 2 or _TEXTS.fullmatch(text) is not None

@@ -300,7 +300,7 @@ class _EventLines(_Lines):
         if b"\r" in chunk:
             self._is_after_cr = chunk.endswith(b"\r")
             chunk = chunk.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-        return super().feed(chunk)
+        return _Lines.feed(self, chunk)
 
 
 class LineEnds:

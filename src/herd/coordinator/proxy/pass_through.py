@@ -80,7 +80,7 @@ class PassThrough:
         self._takes_events = takes_events
         self._is_document: bool | None = None
         self._lines = WholeLines()
-        self._line_ends = LineEnds()
+        self._line_ends: LineEnds | None = None
         self._errors = ErrorSearch()
         self._halves = PassedHalves()
         self._counters: Counters | None = None
@@ -109,7 +109,8 @@ class PassThrough:
         if self._calls is None and self._has_begun and not self._lines.rest and self._errors.are_usual(data):
             self._watcher.feed(data)
             return self._halves.stream(data)  # as most chunks of most streams
-        if self._takes_events and (b"\r" in data or self._line_ends.held):
+        if self._takes_events and (b"\r" in data or self._line_ends is not None):
+            self._line_ends = self._line_ends or LineEnds()
             data = self._line_ends.feed(data)
         self._watcher.feed(data)
         if self._is_document is None:
@@ -180,7 +181,8 @@ class PassThrough:
         return early
 
     def _complete_rest(self) -> bytes:
-        return self._take_early() + self._held_calls() + without_halves(self._lines.rest) + self._line_ends.held
+        held = self._line_ends.held if self._line_ends is not None else b""
+        return self._take_early() + self._held_calls() + without_halves(self._lines.rest) + held
 
     def _held_calls(self) -> bytes:
         """What waits for more of a character or of a tool call."""

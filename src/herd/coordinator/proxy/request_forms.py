@@ -162,8 +162,8 @@ class RequestForms:
             # Without the other name of the limit, the answer would have none.
             body = rewrite(self.parsed, command.model_info.name, {"max_tokens": limit_tokens})
             return Outgoing(EngineRequest(route.method, route.path, body), warning=warning, takes_options=False)
-        if limit_tokens is None and (limit_tokens := self._missing_limit(command, engine)):
-            body = rewrite(self.parsed, command.model_info.name, {"max_tokens": limit_tokens})
+        if limit_tokens is None and engine.has_short_limit and (limit := self._missing_limit(command, engine)):
+            body = rewrite(self.parsed, command.model_info.name, {"max_tokens": limit})
             return Outgoing(EngineRequest(route.method, route.path, body), warning=warning, takes_options=False)
         takes_options = self.dialect.has_engine_options
         body = self.dialect.rewrite(self.parsed, command.model_info.name, command.options if takes_options else None)
@@ -184,7 +184,8 @@ class RequestForms:
     def _translated(self, command: Dispatch, engine: Engine, now: float) -> Outgoing | Failure:
         conversation, endpoint = self._read(command), command.model_info.engine
         optioned = with_engine_options(conversation, command.options)
-        if optioned.sampling.output_tokens_max is None and (limit := self._missing_limit(command, engine)):
+        is_unlimited = engine.has_short_limit and optioned.sampling.output_tokens_max is None
+        if is_unlimited and (limit := self._missing_limit(command, engine)):
             optioned.sampling = dataclasses.replace(optioned.sampling, output_tokens_max=limit)
         request = engine.build_request(optioned)
         older: tuple[EngineRequest, ...] = ()
