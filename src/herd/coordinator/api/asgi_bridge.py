@@ -43,7 +43,10 @@ class Bridge:
         accept_websocket: Callable[[Exchange], bool] | None = None,
         more_headers: MoreHeaders = no_more_headers,
     ) -> None:
-        """`accept_websocket` accepts a WebSocket handshake; it returns False if the path has no WebSocket."""
+        """`accept_websocket` accepts a WebSocket handshake; it returns False if the path has no WebSocket.
+
+        `more_headers` returns the headers that an answer of the application lacks.
+        """
         self._accept_websocket = accept_websocket
         self._application = application
         self._render_error = render_error

@@ -1,4 +1,4 @@
-"""Decides whether another attempt may follow a failed one, and how long an attempt may take before its first byte."""
+"""Decides whether another attempt may follow a failed one and on which nodes, and how long its first byte may take."""
 
 from __future__ import annotations
 
